@@ -1,0 +1,195 @@
+"""What humans write: one YAML a model, naming the VLM, its base LM and the merge recipe.
+
+`load_config("qwen2_5_vl_7b", {"merge.lambda_lm": 0.4})` finds a shipped file or a path, applies dotted overrides as
+they come from `--model_args`, and refuses what it doesn't know with the nearest right name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from lmms_plam.errors import ConfigError, did_you_mean
+from lmms_plam.paths import PACKAGE, data_folder
+
+DEFAULT_CONFIG = "qwen2_5_vl_7b"
+"""The paper's own model: Qwen2.5-VL-7B-Instruct, grown from Qwen2.5-7B-Instruct."""
+
+Module = Literal["q", "k", "v", "o", "mlp", "norms", "embeddings"]
+ATTENTION: tuple[Module, ...] = ("q", "k", "v", "o")
+ALL_MODULES: tuple[Module, ...] = (*ATTENTION, "mlp", "norms", "embeddings")
+_MODULE_SETS: dict[str, tuple[Module, ...]] = {"attention": ATTENTION, "all": ALL_MODULES}
+
+
+def _split_modules(value: Any) -> Any:
+    """Accept `q+k` (a comma would end the argument in --model_args), set names and lists of both."""
+    names = value.split("+") if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)):
+        return value
+    expanded = [part for name in names for part in _MODULE_SETS.get(name, (name,))]
+    return tuple(dict.fromkeys(expanded))
+
+
+def _none_word(value: Any) -> Any:
+    return None if isinstance(value, str) and value.lower() == "none" else value
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class MergeRecipe(_Frozen):
+    """W = lambda_lm * W_lm + lambda_vlm * W_vlm, in a range of decoder layers (PlaM, arXiv 2601.07645).
+
+    Attributes:
+        method: the merge method.
+        modules: what is merged: any of q, k, v, o, mlp, norms, embeddings, or the sets `attention` (PlaM's) and `all`.
+            Biases go with their weights; `embeddings` is the token embedding and the language-model head.
+        qk_norms: merge the query and key norms too, where the model has them (Qwen3). They belong to q and k.
+        start_layer: first merged decoder layer k0, 0-based: a layer, a fraction of the depth (0 < f < 1), or the path
+            of a `plateau.json` that a masking probe wrote.
+        end_layer: first decoder layer that is no longer merged; left out, the depth.
+        lambda_lm: coefficient of the base LM's weights, at least 0.
+        lambda_vlm: coefficient of the VLM's own weights, at least 0; the two need not sum to 1.
+        schedule: how the base LM's part grows over the depth L (blog of 2025-03-13, Methods 1 to 3): `constant` r = 1,
+            `linear` r = l / (L - 1), `loglinear` r = ln(1 + l) / ln(L).
+        schedule_form: how r enters, with s = lambda_lm + lambda_vlm. `ratio`: the share of the base LM is
+            lambda_lm r / (lambda_lm r + lambda_vlm); `share`: it is r lambda_lm / s. The sources leave this open.
+    """
+
+    method: Literal["linear"] = "linear"
+    modules: Annotated[tuple[Module, ...], BeforeValidator(_split_modules), Field(min_length=1)] = ATTENTION
+    qk_norms: bool = False
+    start_layer: int | float | str = 0.5
+    end_layer: int | None = Field(default=None, ge=1)
+    lambda_lm: float = Field(default=0.5, ge=0)
+    lambda_vlm: float = Field(default=0.5, ge=0)
+    schedule: Literal["constant", "linear", "loglinear"] = "constant"
+    schedule_form: Literal["ratio", "share"] = "ratio"
+
+    @model_validator(mode="after")
+    def _check(self) -> MergeRecipe:
+        if isinstance(self.start_layer, bool) or (isinstance(self.start_layer, int) and self.start_layer < 0):
+            raise ValueError(f"start_layer is a layer from 0 on, a fraction or a file, not {self.start_layer!r}")
+        if isinstance(self.start_layer, float) and not 0 < self.start_layer < 1:
+            raise ValueError(f"start_layer as a fraction of the depth lies between 0 and 1, not {self.start_layer}")
+        if self.lambda_lm == 0 and self.lambda_vlm == 0:
+            raise ValueError("lambda_lm and lambda_vlm are both 0, which would erase the weights")
+        if self.qk_norms and not {"q", "k"} <= set(self.modules):
+            raise ValueError("qk_norms needs both q and k among the modules")
+        return self
+
+
+class ModelConfig(_Frozen):
+    """A VLM, the language model that it grew from, and how the two are merged.
+
+    Attributes:
+        name: what the model is called in reports; by default the file's name.
+        vlm: Hugging Face id or folder of the vision-language model; `plam:PATH` lies inside this package.
+        base_lm: the same for its base language model; may be left out when nothing is merged.
+        base_lm_revision: revision of the base LM on the hub.
+        backend: lmms-eval's model type that runs the VLM; left out, it follows from the VLM's own config.
+        backend_args: arguments of that backend, as `--model_args` would give them.
+        merge: the recipe, or `none` for the untouched VLM.
+    """
+
+    name: str
+    vlm: str
+    base_lm: str | None = None
+    base_lm_revision: str | None = None
+    backend: str | None = None
+    backend_args: dict[str, Any] = Field(default_factory=dict)
+    merge: Annotated[MergeRecipe | None, BeforeValidator(_none_word)] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.merge is not None and self.base_lm is None:
+            raise ValueError("base_lm is missing: a merge needs the language model that the VLM grew from")
+        return self
+
+
+def shipped_configs() -> list[str]:
+    """Return the names of the configs that come with the package."""
+    return sorted(path.stem for path in data_folder("model_configs").glob("*.yaml"))
+
+
+def load_config(name_or_path: str = DEFAULT_CONFIG, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
+    """Read a model config, apply dotted overrides and check it.
+
+    Args:
+        name_or_path: a shipped config's name, or the path of a YAML file.
+        overrides: values by dotted field name, such as `{"merge.start_layer": 20, "vlm": "my/folder"}`.
+
+    Raises:
+        ConfigError: no such config, an unknown field, or a value of the wrong type or range.
+    """
+    path = _find(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold the fields of a model config (vlm, base_lm, merge, ...)")
+    content.setdefault("name", path.stem)
+    for field, value in (overrides or {}).items():
+        _set_dotted(content, field, value)
+    for field in ("vlm", "base_lm"):
+        if isinstance(content.get(field), str):
+            content[field] = _locate(content[field], path.parent)
+    try:
+        return ModelConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def _find(name_or_path: str) -> Path:
+    if name_or_path in shipped_configs():
+        return data_folder("model_configs") / f"{name_or_path}.yaml"
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    known = shipped_configs()
+    raise ConfigError(
+        f"no model config '{name_or_path}': neither a file nor a shipped name."
+        f"{did_you_mean(name_or_path, known)} Shipped: {', '.join(known)}"
+    )
+
+
+def _set_dotted(content: dict[str, Any], field: str, value: Any) -> None:
+    *parents, last = field.split(".")
+    node = content
+    for parent in parents:
+        child = node.get(parent)
+        if not isinstance(child, dict):  # absent, or `merge: none` that an override turns on again
+            child = node[parent] = {}
+        node = child
+    node[last] = value
+
+
+def _locate(reference: str, folder: Path) -> str:
+    """Resolve `plam:` to this package and ./ ../ ~ to folders; everything else is a hub id or a path as it stands."""
+    if reference.startswith("plam:"):
+        return str(PACKAGE / reference.removeprefix("plam:"))
+    if reference.startswith(("./", "../")):
+        return str((folder / reference).resolve())
+    return str(Path(reference).expanduser()) if reference.startswith("~") else reference
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    return f"{path.name}: " + "; ".join(_explain_one(dict(item)) for item in error.errors())
+
+
+def _explain_one(item: dict[str, Any]) -> str:
+    location = [str(part) for part in item["loc"] if part not in ("int", "float", "str")]
+    field = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        known = (MergeRecipe if location[0] == "merge" and len(location) > 1 else ModelConfig).model_fields
+        return f"unknown field '{field}'.{did_you_mean(location[-1], known)} Known: {', '.join(known)}"
+    if item["type"] == "missing":
+        return f"the field '{field}' is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"'{field}' = {item['input']!r}: {message}" if item["type"] != "value_error" else message

@@ -1,0 +1,40 @@
+"""What can go wrong, as exceptions whose text says what, where and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PlamError(Exception):
+    """Base of every error that a user can cause; the command line prints it without a traceback."""
+
+
+class ConfigError(PlamError, ValueError):
+    """A config file, recipe or command-line override that can't be used."""
+
+
+class MergeError(PlamError, ValueError):
+    """A base LM that doesn't fit the VLM, or tensors that can't be merged."""
+
+
+class CheckpointError(PlamError, ValueError):
+    """A checkpoint that is missing, truncated or incomplete."""
+
+
+class UnsupportedError(PlamError, NotImplementedError):
+    """A model, backend or option that this package can't handle exactly, and so refuses."""
+
+
+class DataError(PlamError, ValueError):
+    """Saved answers, scores or matrices that can't be analysed as asked."""
+
+
+class GenerationError(PlamError, RuntimeError):
+    """A backend failed while answering; carries the original exception as its cause."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""
