@@ -1,0 +1,209 @@
+"""The score matrix: what every variant scored on every document, the one thing that all inference reads.
+
+On disk it is long-form Parquet, a row for each document and variant: doc_id, variant, answer, score, cluster, stratum,
+and any further text columns that a benchmark's metric needs (HallusionBench: question and figure).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms_plam.errors import DataError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+TextArray = npt.NDArray[Any]
+
+_FIXED = ("doc_id", "variant", "answer", "score", "cluster", "stratum")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreMatrix:
+    """Scores of the same documents under several variants.
+
+    Attributes:
+        doc_ids: (n_docs,) the harness's document ids, ascending.
+        variants: names of the variants, in the order of the columns.
+        scores: (n_docs, n_variants) the benchmark's own per-document value, mostly in [0, 1]; always finite.
+        answers: (n_docs, n_variants) what the variant answered; empty where nobody kept it.
+        clusters: (n_docs,) documents that depend on each other share a name (an MME image pair, a POPE image).
+        strata: (n_docs,) parts of fixed size that the benchmark averages over (MMStar's 18 categories).
+        columns: further (n_docs,) text columns by name.
+    """
+
+    doc_ids: IntArray
+    variants: tuple[str, ...]
+    scores: FloatArray
+    answers: TextArray
+    clusters: TextArray
+    strata: TextArray
+    columns: Mapping[str, TextArray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        strata_by_cluster: dict[str, str] = {}
+        for cluster, stratum in zip(self.clusters, self.strata, strict=True):
+            if strata_by_cluster.setdefault(cluster, stratum) != stratum:
+                other = strata_by_cluster[cluster]
+                raise DataError(
+                    f"cluster '{cluster}' lies in two strata, '{other}' and '{stratum}': strata hold clusters"
+                )
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]], source: str = "the scores") -> ScoreMatrix:
+        """Build the matrix from long-form rows in any order.
+
+        Args:
+            rows: mappings with doc_id, variant and score; answer (default ""), cluster (default: the document itself),
+                stratum (default: one for all) and further text columns are optional.
+            source: what error messages call the rows.
+
+        Raises:
+            DataError: no rows, a score that is no finite number, a document twice, or a missing cell.
+        """
+        rows = list(rows)
+        if not rows:
+            raise DataError(f"{source}: no rows")
+        missing = [name for name in ("doc_id", "variant", "score") if name not in rows[0]]
+        if missing:
+            raise DataError(f"{source}: no column '{missing[0]}'; there are {', '.join(rows[0])}")
+        columns = {
+            "doc_id": [row["doc_id"] for row in rows],
+            "variant": [str(row["variant"]) for row in rows],
+            "score": [_number(row, source) for row in rows],
+            "answer": [str(row.get("answer", "")) for row in rows],
+            "cluster": [str(row.get("cluster", row["doc_id"])) for row in rows],
+            "stratum": [str(row.get("stratum", "")) for row in rows],
+        }
+        extra = {name: [str(row[name]) for row in rows] for name in rows[0] if name not in _FIXED}
+        return cls._pivot({**columns, **extra}, source)
+
+    @classmethod
+    def read(cls, path: str | Path) -> ScoreMatrix:
+        """Read a matrix from long-form Parquet.
+
+        Raises:
+            DataError: no such file, no Parquet, or contents that `from_rows` would refuse.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{path} can't be read as a score matrix (Parquet): {error}") from error
+        missing = [name for name in _FIXED if name not in table.column_names]
+        if missing:
+            raise DataError(f"{path} is no score matrix: no column '{missing[0]}'; there are {table.column_names}")
+        if not (pa.types.is_floating(table["score"].type) or pa.types.is_integer(table["score"].type)):
+            raise DataError(f"{path}: the scores are not numbers but {table['score'].type}")
+        return cls._pivot({name: table[name].to_pylist() for name in table.column_names}, str(path))
+
+    @classmethod
+    def _pivot(cls, columns: Mapping[str, list[Any]], source: str) -> ScoreMatrix:
+        """Turn long-form columns into arrays, or say which document and variant stand in the way."""
+        variants = tuple(dict.fromkeys(columns["variant"]))
+        place = {name: index for index, name in enumerate(variants)}
+        doc_ids, first, doc = np.unique(
+            np.asarray(columns["doc_id"], dtype=np.int64), return_index=True, return_inverse=True
+        )
+        variant = np.array([place[name] for name in columns["variant"]], dtype=np.int64)
+        shape = (len(doc_ids), len(variants))
+        cell = doc * shape[1] + variant
+        seen = np.bincount(cell, minlength=shape[0] * shape[1])
+        for problem, what in ((seen > 1, "twice"), (seen == 0, "not at all")):
+            if problem.any():
+                row, column = divmod(int(problem.argmax()), shape[1])
+                raise DataError(
+                    f"{source}: document {doc_ids[row]} has variant '{variants[column]}' {what}"
+                    f" ({int(problem.sum())} such cells); every document needs every variant once"
+                )
+        scores = np.array([np.nan if x is None else x for x in columns["score"]], dtype=np.float64)
+        if not np.isfinite(scores).all():
+            row = int((~np.isfinite(scores)).argmax())
+            raise DataError(
+                f"{source}: document {columns['doc_id'][row]}, variant '{columns['variant'][row]}':"
+                " the score is no finite number"
+            )
+        order = np.argsort(cell)
+        per_document = {}
+        for name in columns:
+            if name in ("doc_id", "variant", "score", "answer"):
+                continue
+            values = np.asarray(columns[name], dtype=np.str_)
+            unequal = values != values[first][doc]
+            if unequal.any():
+                raise DataError(
+                    f"{source}: document {columns['doc_id'][int(unequal.argmax())]} has two values of '{name}';"
+                    " it must be the same for every variant"
+                )
+            per_document[name] = values[first]
+        return cls(
+            doc_ids=doc_ids,
+            variants=variants,
+            scores=scores[order].reshape(shape),
+            answers=np.array(columns["answer"], dtype=object)[order].reshape(shape),
+            clusters=per_document.pop("cluster"),
+            strata=per_document.pop("stratum"),
+            columns=per_document,
+        )
+
+    def write(self, path: str | Path) -> None:
+        """Write long-form Parquet, first to a temporary file beside it."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        n_docs, n_variants = self.scores.shape
+        per_document = {"cluster": self.clusters, "stratum": self.strata, **self.columns}
+        table = pa.table(
+            {
+                "doc_id": np.repeat(self.doc_ids, n_variants),
+                "variant": list(self.variants) * n_docs,
+                "answer": pa.array(self.answers.ravel(), type=pa.string()),
+                "score": self.scores.ravel(),
+                **{name: np.repeat(values, n_variants).tolist() for name, values in per_document.items()},
+            }
+        )
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            pq.write_table(table, temporary, compression="zstd")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def column(self, variant: str) -> int:
+        """Return the position of a variant.
+
+        Raises:
+            DataError: there is no such variant.
+        """
+        if variant not in self.variants:
+            raise DataError(f"no variant '{variant}'; there are {', '.join(self.variants)}")
+        return self.variants.index(variant)
+
+    def require_variants(self, count: int = 2) -> None:
+        """Refuse a matrix with too few variants for a comparison.
+
+        Raises:
+            DataError: fewer than `count` variants.
+        """
+        if len(self.variants) < count:
+            raise DataError(
+                f"a comparison needs at least {count} variants, and there is only '{', '.join(self.variants)}'"
+            )
+
+
+def _number(row: Mapping[str, Any], source: str) -> float:
+    score = row["score"]
+    if isinstance(score, (bool, int, float, np.number, np.bool_)):
+        return float(score)
+    raise DataError(
+        f"{source}: document {row['doc_id']}, variant '{row['variant']}': the score {score!r} is not a number"
+    )
