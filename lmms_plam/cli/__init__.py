@@ -1,0 +1,39 @@
+"""`plam`: looks after the plugin and reads its results again; the evaluation itself is `lmms-eval --model plam`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from lmms_plam import __version__
+from lmms_plam.cli import doctor
+from lmms_plam.errors import PlamError
+
+COMMANDS: tuple[ModuleType, ...] = (doctor,)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with one subcommand for each module in COMMANDS."""
+    parser = argparse.ArgumentParser(prog="plam", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"lmms-plam {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        subparser = commands.add_parser(command.NAME, help=command.HELP, description=command.HELP)
+        command.configure(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a PlamError is one line on standard error and exit code 2, Ctrl-C is 130."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except PlamError as error:
+        print(f"plam: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130

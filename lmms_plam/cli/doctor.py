@@ -1,0 +1,120 @@
+"""`plam doctor`: does lmms-eval see our model and tasks, and what is off."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points, version
+
+NAME = "doctor"
+HELP = "say whether lmms-eval sees the plugin's model and tasks, and what is off"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: whether it is well, and if not, what to do."""
+
+    subject: str
+    well: bool
+    detail: str
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the findings; exit code 1 if something is off."""
+    findings = [finding for check in CHECKS for finding in _guarded(check)]
+    if arguments.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        _print_table(findings)
+    return 0 if all(finding.well for finding in findings) else 1
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check that itself fails is a finding: the doctor never crashes."""
+    try:
+        yield from check()
+    except Exception as error:
+        yield Finding(check.__name__.strip("_").replace("_", " "), False, f"{type(error).__name__}: {error}")
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("lmms-plam", True, version("lmms-plam"))
+    host = version("lmms-eval")
+    made_for = host.split(".")[:2] == ["0", "7"]
+    yield Finding("lmms-eval", made_for, host if made_for else f"{host}: this lmms-plam is made for 0.7")
+    yield Finding("torch, transformers", True, f"{version('torch')}, {version('transformers')}")
+
+
+def _model_type() -> Iterator[Finding]:
+    from lmms_eval.models import get_model, list_available_models
+
+    declared = [point.name for point in entry_points(group="lmms_eval.models")]
+    if "plam" not in declared or "plam" not in list_available_models():
+        yield Finding("model type plam", False, "lmms-eval doesn't see it: install lmms-plam in lmms-eval's environment")
+        return
+    yield Finding("model type plam", True, f"{get_model('plam').__module__}")
+
+
+def _tasks() -> Iterator[Finding]:
+    from lmms_eval.tasks import TaskManager
+
+    from lmms_plam.paths import data_folder
+
+    folder = data_folder("tasks")
+    seen = sorted(name for name in TaskManager().all_tasks if name.startswith("plam_"))
+    shown = ", ".join(seen)
+    yield Finding("tasks", bool(seen), shown or f"lmms-eval doesn't see {folder}: give it as --include_path {folder}")
+
+
+def _backends() -> Iterator[Finding]:
+    from lmms_eval.models import get_model
+
+    from lmms_plam.harness.backends import BACKENDS
+
+    for name in dict.fromkeys(BACKENDS.values()):
+        try:
+            get_model(name)
+            yield Finding(f"backend {name}", True, "can be imported")
+        except Exception as error:
+            yield Finding(f"backend {name}", False, f"can't be imported: {type(error).__name__}: {error}")
+
+
+def _configs() -> Iterator[Finding]:
+    from lmms_plam.config import load_config, shipped_configs
+
+    names = shipped_configs()
+    for name in names:
+        load_config(name)
+    yield Finding("model configs", True, ", ".join(names))
+
+
+def _device() -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        yield Finding("device", True, f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
+    else:
+        yield Finding("device", True, "CPU only: fine for digits, slow for models of 3B and more")
+
+
+CHECKS = (_versions, _model_type, _tasks, _backends, _configs, _device)
+
+
+def _print_table(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    for finding in findings:
+        table.add_row("[green]ok[/]" if finding.well else "[red]off[/]", finding.subject, finding.detail)
+    console = Console()
+    console.print(table)
+    off = sum(not finding.well for finding in findings)
+    console.print("All well." if not off else f"{off} of {len(findings)} need attention.")

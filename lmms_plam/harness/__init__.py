@@ -1,0 +1,1 @@
+"""How lmms-plam meets lmms-eval, which stays unmodified and in charge."""

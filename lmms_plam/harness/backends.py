@@ -1,0 +1,135 @@
+"""lmms-eval's own backend for a VLM: which one, with which arguments, on which device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from lmms_eval.api.model import lmms
+from lmms_eval.models import get_model, list_available_models
+from transformers import PretrainedConfig
+
+from lmms_plam.config import ModelConfig
+from lmms_plam.errors import CheckpointError, ConfigError, UnsupportedError, did_you_mean
+
+BACKENDS = {
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
+    "llava": "llava_hf",
+    "llava_next": "llava_hf",
+    "llava_onevision": "llava_hf",
+    "internvl": "internvl_hf",
+}
+"""The VLM's `model_type` in its config.json -> lmms-eval's model type."""
+
+_OURS = ("pretrained", "batch_size", "device")
+
+
+def backend_name(config: ModelConfig) -> str:
+    """Return the lmms-eval model type that runs the config's VLM.
+
+    Raises:
+        CheckpointError: the VLM's config can't be read.
+        UnsupportedError: no backend is known for its model type, and the config names none.
+        ConfigError: the config names a backend that lmms-eval doesn't have.
+    """
+    if config.backend is not None:
+        known = [name for name in list_available_models() if name != "plam"]
+        if config.backend not in known:
+            raise ConfigError(f"lmms-eval has no backend '{config.backend}'.{did_you_mean(config.backend, known)}")
+        return config.backend
+    try:
+        content, _ = PretrainedConfig.get_config_dict(config.vlm)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"can't read the config of the VLM '{config.vlm}': {_first_line(error)}") from error
+    model_type = content.get("model_type")
+    if model_type not in BACKENDS:
+        raise UnsupportedError(
+            f"no backend is known for model type '{model_type}' of {config.vlm}: set `backend` to the lmms-eval "
+            f"model type that runs it. Known by themselves: {', '.join(BACKENDS)}"
+        )
+    return BACKENDS[model_type]
+
+
+def build_backend(
+    config: ModelConfig, *, batch_size: int | str = 1, device: str | None = None, force_simple: bool = False
+) -> lmms:
+    """Load the VLM through lmms-eval's own backend.
+
+    Args:
+        config: the model config.
+        batch_size: prompts a batch, as `--batch_size` gives it.
+        device: as `--device` gives it; left out, CUDA where there is one, else the CPU.
+        force_simple: use the backend's simple variant although it has a chat variant.
+
+    Raises:
+        ConfigError: an argument that the backend doesn't take, or a dtype that torch or the device lacks.
+    """
+    backend_class = get_model(backend_name(config), force_simple)
+    accepted = set(inspect.signature(backend_class.__init__).parameters) - {"self", "args", "kwargs"}
+    for name in config.backend_args:
+        if name in _OURS:
+            raise ConfigError(f"backend_args.{name}: use vlm, --batch_size or --device instead")
+        if name not in accepted:
+            raise ConfigError(
+                f"the backend {backend_class.__name__} takes no argument '{name}'."
+                f"{did_you_mean(name, accepted)} Known: {', '.join(sorted(accepted - set(_OURS)))}"
+            )
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    arguments: dict[str, Any] = {"pretrained": config.vlm, "batch_size": batch_size, "device": str(chosen)}
+    if chosen.type == "cpu" and "device_map" in accepted:
+        arguments["device_map"] = "cpu"  # the backends' default, auto, means CUDA
+    arguments |= config.backend_args
+    _check_dtype(arguments.get("dtype"), chosen)
+    with _alone_on_cpu(backend_class, chosen):
+        return backend_class(**arguments)
+
+
+def _check_dtype(name: Any, device: torch.device) -> None:
+    if name in (None, "auto"):
+        return
+    dtype = getattr(torch, str(name), None)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"backend_args.dtype = '{name}' is no floating-point dtype of torch")
+    try:
+        probe = torch.ones(2, 2, dtype=dtype, device=device)
+        probe @ probe
+    except (RuntimeError, NotImplementedError) as error:
+        raise ConfigError(f"backend_args.dtype = '{name}' can't be computed on {device}") from error
+
+
+@contextmanager
+def _alone_on_cpu(backend_class: type, device: torch.device) -> Iterator[None]:
+    """On CPU, build the backend as if no other process existed.
+
+    With several `accelerate` processes most backends bind themselves to `cuda:N`. The harness's data parallelism
+    needs no more than a whole model in each process, so here they get the single-process answer; ranks are the
+    harness's.
+    """
+    module_globals = backend_class.__init__.__globals__  # type: ignore[misc]
+    original = module_globals.get("Accelerator")
+    if device.type != "cpu" or original is None:
+        yield
+        return
+    module_globals["Accelerator"] = _SingleProcess
+    try:
+        yield
+    finally:
+        module_globals["Accelerator"] = original
+
+
+class _SingleProcess(Accelerator):
+    """An accelerator that counts one process while a backend is built."""
+
+    @property
+    def num_processes(self) -> int:
+        return 1
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

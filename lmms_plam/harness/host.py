@@ -1,0 +1,106 @@
+"""The three places where lmms-eval must notice which model runs, and has no hook for it.
+
+* A task picks its prompt by the literal `--model` name: it must see the backend's.
+* The response cache's key holds the text of `--model_args`, not what the named files and weights contain.
+* A results folder must say what was merged.
+
+Each seam wraps one method of the host, once, and does nothing for other models than ours. They are written against
+lmms-eval 0.7.3 and refuse to install on a host that lacks one, rather than let a stale answer pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sqlite3
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmms_eval.caching.response_cache import ResponseCache
+from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
+from lmms_eval.tasks import TaskManager
+
+from lmms_plam.errors import PlamError, UnsupportedError
+from lmms_plam.files import write_text
+
+if TYPE_CHECKING:
+    from lmms_plam.harness.model import Plam
+
+_running: weakref.ref[Plam] | None = None
+"""The `plam` model that was built last: lmms-eval runs one model at a time."""
+
+
+def announce(model: Plam) -> None:
+    """Make the host see this model's backend name, fingerprint and record from now on.
+
+    Raises:
+        UnsupportedError: the host has changed where we meet it.
+    """
+    global _running
+    for owner, method, seam in _SEAMS:
+        _wrap(owner, method, seam)
+    _running = weakref.ref(model)
+
+
+def running() -> Plam | None:
+    """Return the `plam` model that the host runs, if any."""
+    return _running() if _running is not None else None
+
+
+def _wrap(owner: type, name: str, seam: Callable[..., Any]) -> None:
+    original = getattr(owner, name, None)
+    if original is None:
+        raise UnsupportedError(f"lmms-eval's {owner.__name__} has no '{name}': this lmms-plam is made for lmms-eval 0.7")
+    if getattr(original, "seam", None) is seam:
+        return
+
+    @functools.wraps(original)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return seam(original, *args, **kwargs)
+
+    method.seam = seam  # type: ignore[attr-defined]
+    setattr(owner, name, staticmethod(method) if inspect.ismethod(original) else method)
+
+
+def _load_with_backend_name(load: Callable[..., Any], manager: TaskManager, *args: Any, **kwargs: Any) -> Any:
+    model = running()
+    if model is not None and manager.model_name == "plam":
+        manager.model_name = model.backend_name
+    return load(manager, *args, **kwargs)
+
+
+def _cache_by_fingerprint(create: Callable[..., Any], *args: Any, model: Any = "", model_args: Any = "", **kwargs: Any) -> Any:
+    ours = running()
+    if ours is not None and (model == "plam" or model is ours):
+        model, model_args = "plam", {"fingerprint": ours.provenance.fingerprint}
+    try:
+        return create(*args, model=model, model_args=model_args, **kwargs)
+    except (OSError, sqlite3.Error) as error:
+        raise PlamError(f"can't write the response cache in {args[0] if args else kwargs.get('cache_root')}: {error}") from error
+
+
+def _save_with_record(save: Callable[..., Any], tracker: EvaluationTracker, *args: Any, **kwargs: Any) -> Any:
+    saved = save(tracker, *args, **kwargs)
+    model = running()
+    if model is None or tracker.general_config_tracker.model_source != "plam":
+        return saved
+    record = model.provenance.to_dict()
+    if tracker.output_path:
+        folder = Path(tracker.output_path) / tracker.general_config_tracker.model_name_sanitized
+        write_text(folder / f"{tracker.date_id}_plam.json", json.dumps(record, indent=2))
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.run.config.update({"plam": record})
+    return saved
+
+
+_SEAMS: tuple[tuple[type, str, Callable[..., Any]], ...] = (
+    (TaskManager, "load_task_or_group", _load_with_backend_name),
+    (TaskManager, "load_config", _load_with_backend_name),
+    (ResponseCache, "create", _cache_by_fingerprint),
+    (EvaluationTracker, "save_results_aggregated", _save_with_record),
+)

@@ -1,0 +1,142 @@
+"""Log-probabilities of given continuations, through any backend's own prompts.
+
+Most of lmms-eval's backends have no `loglikelihood`, and an older one returns a loss. Here the backend builds its
+prompt as for an answer, and the model is then led along the continuation token by token while its logits are read,
+so that positions, images and caches are exactly those of generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from lmms_eval.api.task import ConfigurableMessagesTask
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from lmms_plam.errors import UnsupportedError
+from lmms_plam.harness.intercept import Generate, intercept_generate
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """log P(continuation | prompt), in nats, and whether greedy decoding would have produced it."""
+
+    log_probability: float
+    is_greedy: bool
+
+
+class _Follow(LogitsProcessor):
+    """Leads generation along given tokens: everything else gets probability 0."""
+
+    def __init__(self, tokens: list[int], prompt_length: int):
+        self.tokens, self.prompt_length = tokens, prompt_length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        forced = torch.full_like(scores, float("-inf"))
+        forced[:, self.tokens[input_ids.shape[1] - self.prompt_length]] = 0
+        return forced
+
+
+def score_tokens(generate: Generate, inputs: dict[str, Any], tokens: list[int]) -> tuple[Score, torch.Tensor]:
+    """Score one continuation of one prompt.
+
+    Args:
+        generate: the model's own `generate`.
+        inputs: the backend's arguments for it, with `input_ids` of shape (1, prompt length).
+        tokens: the continuation's token ids, at least one.
+
+    Returns:
+        The score, and the sequence of shape (1, prompt + continuation) that `generate` would have returned.
+    """
+    prompt_length = inputs["input_ids"].shape[1]
+    forced = {
+        "max_new_tokens": len(tokens),
+        "min_new_tokens": len(tokens),
+        "do_sample": False,
+        "num_beams": 1,
+        "logits_processor": LogitsProcessorList([_Follow(tokens, prompt_length)]),
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
+    output = generate(**{**inputs, **forced})
+    logits = torch.stack([step[0].float() for step in output.logits])  # (continuation, vocabulary)
+    target = torch.tensor(tokens, device=logits.device)
+    log_probability = logits.log_softmax(-1).gather(1, target[:, None]).sum()
+    return Score(float(log_probability), bool((logits.argmax(-1) == target).all())), output.sequences
+
+
+def loglikelihood(backend: lmms, model: Any, requests: list[Instance]) -> list[Score]:
+    """Score every request's continuation, one prompt at a time.
+
+    Args:
+        backend: an lmms-eval backend whose `generate_until` calls `model.generate`.
+        model: its Hugging Face model.
+        requests: lmms-eval's loglikelihood requests: (context, continuation, doc_to_visual, doc_id, task, split).
+
+    Raises:
+        UnsupportedError: a request without a document (mutual-information scoring), or an empty continuation.
+    """
+    scores: list[Score | None] = [None] * len(requests)
+    current: list[int] = []  # the request that the backend is building a prompt for
+
+    def answer(generate: Generate, **inputs: Any) -> torch.Tensor:
+        index = current.pop()
+        tokens = _continuation_tokens(backend.tokenizer, inputs["input_ids"][0], _continuation(backend, requests[index]))
+        scores[index], sequence = score_tokens(generate, inputs, tokens)
+        return sequence
+
+    asked = [_as_generation(backend, request, index, current) for index, request in enumerate(requests)]
+    with _one_at_a_time(backend), intercept_generate(model, answer):
+        backend.generate_until(asked)
+    return [score for score in scores if score is not None]
+
+
+def _as_generation(backend: lmms, request: Instance, index: int, current: list[int]) -> Instance:
+    """Rewrite a scoring request as the generation request for its prompt; asking for its image announces it."""
+    if len(request.args) != 6:
+        raise UnsupportedError(f"task {request.task_name}: scoring a continuation without its document is not supported")
+    context, _, doc_to_visual, doc_id, task, split = request.args
+
+    def visuals(doc: Any) -> Any:
+        current[:] = [index]
+        return doc_to_visual(doc)
+
+    def messages(doc: Any) -> Any:
+        return ConfigurableMessagesTask._build_user_turn(visuals(doc), context)
+
+    asked: tuple[Any, ...] = (context, {}, visuals) if backend.is_simple else (context, messages, {})
+    metadata = {**request.metadata, "task": task, "doc_id": doc_id, "repeats": 1}
+    return Instance("generate_until", (*asked, doc_id, task, split), idx=index, metadata=metadata)
+
+
+def _continuation(backend: lmms, request: Instance) -> str:
+    _, target, _, doc_id, task, split = request.args
+    return target(backend.task_dict[task][split][doc_id]) if isinstance(target, Callable) else target
+
+
+def _continuation_tokens(tokenizer: Any, prompt: torch.Tensor, continuation: str) -> list[int]:
+    """Tokenise a continuation as it follows the prompt.
+
+    A chat template that already ends in white space separates the two itself: the continuation's own is dropped.
+    """
+    if tokenizer.decode(prompt[-1:])[-1:].isspace():
+        continuation = continuation.lstrip()
+    tokens: list[int] = tokenizer.encode(continuation, add_special_tokens=False)
+    if not tokens:
+        raise UnsupportedError(f"the continuation {continuation!r} has no tokens to score")
+    return tokens
+
+
+@contextmanager
+def _one_at_a_time(backend: lmms) -> Any:
+    batch_size = backend.batch_size_per_gpu
+    backend.batch_size_per_gpu = 1
+    try:
+        yield
+    finally:
+        backend.batch_size_per_gpu = batch_size

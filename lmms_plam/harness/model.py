@@ -1,0 +1,117 @@
+"""The model type `plam`: one of lmms-eval's own backends, with a base language model merged into its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from loguru import logger
+
+from lmms_plam.config import DEFAULT_CONFIG, load_config
+from lmms_plam.errors import ConfigError
+from lmms_plam.harness import host
+from lmms_plam.harness.backends import backend_name, build_backend
+from lmms_plam.harness.intercept import no_silent_failure
+from lmms_plam.harness.loglikelihood import loglikelihood
+from lmms_plam.harness.provenance import describe
+from lmms_plam.merge import merge_into
+
+
+class Plam(lmms):
+    """Runs a VLM through lmms-eval's own backend, prompts and answers included, after merging its weights.
+
+    `lmms-eval --model plam --model_args config=NAME_OR_PATH,FIELD=VALUE,...`, where FIELD is any field of the config,
+    dotted (`merge.start_layer=20`). Whatever isn't said here is the backend's.
+
+    Args:
+        config: name of a shipped model config, or the path of a YAML file.
+        batch_size: prompts a batch.
+        max_batch_size: taken because lmms-eval gives it; the backends have no use for it.
+        device: torch device; left out, CUDA where there is one, else the CPU.
+        overrides: config fields by dotted name.
+
+    Attributes:
+        backend: the wrapped lmms-eval model.
+        backend_name: its model type in lmms-eval.
+        provenance: what exactly answers, with its fingerprint.
+    """
+
+    is_simple = False
+    _force_simple = False
+
+    def __init__(
+        self,
+        config: str = DEFAULT_CONFIG,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **overrides: Any,
+    ) -> None:
+        if not str(batch_size).isdigit():
+            raise ConfigError(f"--batch_size must be a whole number, not '{batch_size}'")
+        settings = load_config(str(config), overrides)
+        self.backend_name = backend_name(settings)
+        self.backend = build_backend(settings, batch_size=batch_size, device=device, force_simple=self._force_simple)
+        self.is_simple = self.backend.is_simple
+        merge = None
+        if settings.merge is not None and settings.base_lm is not None:
+            merge = merge_into(self.model, settings.base_lm, settings.merge, revision=settings.base_lm_revision)
+        self.provenance = describe(settings, self.backend_name, self.model, merge.to_dict() if merge else None)
+        host.announce(self)
+        logger.info(
+            f"{settings.name} through {self.backend_name}: {merge.summary() if merge else 'nothing merged'}; "
+            f"fingerprint {self.provenance.fingerprint}"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else (tokenizer, task_dict, accelerator, chat_template, ...) is the backend's."""
+        if name == "backend":
+            raise AttributeError(name)  # not built yet
+        return getattr(self.backend, name)
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The loaded Hugging Face model."""
+        model: torch.nn.Module = self.backend.model
+        return model
+
+    def generate_until(self, requests: list[Instance]) -> list[Any]:
+        """Answer prompts as the backend does.
+
+        Raises:
+            GenerationError: the backend failed, also where it would have answered with an empty string.
+        """
+        return self._ask("generate_until", requests)
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[Any]:
+        """Hold conversations as the backend does."""
+        return self._ask("generate_until_multi_round", requests)
+
+    def generate_visual_cot(self, requests: list[Instance]) -> list[Any]:
+        """Draw and answer as the backend does."""
+        return self._ask("generate_visual_cot", requests)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Return (log-probability of the continuation, would greedy decoding produce it) for each request."""
+        with no_silent_failure(self.model):
+            scores = loglikelihood(self.backend, self.model, requests)
+        return [(score.log_probability, score.is_greedy) for score in scores]
+
+    def _ask(self, request_type: str, requests: list[Instance]) -> list[Any]:
+        self.backend._rank, self.backend._world_size = self.rank, self.world_size
+        with no_silent_failure(self.model):
+            answers: list[Any] = getattr(self.backend, request_type)(requests)
+        return answers
+
+    def clean(self) -> None:
+        """Free the weights, as the harness asks after the last request."""
+        self.backend.clean()
+
+
+class PlamSimple(Plam):
+    """`plam` under `--force_simple`: the backend's simple variant."""
+
+    is_simple = True
+    _force_simple = True

@@ -1,0 +1,113 @@
+"""What exactly answered: a fingerprint over config, weights, prompt files and versions, and the record that says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmms_plam.config import ModelConfig
+
+_PACKAGES = ("lmms-plam", "lmms-eval", "torch", "transformers", "accelerate", "safetensors")
+_LARGE_FILE = 64 * 2**20
+_ROW_WORDS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Everything that an answer depends on.
+
+    Attributes:
+        config: the resolved model config.
+        backend: lmms-eval's model type that ran.
+        weights: digest of all parameters and buffers as they answered, after the merge.
+        files: digest of the VLM's small files (tokenizer, chat template, processor), or its commit on the hub.
+        merge: what was merged, or None.
+        versions: package versions.
+    """
+
+    config: ModelConfig
+    backend: str
+    weights: str
+    files: str
+    merge: Mapping[str, Any] | None
+    versions: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, equal where the same answers can be expected.
+
+        The model's name doesn't count, nor does the merge report: the weights show its effect.
+        """
+        answered_by = {
+            "config": self.config.model_dump(mode="json", exclude={"name"}),
+            "backend": self.backend,
+            "weights": self.weights,
+            "files": self.files,
+            "versions": dict(self.versions),
+        }
+        return _digest(json.dumps(answered_by, sort_keys=True).encode())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as it is written beside the results."""
+        return {
+            "fingerprint": self.fingerprint,
+            "config": self.config.model_dump(mode="json"),
+            "backend": self.backend,
+            "weights": self.weights,
+            "files": self.files,
+            "merge": self.merge,
+            "versions": {**self.versions, "python": platform.python_version()},
+        }
+
+
+def describe(config: ModelConfig, backend: str, model: nn.Module, merge: Mapping[str, Any] | None) -> Provenance:
+    """Take stock of a loaded and merged model."""
+    return Provenance(
+        config=config,
+        backend=backend,
+        weights=weights_digest(model),
+        files=_files_digest(config.vlm, model),
+        merge=merge,
+        versions={name: version(name) for name in _PACKAGES},
+    )
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Digest every parameter and persistent buffer, bit for bit, on its own device.
+
+    A tensor's bits are read as rows of 64-bit words and summed along rows and along columns, modulo 2**64: exact in
+    any order of summation, at memory speed, and a changed, moved or swapped value shows.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        octets = tensor.detach().contiguous().flatten().view(torch.uint8)
+        whole = octets.numel() - octets.numel() % (8 * _ROW_WORDS)
+        rows = octets[:whole].view(torch.int64).view(-1, _ROW_WORDS)
+        for part in (rows.sum(0), rows.sum(1), octets[whole:]):
+            digest.update(part.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _files_digest(vlm: str, model: nn.Module) -> str:
+    folder = Path(vlm)
+    if not folder.is_dir():
+        commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+        return f"{vlm}@{commit}"
+    small = [path for path in folder.iterdir() if path.is_file() and path.stat().st_size <= _LARGE_FILE]
+    weights = (".safetensors", ".bin", ".pt", ".md")
+    named = sorted(path for path in small if path.suffix not in weights)
+    return _digest(b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in named))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
