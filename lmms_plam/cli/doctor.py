@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points, version
 
 NAME = "doctor"
 HELP = "say whether lmms-eval sees the plugin's model and tasks, and what is off"
@@ -45,6 +44,8 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
+    from importlib.metadata import version
+
     yield Finding("lmms-plam", True, version("lmms-plam"))
     host = version("lmms-eval")
     made_for = host.split(".")[:2] == ["0", "7"]
@@ -53,6 +54,8 @@ def _versions() -> Iterator[Finding]:
 
 
 def _model_type() -> Iterator[Finding]:
+    from importlib.metadata import entry_points
+
     from lmms_eval.models import get_model, list_available_models
 
     declared = [point.name for point in entry_points(group="lmms_eval.models")]

@@ -1,0 +1,91 @@
+"""The model config refuses what it doesn't know, and says what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmms_plam.config import ALL_MODULES, ATTENTION, MergeRecipe, load_config, shipped_configs
+from lmms_plam.errors import ConfigError
+
+
+def write(folder: Path, **content: object) -> str:
+    path = folder / "my.yaml"
+    path.write_text(yaml.safe_dump({"vlm": "org/vlm", "base_lm": "org/lm", **content}))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_config_loads_with_a_base_lm_and_a_recipe(name):
+    config = load_config(name)
+    assert config.name == name
+    assert config.base_lm is not None
+    assert config.merge is not None
+
+
+def test_dotted_overrides_win_over_the_file(tmp_path):
+    path = write(tmp_path, merge={"start_layer": 3, "lambda_lm": 0.2})
+    config = load_config(path, {"merge.start_layer": 20, "merge.modules": "q+k", "backend_args.max_pixels": 9})
+    assert config.merge == MergeRecipe(start_layer=20, lambda_lm=0.2, modules=("q", "k"))
+    assert config.backend_args == {"max_pixels": 9}
+
+
+def test_none_turns_the_merge_off_and_a_later_field_on_again(tmp_path):
+    path = write(tmp_path, merge={"lambda_lm": 0.2})
+    assert load_config(path, {"merge": "none"}).merge is None
+    assert load_config(path, {"merge": "none", "merge.lambda_lm": 0.3}).merge == MergeRecipe(lambda_lm=0.3)
+
+
+def test_module_sets_expand_and_repeats_collapse():
+    assert MergeRecipe(modules="attention").modules == ATTENTION
+    assert MergeRecipe(modules="all").modules == ALL_MODULES
+    assert MergeRecipe(modules=["q", "attention", "mlp"]).modules == (*ATTENTION, "mlp")
+
+
+def test_local_references_are_resolved_beside_the_file(tmp_path):
+    config = load_config(write(tmp_path, vlm="./vlm", base_lm="plam:digits/base_lm"))
+    assert config.vlm == str(tmp_path / "vlm")
+    assert config.base_lm is not None
+    assert config.base_lm.endswith("lmms_plam/digits/base_lm")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"merge.lamda_lm": 1}, ["merge.lamda_lm", "Did you mean 'lambda_lm'?"]),
+        ({"bakend": "llava_hf"}, ["bakend", "Did you mean 'backend'?"]),
+        ({"merge.lambda_lm": -0.1}, ["merge.lambda_lm", "-0.1", "greater than or equal to 0"]),
+        ({"merge.lambda_lm": float("nan")}, ["merge.lambda_lm", "finite"]),
+        ({"merge.lambda_lm": "much"}, ["merge.lambda_lm", "much", "number"]),
+        ({"merge.lambda_lm": 0, "merge.lambda_vlm": 0}, ["both 0"]),
+        ({"merge.modules": "q+w"}, ["merge.modules", "'w'"]),
+        ({"merge.start_layer": -1}, ["start_layer", "-1"]),
+        ({"merge.start_layer": 1.5}, ["start_layer", "1.5"]),
+        ({"merge.start_layer": [3]}, ["merge.start_layer", "[3]"]),
+        ({"merge.schedule": "cosine"}, ["merge.schedule", "cosine"]),
+        ({"merge": {}, "base_lm": None}, ["base_lm is missing"]),
+        ({"vlm": 3}, ["'vlm'", "string"]),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_remedy_in_one_line(tmp_path, overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path), overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("my.yaml: ")
+    for word in words:
+        assert word in message
+
+
+def test_an_unknown_config_names_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"no model config 'qwen2_5_vl_7'.*Did you mean 'qwen2_5_vl_7b'\?"):
+        load_config("qwen2_5_vl_7")
+
+
+def test_broken_yaml_is_named(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("vlm: [unclosed")
+    with pytest.raises(ConfigError, match=r"broken\.yaml is no valid YAML"):
+        load_config(str(path))
