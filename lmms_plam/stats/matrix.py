@@ -178,6 +178,18 @@ class ScoreMatrix:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def select(self, keep: npt.NDArray[np.bool_]) -> ScoreMatrix:
+        """Return the matrix of some of the documents; `keep` is (n_docs,)."""
+        return ScoreMatrix(
+            doc_ids=self.doc_ids[keep],
+            variants=self.variants,
+            scores=self.scores[keep],
+            answers=self.answers[keep],
+            clusters=self.clusters[keep],
+            strata=self.strata[keep],
+            columns={name: values[keep] for name, values in self.columns.items()},
+        )
+
     def column(self, variant: str) -> int:
         """Return the position of a variant.
 

@@ -1,0 +1,197 @@
+"""Scores and paired differences of variants on one benchmark, each with its interval, p-value and provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmms_plam.stats.bootstrap import bootstrap, interval
+from lmms_plam.stats.matrix import FloatArray, ScoreMatrix
+from lmms_plam.stats.metrics import Metric
+from lmms_plam.stats.significance import mcnemar, sign_flip
+from lmms_plam.stats.standard_error import minimum_detectable_effect, standard_error
+from lmms_plam.stats.units import Units
+
+FEW_CLUSTERS = 20
+"""Below this many clusters an interval is called rough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How an inference is made.
+
+    Attributes:
+        level: confidence level of the intervals, in (0, 1).
+        draws: bootstrap resamples, and random flips of the permutation test.
+        seed: start of both random streams.
+    """
+
+    level: float = 0.95
+    draws: int = 10_000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A score or a paired difference, with everything needed to repeat and to judge it.
+
+    Attributes:
+        estimand: what is estimated, in words.
+        value: the estimate on the full sample, in the benchmark's own unit.
+        ci_low: lower end of the interval; None where none exists (one cluster).
+        ci_high: upper end.
+        standard_error: closed form, cluster-robust; None with one cluster.
+        n: documents.
+        clusters: resampling units.
+        strata: parts that are resampled separately.
+        method: how the interval was made.
+        level: its confidence level.
+        draws: resamples.
+        seed: start of the random stream.
+        notes: what a reader must know before believing the numbers.
+    """
+
+    estimand: str
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    standard_error: float | None
+    n: int
+    clusters: int
+    strata: int
+    method: str
+    level: float
+    draws: int
+    seed: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A paired difference, variant minus reference, and its tests.
+
+    Attributes:
+        reference: name of the variant that is compared with.
+        variant: name of the variant that is compared.
+        a: score of the reference.
+        b: score of the variant.
+        difference: b - a, with its interval.
+        p_value: two-sided sign-flip mid-p; None with one cluster.
+        mcnemar_p: McNemar's mid-p where every cluster is plainly right or wrong, else None.
+        detectable: the true difference that such a sample finds with power 0.8; None with one cluster.
+    """
+
+    reference: str
+    variant: str
+    a: float
+    b: float
+    difference: Estimate
+    p_value: float | None
+    mcnemar_p: float | None
+    detectable: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """One metric of one matrix, resampled once for all variants, so that every difference is paired.
+
+    Attributes:
+        matrix: the scores.
+        metric: the estimand.
+        settings: level, draws, seed.
+        units: the metric's totals by cluster.
+        drawn: (draws, n_variants) the metric on resamples.
+        left_out: (n_rows, n_variants) the metric without one cluster of each row.
+    """
+
+    matrix: ScoreMatrix
+    metric: Metric
+    settings: Settings
+    units: Units
+    drawn: FloatArray
+    left_out: FloatArray
+
+    @classmethod
+    def of(cls, matrix: ScoreMatrix, metric: Metric, settings: Settings | None = None) -> Analysis:
+        """Sum by cluster and resample.
+
+        Raises:
+            DataError: the metric doesn't exist on these documents.
+        """
+        settings = settings or Settings()
+        units = Units.of(matrix, metric)
+        drawn = bootstrap(units, settings.draws, np.random.default_rng([settings.seed, 0]))
+        return cls(matrix, metric, settings, units, drawn, units.leave_one_out())
+
+    def score(self, variant: str) -> Estimate:
+        """Return a variant's score.
+
+        Raises:
+            DataError: there is no such variant.
+        """
+        contrast = np.zeros(len(self.matrix.variants))
+        contrast[self.matrix.column(variant)] = 1.0
+        return self._estimate(contrast)
+
+    def compare(self, reference: str, variant: str) -> Comparison:
+        """Return the paired difference, variant minus reference.
+
+        Raises:
+            DataError: there is no such variant.
+        """
+        a, b = self.matrix.column(reference), self.matrix.column(variant)
+        contrast = np.zeros(len(self.matrix.variants))
+        contrast[[a, b]] = -1.0, 1.0
+        difference = self._estimate(contrast)
+        scores = self.units.estimate()
+        testable = self.units.n_clusters > 1
+        error = difference.standard_error
+        rng = np.random.default_rng([self.settings.seed, 1])
+        return Comparison(
+            reference=reference,
+            variant=variant,
+            a=float(scores[a]),
+            b=float(scores[b]),
+            difference=difference,
+            p_value=sign_flip(self.units, a, b, self.settings.draws, rng) if testable else None,
+            mcnemar_p=mcnemar(self.units, a, b) if testable else None,
+            detectable=None if error is None else minimum_detectable_effect(error, self.settings.level),
+        )
+
+    def _estimate(self, contrast: FloatArray) -> Estimate:
+        """Estimate a contrast of the variants: a score (one 1) or a difference (-1 and 1)."""
+        units, settings = self.units, self.settings
+        value = float(units.estimate() @ contrast)
+        several = units.n_clusters > 1
+        found = interval(self.drawn @ contrast, value, self.left_out @ contrast, units, settings.level)
+        return Estimate(
+            estimand=self.metric.estimand if contrast.sum() else f"paired difference of the {self.metric.estimand}",
+            value=value,
+            ci_low=found.low if several else None,
+            ci_high=found.high if several else None,
+            standard_error=standard_error(units, contrast) if several else None,
+            n=len(self.matrix.doc_ids),
+            clusters=units.n_clusters,
+            strata=len(units.stratum_sizes),
+            method=found.method if several else "none",
+            level=settings.level,
+            draws=settings.draws,
+            seed=settings.seed,
+            notes=tuple(self._notes(contrast, value)),
+        )
+
+    def _notes(self, contrast: FloatArray, value: float) -> list[str]:
+        clusters, size = self.units.n_clusters, self.units.stratum_sizes
+        if clusters == 1:
+            return ["one cluster: neither an interval nor a p-value exists"]
+        notes = []
+        if clusters < FEW_CLUSTERS:
+            notes.append(f"only {clusters} clusters: the interval is rough")
+        single = int((size == 1).sum())
+        if single:
+            notes.append(f"{single} of {len(size)} strata have a single cluster, which the interval can't vary")
+        if not (self.units.linearised() @ contrast).any():
+            what = "no cluster differs" if value == 0 else "every cluster says the same"
+            notes.append(f"{what}: an interval without width (up to {3 / clusters:.1%} unlike clusters may go unseen)")
+        return notes

@@ -1,0 +1,168 @@
+"""Resampling units: a metric's credits and weights summed by cluster, equal clusters kept once with their count.
+
+Nothing that follows (bootstrap, jackknife, standard error, sign flips) sees documents; it sees these totals. Two
+clusters of one stratum with the same totals are exchangeable, so a bootstrap may draw how often each *distinct* row
+comes up, by one multinomial. The distribution is the same, and the 0/1 answers of two variants to thousands of
+documents become four rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from lmms_plam.errors import DataError
+from lmms_plam.stats.matrix import FloatArray, IntArray, ScoreMatrix
+from lmms_plam.stats.metrics import Metric, Pooling
+
+_CHUNK_NUMBERS = 4_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """Distinct clusters and how often each occurs, sorted by stratum.
+
+    Attributes:
+        credit: (n_rows, n_variants) credits summed over the cluster's documents.
+        weight: (n_rows, n_variants) weights summed alike.
+        count: (n_rows,) how many clusters have these totals.
+        stratum: (n_rows,) code of the stratum, 0 to n_strata - 1, ascending.
+        pooling: how strata combine (see Metric).
+        scale: factor on the result.
+    """
+
+    credit: FloatArray
+    weight: FloatArray
+    count: IntArray
+    stratum: IntArray
+    pooling: Pooling
+    scale: float
+
+    @classmethod
+    def of(cls, matrix: ScoreMatrix, metric: Metric) -> Units:
+        """Sum a metric's credits and weights by cluster.
+
+        Raises:
+            DataError: nothing has any weight, so that the metric doesn't exist on these documents.
+        """
+        credit, weight = metric.credit(matrix)
+        if not (weight > 0).any():
+            raise DataError(f"the metric '{metric.name}' has no document to count")
+        names, first, cluster = np.unique(matrix.clusters, return_index=True, return_inverse=True)
+        _, strata = np.unique(matrix.strata, return_inverse=True)
+        columns = [*credit.T, *weight.T]
+        totals = np.stack([np.bincount(cluster, weights=column, minlength=len(names)) for column in columns], axis=1)
+        table = np.column_stack([strata[first], totals])
+        distinct, count = np.unique(table, axis=0, return_counts=True)
+        totals = distinct[:, 1:]
+        n_variants = credit.shape[1]
+        return cls(
+            credit=np.ascontiguousarray(totals[:, :n_variants]),
+            weight=np.ascontiguousarray(totals[:, n_variants:]),
+            count=count.astype(np.int64),
+            stratum=distinct[:, 0].astype(np.int64),
+            pooling=metric.pooling,
+            scale=metric.scale,
+        )
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters, equal ones counted each."""
+        return int(self.count.sum())
+
+    @property
+    def stratum_sizes(self) -> IntArray:
+        """(n_strata,) number of clusters in each stratum."""
+        return np.bincount(self.stratum, weights=self.count).astype(np.int64)
+
+    def resampled(self, times: IntArray) -> FloatArray:
+        """Return the metric with each row taken `times` (n_draws, n_rows), as (n_draws, n_variants)."""
+        n_strata = len(self.stratum_sizes)
+        return self.value(
+            sum_strata(times, self.credit, self.stratum, n_strata),
+            sum_strata(times, self.weight, self.stratum, n_strata),
+        )
+
+    def totals(self) -> tuple[FloatArray, FloatArray]:
+        """Return credits and weights summed by stratum, each (n_strata, n_variants)."""
+        n_strata, once = len(self.stratum_sizes), self.count[None]
+        return (
+            sum_strata(once, self.credit, self.stratum, n_strata)[0],
+            sum_strata(once, self.weight, self.stratum, n_strata)[0],
+        )
+
+    def value(self, credit: FloatArray, weight: FloatArray) -> FloatArray:
+        """Return the metric of stratum totals.
+
+        Args:
+            credit: (..., n_strata, n_variants).
+            weight: the same shape. Where it is 0 the ratio is 0, as the harness has it.
+
+        Returns:
+            (..., n_variants).
+        """
+        if self.pooling == "all":
+            return self.scale * _ratio(credit.sum(axis=-2), weight.sum(axis=-2))
+        ratios = _ratio(credit, weight)
+        pooled = ratios.mean(axis=-2) if self.pooling == "mean" else ratios.sum(axis=-2)
+        return np.asarray(self.scale * pooled)
+
+    def estimate(self) -> FloatArray:
+        """Return the metric on the full sample, (n_variants,)."""
+        return self.value(*self.totals())
+
+    def leave_one_out(self) -> FloatArray:
+        """Return the metric without one cluster of each row, (n_rows, n_variants)."""
+        credit, weight = self.totals()
+        if self.pooling == "all":
+            return self.scale * _ratio(credit.sum(axis=0) - self.credit, weight.sum(axis=0) - self.weight)
+        full = _ratio(credit, weight)
+        without = _ratio(credit[self.stratum] - self.credit, weight[self.stratum] - self.weight)
+        share = self.scale / len(full) if self.pooling == "mean" else self.scale
+        return np.asarray(self.value(credit, weight) + share * (without - full[self.stratum]))
+
+    def linearised(self) -> FloatArray:
+        """Return each cluster's first-order contribution to the metric, (n_rows, n_variants).
+
+        The metric's error is about the sum of these over the sampled clusters; for a metric with fixed weights
+        (accuracies, MMStar, MME) it is exactly that.
+        """
+        credit, weight = self.totals()
+        if self.pooling == "all":
+            credit, weight = credit.sum(axis=0), weight.sum(axis=0)
+            return self.scale * _ratio(self.credit - _ratio(credit, weight) * self.weight, weight)
+        share = self.scale / len(credit) if self.pooling == "mean" else self.scale
+        residual = self.credit - _ratio(credit, weight)[self.stratum] * self.weight
+        return share * _ratio(residual, weight[self.stratum])
+
+
+def sum_strata(times: IntArray, values: FloatArray, stratum: IntArray, n_strata: int) -> FloatArray:
+    """Sum rows by stratum, each taken a number of times.
+
+    Args:
+        times: (n_draws, n_rows).
+        values: (n_rows, n_variants).
+        stratum: (n_rows,) codes below n_strata, ascending.
+        n_strata: number of strata; one without rows sums to 0.
+
+    Returns:
+        (n_draws, n_strata, n_variants).
+    """
+    sums = np.zeros((len(times), n_strata, values.shape[1]))
+    bounds = np.searchsorted(stratum, np.arange(n_strata + 1))
+    for code, (start, stop) in enumerate(pairwise(bounds)):
+        sums[:, code] = times[:, start:stop].astype(np.float64) @ values[start:stop]
+    return sums
+
+
+def chunk_sizes(draws: int, numbers_each: int) -> list[int]:
+    """Split draws that need so many numbers each into chunks of at most 32 MB an array."""
+    size = max(1, _CHUNK_NUMBERS // numbers_each)
+    return [min(size, draws - start) for start in range(0, draws, size)]
+
+
+def _ratio(credit: FloatArray, weight: FloatArray) -> FloatArray:
+    credit, weight = np.broadcast_arrays(credit, weight)
+    return np.divide(credit, weight, out=np.zeros(weight.shape), where=weight > 0)
