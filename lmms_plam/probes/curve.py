@@ -1,0 +1,149 @@
+"""The masking curve and its bootstrap: the score as a function of the cut, and how it varies with the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lmms_plam.errors import DataError
+from lmms_plam.probes.isotonic import isotonic_fit
+from lmms_plam.stats.bootstrap import bootstrap
+from lmms_plam.stats.matrix import FloatArray, IntArray, ScoreMatrix
+from lmms_plam.stats.metrics import Metric
+from lmms_plam.stats.units import Units
+
+MIN_CUTS = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskingCurve:
+    """Score over cut, with bootstrap draws of the whole curve.
+
+    Estimand: the benchmark's metric at each cut, over the population its documents were drawn from. Resampling unit:
+    the cluster, within its stratum; a document's scores at all cuts stay together, which keeps the cuts paired.
+
+    Attributes:
+        cuts: (n_cuts,) increasing; the image is readable in layers 0..cut-1, so that cut 0 hides it everywhere and the
+            last cut, the decoder's depth, hides nothing.
+        scores: (n_cuts,) the metric.
+        draws: (n_draws, n_cuts) the metric on resampled clusters.
+        perfect: the metric of a perfect run; a point is a hundredth of it.
+        n_documents: documents.
+        n_clusters: clusters they form.
+        seed: of the resampling.
+    """
+
+    cuts: IntArray
+    scores: FloatArray
+    draws: FloatArray
+    perfect: float
+    n_documents: int
+    n_clusters: int
+    seed: int
+
+
+def masking_curve(
+    matrix: ScoreMatrix, metric: Metric, *, perfect_answer: float = 1.0, draws: int = 2000, seed: int = 0
+) -> MaskingCurve:
+    """Compute the metric at each cut and bootstrap it over clusters.
+
+    Args:
+        matrix: a masking probe's scores; its variants are cuts, "0" to the decoder's depth, in any order.
+        metric: the benchmark's.
+        perfect_answer: a document's best possible score.
+        draws: bootstrap draws.
+        seed: of the resampling.
+
+    Raises:
+        DataError: a variant that is no cut, fewer than 5 cuts, no cut 0, fewer than 2 clusters, or a score above
+            the best possible.
+    """
+    columns, cuts = _cuts(matrix.variants)
+    if len(cuts) < MIN_CUTS:
+        raise DataError(f"a plateau can't be told from {len(cuts)} points: measure at least {MIN_CUTS} cuts")
+    if cuts[0] != 0:
+        raise DataError(f"the curve starts at cut {cuts[0]}: cut 0, where no layer sees the image, is missing")
+    if matrix.scores.max() > perfect_answer:
+        raise DataError(
+            f"a document scores {matrix.scores.max():g} and a perfect answer {perfect_answer:g}:"
+            " say what a perfect answer scores, since tolerances are hundredths of it"
+        )
+    units = Units.of(matrix, metric)
+    if units.n_clusters < 2:
+        raise DataError("all documents form one cluster: how the curve varies can't be told from it")
+    perfect = Units.of(replace(matrix, scores=np.full_like(matrix.scores, perfect_answer)), metric).estimate()
+    return MaskingCurve(
+        cuts=cuts,
+        scores=units.estimate()[columns],
+        draws=bootstrap(units, draws, np.random.default_rng(seed))[:, columns],
+        perfect=float(perfect.max()),
+        n_documents=len(matrix.doc_ids),
+        n_clusters=units.n_clusters,
+        seed=seed,
+    )
+
+
+def pool_curves(curves: Mapping[str, MaskingCurve], top_points: int = 4) -> MaskingCurve:
+    """Average the curves of several benchmarks, each scaled to rise from 0 to 1.
+
+    Estimand: the mean over the given benchmarks (taken as fixed) of the rise-normalised curve. Each benchmark is
+    resampled on its own and its draw is scaled by that draw's own rise: a joint bootstrap. A point of the pooled
+    curve is a hundredth of the rise.
+
+    Args:
+        curves: by benchmark, all over the same cuts and with as many draws.
+        top_points: how many of the last points of the isotonic fit make a curve's top.
+
+    Raises:
+        DataError: no curves, other cuts or draws, or a benchmark whose curve doesn't rise.
+    """
+    if not curves:
+        raise DataError("no curves to pool")
+    first_name, first = next(iter(curves.items()))
+    for name, curve in curves.items():
+        if curve.draws.shape != first.draws.shape or (curve.cuts != first.cuts).any():
+            raise DataError(f"{name} and {first_name} were measured at other cuts, and can't be pooled")
+        rise, error = rise_of(curve, top_points)
+        if rise <= 2 * error:
+            raise DataError(f"{name} doesn't rise ({rise:.4g} +- {error:.2g}), so that its curve can't be scaled")
+    return MaskingCurve(
+        cuts=first.cuts,
+        scores=np.mean([_scaled(curve.scores, top_points) for curve in curves.values()], axis=0),
+        draws=np.mean([_scaled(curve.draws, top_points) for curve in curves.values()], axis=0),
+        perfect=1.0,
+        n_documents=sum(curve.n_documents for curve in curves.values()),
+        n_clusters=sum(curve.n_clusters for curve in curves.values()),
+        seed=first.seed,
+    )
+
+
+def rise_of(curve: MaskingCurve, top_points: int) -> tuple[float, float]:
+    """Return what seeing the image is worth, mean score of the last cuts minus score at cut 0, and its standard error.
+
+    Taken from the curve itself: the isotonic fit of a flat noisy curve always rises.
+    """
+    rises = curve.draws[:, -top_points:].mean(axis=1) - curve.draws[:, 0]
+    return float(curve.scores[-top_points:].mean() - curve.scores[0]), float(rises.std(ddof=1))
+
+
+def _scaled(curves: FloatArray, top_points: int) -> FloatArray:
+    fit = isotonic_fit(curves)
+    bottom = fit[..., :1]
+    rise = fit[..., -top_points:].mean(axis=-1, keepdims=True) - bottom
+    return np.asarray((curves - bottom) / np.maximum(rise, np.finfo(np.float64).tiny))
+
+
+def _cuts(variants: tuple[str, ...]) -> tuple[IntArray, IntArray]:
+    """Return the variants' columns in the order of their cuts, and the cuts."""
+    other = [name for name in variants if not name.isdecimal()]
+    if other:
+        mixed = len(other) < len(variants)
+        raise DataError(
+            f"the variant '{other[0]}' is no cut, a whole number of layers: "
+            + ("cuts are mixed with other variants" if mixed else "this is no masking probe's matrix")
+        )
+    cuts = np.array([int(name) for name in variants], dtype=np.int64)
+    columns = np.argsort(cuts).astype(np.int64)
+    return columns, cuts[columns]

@@ -1,0 +1,183 @@
+"""A masking probe on disk: `matrix.parquet`, the `curve.json` and `plateau.json` read off it, and their fingerprints.
+
+    {"task": "plam_probe_mmstar", "verdict": "plateau", "onset": 18, "interval": [17, 19], ...}
+
+`merge.start_layer` takes such a `plateau.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lmms_plam.errors import DataError
+from lmms_plam.files import write_text
+from lmms_plam.probes.curve import MaskingCurve, masking_curve, pool_curves
+from lmms_plam.probes.onset import OnsetRule
+from lmms_plam.probes.plateau import Plateau, find_plateau
+from lmms_plam.stats.matrix import ScoreMatrix
+from lmms_plam.stats.metrics import find_metric
+
+MATRIX, CURVE, PLATEAU = "matrix.parquet", "curve.json", "plateau.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a score matrix doesn't say of itself.
+
+    Attributes:
+        task: name of the probe's task.
+        model: fingerprint of what answered (model, recipe, versions); None if nobody knows.
+        metric: name of the benchmark's metric (`lmms_plam.stats.metrics`).
+        perfect_answer: a document's best possible score.
+    """
+
+    task: str
+    model: str | None = None
+    metric: str = "mean"
+    perfect_answer: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A probe's curve and plateau, where they come from, and the SHA-256 of the matrix (None for a pool)."""
+
+    origin: Origin
+    data: str | None
+    curve: MaskingCurve
+    plateau: Plateau
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `plateau.json` holds; scores are in the benchmark's units, cuts count decoder layers."""
+        found, curve = self.plateau, self.curve
+        return {
+            "task": self.origin.task,
+            "verdict": found.verdict,
+            "reason": found.reason,
+            "onset": found.onset,
+            "interval": list(found.estimate.interval),
+            "level": found.level,
+            "median": found.estimate.median,
+            "probability": {str(cut): share for cut, share in found.estimate.probability.items()},
+            "rule": asdict(found.rule),
+            "tolerance": found.tolerance,
+            "full": found.full,
+            "rise": found.rise,
+            "rise_error": found.rise_error,
+            "depth": int(curve.cuts[-1]),
+            "cuts": curve.cuts.tolist(),
+            "stages": {stage.name: [stage.first, stage.end] for stage in found.stages},
+            "cross_checks": {
+                name: {"onset": check.value, "interval": list(check.interval)}
+                for name, check in found.cross_checks.items()
+            },
+            "late": asdict(found.late) if found.late else None,
+            "metric": self.origin.metric,
+            "perfect_answer": self.origin.perfect_answer,
+            "perfect": curve.perfect,
+            "n_documents": curve.n_documents,
+            "n_clusters": curve.n_clusters,
+            "draws": len(curve.draws),
+            "seed": curve.seed,
+            "fingerprint": {"data": self.data, "model": self.origin.model},
+            "versions": {name: version(name) for name in ("lmms-plam", "numpy")},
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write `curve.json`, then `plateau.json`."""
+        write_text(folder / CURVE, _dump([asdict(point) for point in self.plateau.points]))
+        write_text(folder / PLATEAU, _dump(self.to_dict()))
+
+
+def analyse(
+    path: Path,
+    origin: Origin,
+    rule: OnsetRule | None = None,
+    *,
+    level: float = 0.9,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Probe:
+    """Read a saved score matrix and find its plateau.
+
+    Args:
+        path: the Parquet file.
+        origin: what the file doesn't say.
+        rule: by default the tolerance rule on the isotonic fit.
+        level: nominal coverage of intervals and band.
+        draws: bootstrap draws.
+        seed: of the resampling.
+
+    Raises:
+        DataError: no score matrix, one whose variants are no cuts, or one that has too few.
+    """
+    matrix, metric = ScoreMatrix.read(path), find_metric(origin.metric)
+    try:
+        curve = masking_curve(matrix, metric, perfect_answer=origin.perfect_answer, draws=draws, seed=seed)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return Probe(origin, digest(path), curve, find_plateau(curve, rule, level))
+
+
+def pool(probes: Mapping[str, Probe], rule: OnsetRule | None = None, level: float = 0.9) -> Probe:
+    """Find the plateau of several benchmarks' rise-normalised mean curve; the tolerance is the rule's share alone.
+
+    Raises:
+        DataError: other models, cuts or draws, or a benchmark whose curve doesn't rise.
+    """
+    rule = rule or OnsetRule()
+    models = {probe.origin.model: name for name, probe in probes.items()}
+    if len(models) > 1:
+        (one, first), (other, second), *_ = models.items()
+        raise DataError(f"mixed matrices: {first} is of model {one}, {second} of model {other}; pool one model's")
+    curve = pool_curves({name: probe.curve for name, probe in probes.items()}, rule.top_points)
+    only_share = OnsetRule(rule.method, tolerance=0, share=rule.share, top_points=rule.top_points)
+    origin = Origin(task="pooled", model=next(iter(models)))
+    return Probe(origin, None, curve, find_plateau(curve, only_share, level))
+
+
+def read_origin(matrix: Path, model: str | None = None) -> Origin:
+    """Say where a matrix comes from, by the `plateau.json` beside it if there is one, else by its folder's name.
+
+    Args:
+        matrix: path of the Parquet file.
+        model: fingerprint that the matrix must have; None: any.
+
+    Raises:
+        DataError: `plateau.json` is damaged or was read off another matrix, or the matrix is another model's.
+    """
+    path = matrix.with_name(PLATEAU)
+    origin = _checked_origin(path, matrix) if path.exists() else Origin(task=matrix.resolve().parent.name)
+    if model is not None and origin.model != model:
+        raise DataError(f"{matrix} is of model or recipe {origin.model}, not {model}: run the probe again")
+    return origin
+
+
+def digest(path: Path) -> str:
+    """Return a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _checked_origin(path: Path, matrix: Path) -> Origin:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        fingerprint = record["fingerprint"]
+        origin = Origin(record["task"], fingerprint["model"], record["metric"], float(record["perfect_answer"]))
+        data = fingerprint["data"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no record of a masking probe ({type(error).__name__}: {error})") from None
+    if data != digest(matrix):
+        raise DataError(
+            f"{path} was read off another matrix: its fingerprint is {str(data)[:12]}..., and that of {matrix.name}"
+            f" is {digest(matrix)[:12]}...; run the probe again, or delete {PLATEAU} if the matrix is right"
+        )
+    return origin
+
+
+def _dump(content: Any) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
