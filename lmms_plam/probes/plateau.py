@@ -107,13 +107,14 @@ def find_plateau(curve: MaskingCurve, rule: OnsetRule | None = None, level: floa
     takeoff = _estimate(takeoff_index, curve, rule, level)
     rise, rise_error = rise_of(curve, rule.top_points)
     late = late_contrast(curve, estimate.value)
-    verdict, reason = _judge(curve, rule, estimate, rise, rise_error, late)
+    tolerance = float(Levels.of(curve.scores, rule, curve.perfect).tolerance)
+    verdict, reason = _judge(curve, rule, estimate, rise, rise_error, late, tolerance)
     return Plateau(
         verdict=verdict,
         reason=reason,
         onset=None if verdict == "no plateau" else estimate.value,
         estimate=estimate,
-        tolerance=float(Levels.of(curve.scores, rule, curve.perfect).tolerance),
+        tolerance=tolerance,
         rise=rise,
         rise_error=rise_error,
         full=float(curve.scores[-1]),
@@ -148,6 +149,7 @@ def _judge(
     rise: float,
     rise_error: float,
     late: LateContrast | None,
+    tolerance: float,
 ) -> tuple[Verdict, str]:
     points = 100 / curve.perfect
     if rise <= 2 * rise_error:
@@ -161,12 +163,15 @@ def _judge(
         return "no plateau", (
             f"the curve may rise to its end: {at_end:.0%} of the draws put the onset at cut {end} or later"
         )
-    low, high = estimate.interval
-    span = f"cut {estimate.value}" + ("" if low == high else f" (between {low} and {high})")
-    found = f"the score is on its plateau from {span} on"
+    found = f"the {rule.method} rule finds a plateau"
+    if rule.method == "isotonic":
+        found = (
+            f"with the image hidden from layer {estimate.value} on,"
+            f" the score stays within {tolerance * points:.1f} points of its top"
+        )
     if late is None or late.p_two_sided > _ALPHA:
         return "plateau", found
-    worth, p = abs(late.difference) * points, f"p = {late.p_two_sided:.2g}"
+    worth, p = abs(late.difference) * points, f"p={late.p_two_sided:.2g}"
     if late.difference > 0:
         return "late decline", f"{found}, but cut {late.cut} scores {worth:.1f} points more than the full model ({p})"
     return "late review", f"{found}, but cut {late.cut} scores {worth:.1f} points less than the full model ({p})"

@@ -1,0 +1,128 @@
+"""The masking curve as a picture that explains itself: score over cut, band, onset, its interval and the verdict."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmms_plam.probes.plateau import Stage
+from lmms_plam.probes.record import Probe
+
+_CURVE, _ONSET, _QUIET = "#1f4e79", "#c0392b", "#5f5f5f"
+_STAGES = {
+    "separation": ("#eceff4", "separation:\nthe image is not used yet"),
+    "alignment": ("#dcead9", "alignment:\nthe image is being read"),
+    "degradation": ("#f6e9dc", "plateau: these layers\nno longer need the image"),
+}
+_ROOM_FOR_WORDS = 0.17  # share of the axis that a stage's name takes
+
+
+def draw_curve(probe: Probe, folder: Path, stem: str = "curve", title: str | None = None) -> tuple[Path, Path]:
+    """Draw a probe's curve as `stem.png` and `stem.svg`.
+
+    Args:
+        probe: what `analyse` or `pool` returned.
+        folder: where the files go; made if missing.
+        stem: the files' name.
+        title: what was measured; by default the task's name.
+
+    Returns:
+        The two paths.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+    _draw_scores(upper, probe)
+    _draw_probability(lower, probe)
+    headline, small_print = _words(probe)
+    figure.suptitle(f"{title or probe.origin.task}: {headline}", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    upper.set_title(textwrap.fill(small_print, 120), loc="left", fontsize=9, color=_QUIET)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg = folder / f"{stem}.png", folder / f"{stem}.svg"
+    for path in (png, svg):
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
+        figure.savefig(temporary, dpi=150)
+        temporary.replace(path)
+    return png, svg
+
+
+def _words(probe: Probe) -> tuple[str, str]:
+    plateau, curve = probe.plateau, probe.curve
+    headline = "no plateau" if plateau.onset is None else f"plateau from layer {plateau.onset} on ({_interval(probe)})"
+    if plateau.verdict.startswith("late"):
+        headline += f", {plateau.verdict}"
+    reason = plateau.reason[0].upper() + plateau.reason[1:]
+    return headline, (
+        f"{reason}. {curve.n_documents:,} questions; band: {plateau.level:.0%} bootstrap, {len(curve.draws):,} draws."
+    )
+
+
+def _interval(probe: Probe) -> str:
+    low, high = probe.plateau.estimate.interval
+    return f"{probe.plateau.level:.0%} interval: {low}" + (f" to {high}" if high > low else " alone")
+
+
+def _draw_scores(axes: Any, probe: Probe) -> None:
+    plateau, perfect = probe.plateau, probe.curve.perfect
+    unit = 100.0 if perfect == 1 else 1.0
+    cuts = np.array([point.cut for point in plateau.points])
+    score, low, high, fit = (
+        unit * np.array([getattr(point, name) for point in plateau.points]) for name in ("score", "low", "high", "fit")
+    )
+    for stage in plateau.stages:
+        _shade(axes, stage, int(cuts[-1]))
+    axes.fill_between(cuts, low, high, color=_CURVE, alpha=0.18, linewidth=0)
+    axes.plot(cuts, fit, color=_CURVE, linewidth=2, label="curve that never falls, fitted")
+    axes.plot(cuts, score, "o", color=_CURVE, markersize=4.5, label="measured score")
+    full = unit * plateau.full
+    axes.axhline(full, color=_QUIET, linewidth=1, linestyle="--", label=f"image seen by all layers: {full:.1f}")
+    axes.set_ylabel(
+        f"score, % of {'the rise' if probe.data is None else 'the best possible'}" if unit == 100 else "score"
+    )
+    if plateau.onset is not None:
+        axes.axvline(plateau.onset, color=_ONSET, linewidth=1.8, label=f"plateau onset k* = {plateau.onset}")
+        low_cut, high_cut = plateau.estimate.interval
+        axes.axvspan(low_cut - 0.15, high_cut + 0.15, color=_ONSET, alpha=0.15, linewidth=0, label=_interval(probe))
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + 0.16 * (top - bottom))  # room for the stages' names
+    axes.legend(loc="lower right", fontsize=8.5, framealpha=0.9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _shade(axes: Any, stage: Stage, depth: int) -> None:
+    colour, words = _STAGES[stage.name]
+    axes.axvspan(stage.first, stage.end, color=colour, linewidth=0, zorder=0)
+    if stage.end - stage.first < _ROOM_FOR_WORDS * depth:
+        return
+    axes.text(
+        (stage.first + stage.end) / 2,
+        0.985,
+        words,
+        transform=axes.get_xaxis_transform(),
+        ha="center",
+        va="top",
+        fontsize=8,
+        color=_QUIET,
+    )
+
+
+def _draw_probability(axes: Any, probe: Probe) -> None:
+    depth = int(probe.curve.cuts[-1])
+    shares = probe.plateau.estimate.probability
+    colour = _QUIET if probe.plateau.onset is None else _ONSET
+    axes.bar(list(shares), list(shares.values()), color=colour, alpha=0.75, width=0.8)
+    axes.set(xlim=(-0.5, depth + 0.5), ylim=(0, 1), yticks=(0, 0.5, 1))
+    axes.set_ylabel("probability\nof the onset", fontsize=8.5)
+    axes.set_xlabel(
+        f"cut k: decoder layers k, k+1, ... can't see the image  (k = 0: none sees it, k = {depth}: all {depth} see it)"
+    )
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.spines[["top", "right"]].set_visible(False)
