@@ -1,0 +1,124 @@
+"""Benchmarks of the user's own: read as their YAML declares, or else every metric that is a number, as a mean.
+
+    metadata:
+      version: 1.0
+      plam: {cluster: image_id, stratum: subject, metric: my_package.metrics:rare_words}
+
+`cluster` and `stratum` are dotted paths into what `process_results` returns, or columns of the dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lmms_plam.errors import DataError, did_you_mean
+from lmms_plam.harness.units import BENCHMARKS, Benchmark, Measure, Record, Sample, answer_of
+
+
+class Declaration(BaseModel):
+    """What a task's YAML may say under `metadata: {plam: ...}`.
+
+    Attributes:
+        score: path of the document's value; left out, each metric of the task that is a number.
+        cluster: what depends on each other shares it; left out, lmms-eval's own `cluster_key`, or each document alone.
+        stratum: part of the benchmark that is resampled separately.
+        question: the question's id, to check that two runs asked the same.
+        metric: a registered metric, `module:name` where importing the module registers it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    score: str | None = None
+    cluster: str | None = None
+    stratum: str | None = None
+    question: str | None = None
+    metric: str = "mean"
+
+
+def find_benchmarks(
+    task: str, config: Mapping[str, Any], metadata: Mapping[str, Any], sample: Sample
+) -> list[Benchmark]:
+    """Return how a task is read and measured.
+
+    Args:
+        task: the task's name; one of the table in units.py is read as stated there, unless its YAML declares otherwise.
+        config: the task's YAML, for `metric_list` and `cluster_key`.
+        metadata: the YAML's metadata, for `plam`.
+        sample: one answer, to see which metrics are numbers.
+
+    Returns:
+        One benchmark for each kind of per-document value.
+
+    Raises:
+        DataError: an unknown entry, or no metric that is a number for each document.
+    """
+    if "plam" not in metadata and task in BENCHMARKS:
+        return [BENCHMARKS[task]]
+    declaration = _declaration(task, metadata.get("plam") or {})
+    if declaration.cluster is None:
+        declaration = declaration.model_copy(update={"cluster": config.get("cluster_key")})
+    keys = [declaration.score] if declaration.score else _numeric_metrics(config, sample)
+    if not keys:
+        raise DataError(
+            f"{task}: none of its metrics is a number for each document; say under `metadata: {{plam: {{score: ...}}}}`"
+            " in its YAML where the number is"
+        )
+    return [_benchmark(key, declaration) for key in keys]
+
+
+def _declaration(task: str, entries: Mapping[str, Any]) -> Declaration:
+    try:
+        return Declaration.model_validate(entries)
+    except ValidationError as error:
+        item = error.errors()[0]
+        name = str(item["loc"][0]) if item["loc"] else "plam"
+        known = Declaration.model_fields
+        raise DataError(
+            f"{task}: metadata.plam.{name}: {item['msg']}.{did_you_mean(name, known)} Known: {', '.join(known)}"
+        ) from None
+
+
+def _numeric_metrics(config: Mapping[str, Any], sample: Sample) -> list[str]:
+    """Return the task's metrics whose value for a document is a number, or holds one as `score`."""
+    names = [entry["metric"] for entry in config.get("metric_list") or () if isinstance(entry.get("metric"), str)]
+    found = []
+    for name in dict.fromkeys(names):
+        value = sample.get(name)
+        if isinstance(value, (bool, int, float)):
+            found.append(name)
+        elif isinstance(value, Mapping) and isinstance(value.get("score"), (bool, int, float)):
+            found.append(f"{name}.score")
+    return found
+
+
+def _benchmark(score: str, declaration: Declaration) -> Benchmark:
+    def read(sample: Sample) -> Record:
+        cluster = declaration.cluster and _look_up(sample, declaration.cluster)
+        question = declaration.question and _look_up(sample, declaration.question)
+        stratum = declaration.stratum and _look_up(sample, declaration.stratum)
+        if declaration.stratum and stratum is None:
+            raise DataError(f"document {sample.get('doc_id')}: '{declaration.stratum}' is not among what is logged")
+        return Record(
+            score=_look_up(sample, score),
+            answer=answer_of(sample),
+            question="" if question is None else str(question),
+            cluster=None if cluster is None else str(cluster),
+            stratum="" if stratum is None else str(stratum),
+        )
+
+    key = score.removesuffix(".score")
+    return Benchmark(read, (Measure(key, declaration.metric),), image=declaration.cluster, needs_image=True)
+
+
+def _look_up(sample: Sample, path: str) -> Any:
+    """Follow a dotted path into what was logged, or into the document where it is at hand; None if it leads nowhere."""
+    for start in (sample, sample.get("doc") or {}):
+        value: Any = start
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            return value
+    return None

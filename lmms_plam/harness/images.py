@@ -1,0 +1,36 @@
+"""The images that a benchmark's questions share, read from the dataset where the harness left it on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmms_plam.harness.units import image_name
+
+
+def cached_image_names(config: Mapping[str, Any], column: str) -> list[str] | None:
+    """Return the image's name for every document id, or None where the dataset isn't on this machine.
+
+    Nothing is downloaded. Logged samples name the document but not its image; which questions share one matters for
+    their interval (GQA asks about 30 of each).
+
+    Args:
+        config: the task's YAML as the run used it: dataset_path, dataset_name, test_split.
+        column: dataset column that holds the image or its name.
+    """
+    from datasets import DownloadConfig, Image, load_dataset
+
+    try:
+        documents = load_dataset(
+            config["dataset_path"],
+            config.get("dataset_name"),
+            split=config.get("test_split") or config.get("validation_split"),
+            download_config=DownloadConfig(local_files_only=True),
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+    if column not in documents.column_names:
+        return None
+    if isinstance(documents.features[column], Image):
+        documents = documents.cast_column(column, Image(decode=False))
+    return [image_name(value) for value in documents.select_columns([column])[column]]

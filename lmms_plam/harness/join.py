@@ -1,0 +1,205 @@
+"""Joining runs of one task into a score matrix: the same documents, asked the same, or a reason why not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmms_plam.errors import DataError
+from lmms_plam.harness.declared import find_benchmarks
+from lmms_plam.harness.images import cached_image_names
+from lmms_plam.harness.samples import TaskRun, read_samples
+from lmms_plam.harness.units import Benchmark, Measure, Record, Sample
+from lmms_plam.stats.matrix import ScoreMatrix
+
+Clusters = Mapping[int, str]
+"""The cluster of each document id."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Joined:
+    """Answers of several runs to the same documents.
+
+    Attributes:
+        task: the task's name.
+        benchmark: how it was read.
+        matrix: scores, one variant a run.
+        notes: what a reader must know: documents left out, clusters that had to be assumed.
+    """
+
+    task: str
+    benchmark: Benchmark
+    matrix: ScoreMatrix
+    notes: tuple[str, ...]
+
+    def measures(self) -> list[tuple[Measure, ScoreMatrix]]:
+        """Return each measure that has documents, with the part of the matrix that it reads."""
+        groups = np.array([stratum.partition("/")[0] for stratum in self.matrix.strata])
+        return [
+            (measure, self.matrix.select((groups == measure.group) | (measure.group == "")))
+            for measure in self.benchmark.measures
+            if not measure.group or measure.group in groups
+        ]
+
+
+def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, intersection: bool = False) -> list[Joined]:
+    """Join runs of one task by document id.
+
+    Args:
+        runs: the runs by the name that each gets in the matrix, all of one task.
+        clusters: what depends on each other, where the user knows better than the logged samples.
+        intersection: take the documents that all runs were asked alike, instead of refusing different ones.
+
+    Returns:
+        One for each kind of per-document value; nearly every task has one.
+
+    Raises:
+        DataError: task versions, documents, questions, targets or prompts differ, or a sample can't be read.
+    """
+    first = next(iter(runs.values()))
+    versions = {run.version for run in runs.values()}
+    if len(versions) > 1:
+        raise DataError(f"{first.task}: the runs used different versions of the task ({', '.join(sorted(versions))})")
+    samples = {name: read_samples(run) for name, run in runs.items()}
+    doc_ids, notes = _asked_alike(first.task, samples, intersection)
+    example = next(iter(samples.values()))[doc_ids[0]]
+    return [
+        _join_records(
+            first,
+            benchmark,
+            {name: _records(benchmark, samples[name], doc_ids, run) for name, run in runs.items()},
+            clusters,
+            notes,
+        )
+        for benchmark in find_benchmarks(first.task, first.config, first.metadata, example)
+    ]
+
+
+def _asked_alike(
+    task: str, samples: Mapping[str, Mapping[int, Sample]], intersection: bool
+) -> tuple[list[int], list[str]]:
+    """Return the documents that every run was asked with the same prompt and target; refuse others, or count them."""
+    asked = {doc_id for by_id in samples.values() for doc_id in by_id}
+    shared = sorted(set.intersection(*(set(by_id) for by_id in samples.values())))
+    if len(shared) < len(asked) and not intersection:
+        sizes = ", ".join(f"{name}: {len(by_id)}" for name, by_id in samples.items())
+        raise DataError(
+            f"{task}: the runs answered different documents ({sizes}; {len(shared)} in common);"
+            " --intersection compares those in common"
+        )
+    alike = []
+    for doc_id in shared:
+        differing = [
+            field
+            for field in ("target", "input")
+            if len({str(by_id[doc_id].get(field)) for by_id in samples.values()}) > 1
+        ]
+        if not differing:
+            alike.append(doc_id)
+        elif not intersection:
+            what = "have different targets" if "target" in differing else "were asked with different prompts"
+            raise DataError(
+                f"{task}: the runs {what} for document {doc_id};"
+                " --intersection compares the documents that were asked alike"
+            )
+    if not alike:
+        raise DataError(f"{task}: the runs have no document in common that was asked alike")
+    left_out = len(asked) - len(alike)
+    return alike, [f"{left_out} of {len(asked)} documents left out, which not all runs were asked alike"] * bool(
+        left_out
+    )
+
+
+def _records(
+    benchmark: Benchmark, samples: Mapping[int, Sample], doc_ids: Iterable[int], run: TaskRun
+) -> dict[int, Record]:
+    records = {}
+    for doc_id in doc_ids:
+        try:
+            records[doc_id] = benchmark.record(samples[doc_id])
+        except (KeyError, TypeError, AttributeError, StopIteration) as error:
+            raise DataError(
+                f"{run.path}: document {doc_id} is not what {run.task} logs ({type(error).__name__}: {error})"
+            ) from error
+    return records
+
+
+def _join_records(
+    run: TaskRun,
+    benchmark: Benchmark,
+    records: Mapping[str, Mapping[int, Record]],
+    clusters: Clusters | None,
+    notes: Sequence[str],
+) -> Joined:
+    one = next(iter(records.values()))
+    for doc_id in one:
+        if len({by_id[doc_id].question for by_id in records.values()}) > 1:
+            raise DataError(
+                f"{run.task}: document {doc_id} is another question in each run, so the runs can't be paired"
+            )
+    cluster, about_clusters = _clusters(run, benchmark, one, clusters)
+    size = Counter(cluster.values())
+    complete = [doc_id for doc_id, record in one.items() if size[cluster[doc_id]] >= record.size]
+    notes = [*notes, *about_clusters, *_remarks(records)]
+    if len(complete) < len(one):
+        units = len(size) - len({cluster[doc_id] for doc_id in complete})
+        notes.append(f"{units} incomplete units ({len(one) - len(complete)} documents) left out")
+    matrix = ScoreMatrix.from_rows(
+        (
+            {
+                "doc_id": doc_id,
+                "variant": name,
+                "answer": by_id[doc_id].answer,
+                "score": by_id[doc_id].score,
+                "cluster": cluster[doc_id],
+                "stratum": by_id[doc_id].stratum,
+                **by_id[doc_id].columns,
+            }
+            for name, by_id in records.items()
+            for doc_id in complete
+        ),
+        source=run.task,
+    )
+    return Joined(run.task, benchmark, matrix, tuple(notes))
+
+
+def _clusters(
+    run: TaskRun, benchmark: Benchmark, records: Mapping[int, Record], stated: Clusters | None
+) -> tuple[Clusters, list[str]]:
+    """Return each document's cluster from the best source there is, and what to say about it."""
+    if stated is not None:
+        missing = [doc_id for doc_id in records if doc_id not in stated]
+        if missing:
+            raise DataError(f"{run.task}: the stated clusters lack {len(missing)} documents, the first is {missing[0]}")
+        return stated, []
+    if all(record.cluster is not None for record in records.values()):
+        return {doc_id: str(record.cluster) for doc_id, record in records.items()}, []
+    alone = {doc_id: str(doc_id) for doc_id in records}
+    if benchmark.image is None:
+        return alone, []
+    names = cached_image_names(run.config, benchmark.image)
+    if names is not None and max(records) < len(names):
+        return {doc_id: names[doc_id] for doc_id in records}, []
+    block = benchmark.questions_per_image
+    if block:
+        assumed = {doc_id: str((int(record.question) - 1) // block) for doc_id, record in records.items()}
+        return assumed, [f"image names aren't logged; each {block} consecutive question ids are taken for one image"]
+    hint = f"give them with --clusters {run.task}=FILE, or run where the dataset is cached"
+    if benchmark.needs_image:
+        return dict.fromkeys(records, "all"), [
+            f"no interval: many questions share a cluster ('{benchmark.image}') and its name isn't logged; {hint}"
+        ]
+    return alone, [
+        "questions about one image are taken as independent, as image names aren't logged, which can make the interval"
+        f" too narrow; {hint}"
+    ]
+
+
+def _remarks(records: Mapping[str, Mapping[int, Record]]) -> list[str]:
+    counts = Counter(
+        (name, record.remark) for name, by_id in records.items() for record in by_id.values() if record.remark
+    )
+    return [f"{name}: {count} answers {remark}" for (name, remark), count in counts.items()]
