@@ -1,0 +1,22 @@
+"""Merging a base language model into the decoder of a vision-language model that grew from it."""
+
+from __future__ import annotations
+
+from lmms_plam.merge.apply import MergeReport, merge_into, merged_tensors
+from lmms_plam.merge.checkpoint import Checkpoint
+from lmms_plam.merge.layers import resolve_layers, resolve_start_layer
+from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
+from lmms_plam.merge.schedules import Coefficients
+
+__all__ = [
+    "Checkpoint",
+    "Coefficients",
+    "MergePlan",
+    "MergeReport",
+    "MergedTensor",
+    "merge_into",
+    "merged_tensors",
+    "plan_merge",
+    "resolve_layers",
+    "resolve_start_layer",
+]

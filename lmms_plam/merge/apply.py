@@ -1,0 +1,135 @@
+"""Merging a base LM into a loaded VLM, one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmms_plam.config import MergeRecipe
+from lmms_plam.errors import MergeError
+from lmms_plam.merge.checkpoint import Checkpoint
+from lmms_plam.merge.methods import linear
+from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
+
+_BLOCK = 1 << 20
+"""Elements merged at once: the working copies in float32 take a few MB, whatever the tensor's size."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What a merge did.
+
+    Attributes:
+        base_lm: the base LM's folder or hub id.
+        start_layer: first merged decoder layer, 0-based.
+        end_layer: first layer above it that was not merged.
+        depth: number of decoder layers.
+        modules: kinds of tensors that were merged, as recipes name them.
+        merged: every merged tensor with its source and coefficients.
+        kept: names of the decoder's other parameters, which are as they were.
+        bytes_read: bytes read from the base LM's weight files.
+        bytes_merged: bytes of the VLM's weights that were written.
+        warnings: what fits but deserves a look, a sentence each.
+    """
+
+    base_lm: str
+    start_layer: int
+    end_layer: int
+    depth: int
+    modules: tuple[str, ...]
+    merged: tuple[MergedTensor, ...]
+    kept: tuple[str, ...]
+    bytes_read: int
+    bytes_merged: int
+    warnings: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Return one line for people."""
+        ends = self.merged[0].coefficients, self.merged[-1].coefficients
+        shares = dict.fromkeys(f"{pair.lm:.3g} base LM + {pair.vlm:.3g} VLM" for pair in ends)
+        return (
+            f"merged {len(self.merged)} tensors ({self.bytes_merged / 1e6:,.1f} MB: {', '.join(self.modules)}) in "
+            f"decoder layers {self.start_layer} to {self.end_layer - 1} of {self.depth}, {' to '.join(shares)}; read "
+            f"{self.bytes_read / 1e6:,.1f} MB of {self.base_lm}; kept {len(self.kept)} decoder tensors"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON can hold them."""
+        return asdict(self)
+
+
+def merge_into(model: nn.Module, base_lm: str, recipe: MergeRecipe, revision: str | None = None) -> MergeReport:
+    """Merge a base LM into a loaded VLM, in place, as a recipe says.
+
+    Whether the two fit is settled before the first write. The weights' values are checked as they are read, since
+    reading twice or keeping copies would cost what this function is there to save: when NaN or Inf turns up, that
+    tensor is not written, but those before it have been, and the model must be dropped. A second merge into the same
+    model starts from the merged weights.
+
+    Args:
+        model: a transformers VLM in float16, bfloat16 or float32, on any devices.
+        base_lm: folder or hub id of the base LM.
+        recipe: what to merge, where and how much.
+        revision: the base LM's revision on the hub.
+
+    Raises:
+        ConfigError, MergeError, CheckpointError, UnsupportedError: as `plan_merge`, and MergeError for NaN, Inf or an
+            overflow of the VLM's dtype, naming the tensor.
+    """
+    with Checkpoint(base_lm, revision) as source:
+        plan = plan_merge(model, source, recipe)
+        bytes_merged = 0
+        for tensor, value in merged_tensors(model, source, plan):
+            with torch.no_grad():
+                model.get_parameter(tensor.name).copy_(value)
+            bytes_merged += value[: tensor.rows].nbytes
+        return MergeReport(
+            base_lm=base_lm,
+            start_layer=plan.layers.start,
+            end_layer=plan.layers.stop,
+            depth=plan.depth,
+            modules=plan.modules,
+            merged=plan.merged,
+            kept=plan.kept,
+            bytes_read=source.bytes_read,
+            bytes_merged=bytes_merged,
+            warnings=plan.warnings,
+        )
+
+
+def merged_tensors(model: nn.Module, source: Checkpoint, plan: MergePlan) -> Iterator[tuple[MergedTensor, Tensor]]:
+    """Compute the merged tensors one by one, leaving the model as it is.
+
+    Memory above the model is one merged tensor and a few blocks of working space, as long as the caller keeps none.
+
+    Raises:
+        MergeError: a tensor holds NaN or Inf, or the merged one overflows its dtype.
+        CheckpointError: a file that can't be read to its end.
+    """
+    for tensor in plan.merged:
+        yield tensor, _merge(model.get_parameter(tensor.name).detach(), source, tensor)
+
+
+def _merge(vlm: Tensor, source: Checkpoint, tensor: MergedTensor) -> Tensor:
+    merged = torch.empty_like(vlm)
+    merged[tensor.rows :] = vlm[tensor.rows :]
+    step = max(1, _BLOCK // vlm[0].numel())
+    for start in range(0, tensor.rows, step):
+        block = slice(start, min(start + step, tensor.rows))
+        lm = source.rows(tensor.source, block.start, block.stop).to(vlm.device) if tensor.source else None
+        merged[block] = linear(lm, vlm[block], tensor.coefficients.lm, tensor.coefficients.vlm)
+        if not merged[block].isfinite().all():
+            raise MergeError(_explain(lm, vlm[block], tensor, source.reference))
+    return merged
+
+
+def _explain(lm: Tensor | None, vlm: Tensor, tensor: MergedTensor, base_lm: str) -> str:
+    if lm is not None and not lm.isfinite().all():
+        return f"'{tensor.source}' of '{base_lm}' holds NaN or Inf; fetch that checkpoint again"
+    if not vlm.isfinite().all():
+        return f"the VLM's '{tensor.name}' holds NaN or Inf; fetch its checkpoint again"
+    return f"the merged '{tensor.name}' overflows {vlm.dtype}; lower the coefficients or load the VLM in bfloat16"

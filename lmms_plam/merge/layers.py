@@ -1,0 +1,68 @@
+"""Which decoder layers a recipe means."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lmms_plam.config import MergeRecipe
+from lmms_plam.errors import ConfigError
+
+
+def resolve_start_layer(start_layer: int | float | str, depth: int) -> int:
+    """Return the first merged decoder layer k0, 0-based.
+
+    Args:
+        start_layer: a layer, a fraction of the depth (rounded to the nearest layer), or the path of a `plateau.json`
+            that a masking probe wrote, whose onset is taken.
+        depth: number of decoder layers of the VLM.
+
+    Raises:
+        ConfigError: a layer beyond the depth, a file that can't be read, or a probe that found no plateau.
+    """
+    if isinstance(start_layer, float):
+        return min(round(start_layer * depth), depth - 1)
+    layer = _read_onset(Path(start_layer)) if isinstance(start_layer, str) else start_layer
+    if not 0 <= layer < depth:
+        raise ConfigError(
+            f"start_layer {layer} lies beyond the decoder, whose {depth} layers are 0 to {depth - 1}"
+            + (f" (onset read from {start_layer})" if isinstance(start_layer, str) else "")
+        )
+    return layer
+
+
+def resolve_layers(recipe: MergeRecipe, depth: int) -> range:
+    """Return the decoder layers that a recipe merges, never empty.
+
+    Raises:
+        ConfigError: as `resolve_start_layer`, or an end layer beyond the depth or not above the start layer.
+    """
+    start = resolve_start_layer(recipe.start_layer, depth)
+    end = depth if recipe.end_layer is None else recipe.end_layer
+    if end > depth:
+        raise ConfigError(
+            f"end_layer {end} lies beyond the decoder's {depth} layers; leave it out to merge to the last"
+        )
+    if end <= start:
+        raise ConfigError(f"end_layer {end} must be larger than start_layer {start}: it is the first layer not merged")
+    return range(start, end)
+
+
+def _read_onset(path: Path) -> int:
+    try:
+        plateau = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        onset = plateau["onset"]
+    except FileNotFoundError:
+        raise ConfigError(
+            f"start_layer '{path}' is no file; give a layer, a fraction of the depth, or a probe's plateau.json"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path} is no plateau.json of a masking probe: {error!r}") from error
+    if onset is None:
+        raise ConfigError(
+            f"{path} gives no start layer: the probe's verdict was '{plateau.get('verdict', 'no plateau')}'. "
+            "Set merge.start_layer to a layer or a fraction of the depth"
+        )
+    if isinstance(onset, bool) or not isinstance(onset, int):
+        raise ConfigError(f"{path} is no plateau.json of a masking probe: its onset is {onset!r}, not a layer")
+    return onset
