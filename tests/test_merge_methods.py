@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -114,7 +115,7 @@ def test_coefficients_start_at_the_vlm_end_at_the_recipe_grow_and_keep_their_sum
         assert pair.lm >= 0
         assert pair.vlm >= 0
         assert pair.lm + pair.vlm == pytest.approx(lambda_lm + lambda_vlm)
-    assert all(below.lm <= above.lm + 1e-12 for below, above in zip(pairs, pairs[1:], strict=False))
+    assert all(below.lm <= above.lm + 1e-12 for below, above in itertools.pairwise(pairs))
 
 
 def test_the_two_forms_differ_as_the_blogs_readings_do():

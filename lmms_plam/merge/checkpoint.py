@@ -60,8 +60,9 @@ class Checkpoint:
                 if not isinstance(files, dict):
                     raise CheckpointError(f"{index} names no weights (it has no weight_map); fetch it again")
                 return files
-            if self._find(single):
-                return dict.fromkeys(self._shard(single).tensors, single)
+            if path := self._find(single):
+                shard = self._shards[single] = open_shard(path)
+                return dict.fromkeys(shard.tensors, single)
         raise CheckpointError(
             f"found no weights of '{self.reference}': neither {' nor '.join(_WEIGHT_FILES)}, nor an index of shards"
         )
@@ -85,20 +86,15 @@ class Checkpoint:
 
     def _shard_of(self, key: str) -> Shard:
         file = self.files[key]
-        shard = self._shard(file, needed_for=key)
-        if key not in shard.tensors:
-            raise CheckpointError(f"{file} of '{self.reference}' doesn't hold '{key}', though the index says so")
-        return shard
-
-    def _shard(self, file: str, needed_for: str | None = None) -> Shard:
         if file not in self._shards:
-            self._shards[file] = open_shard(self._require(file, needed_for))
+            self._shards[file] = open_shard(self._require(file, f", needed for '{key}'"))
+        if key not in self._shards[file].tensors:
+            raise CheckpointError(f"{file} of '{self.reference}' doesn't hold '{key}', though the index says so")
         return self._shards[file]
 
-    def _require(self, file: str, needed_for: str | None = None) -> Path:
+    def _require(self, file: str, purpose: str = "") -> Path:
         if path := self._find(file):
             return path
-        purpose = f", needed for '{needed_for}'" if needed_for else ""
         if self._folder:
             raise CheckpointError(f"{self._folder} has no {file}{purpose}; fetch the model again")
         raise CheckpointError(
