@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,7 +85,7 @@ def masking_curve(
     )
 
 
-def pool_curves(curves: Mapping[str, MaskingCurve], top_points: int = 4) -> MaskingCurve:
+def pool_curves(curves: Sequence[tuple[str, MaskingCurve]], top_points: int = 4) -> MaskingCurve:
     """Average the curves of several benchmarks, each scaled to rise from 0 to 1.
 
     Estimand: the mean over the given benchmarks (taken as fixed) of the rise-normalised curve. Each benchmark is
@@ -93,28 +93,31 @@ def pool_curves(curves: Mapping[str, MaskingCurve], top_points: int = 4) -> Mask
     curve is a hundredth of the rise.
 
     Args:
-        curves: by benchmark, all over the same cuts and with as many draws.
+        curves: at least one benchmark's name and curve, all over the same cuts and with as many draws.
         top_points: how many of the last points of the isotonic fit make a curve's top.
 
     Raises:
-        DataError: no curves, other cuts or draws, or a benchmark whose curve doesn't rise.
+        DataError: other cuts or draws, or a benchmark whose curve doesn't rise.
     """
-    if not curves:
-        raise DataError("no curves to pool")
-    first_name, first = next(iter(curves.items()))
-    for name, curve in curves.items():
+    first_name, first = curves[0]
+    for name, curve in curves:
         if curve.draws.shape != first.draws.shape or (curve.cuts != first.cuts).any():
-            raise DataError(f"{name} and {first_name} were measured at other cuts, and can't be pooled")
+            raise DataError(
+                f"{name} and {first_name} were measured at other cuts or drawn differently often, and can't be pooled"
+            )
         rise, error = rise_of(curve, top_points)
         if rise <= 2 * error:
             raise DataError(f"{name} doesn't rise ({rise:.4g} +- {error:.2g}), so that its curve can't be scaled")
+    # Equal seeds draw alike from benchmarks of equal size: shuffled, one's draws say nothing of another's.
+    rng = np.random.default_rng(first.seed)
+    draws = [_scaled(rng.permutation(curve.draws), top_points) for _, curve in curves]
     return MaskingCurve(
         cuts=first.cuts,
-        scores=np.mean([_scaled(curve.scores, top_points) for curve in curves.values()], axis=0),
-        draws=np.mean([_scaled(curve.draws, top_points) for curve in curves.values()], axis=0),
+        scores=np.mean([_scaled(curve.scores, top_points) for _, curve in curves], axis=0),
+        draws=np.mean(draws, axis=0),
         perfect=1.0,
-        n_documents=sum(curve.n_documents for curve in curves.values()),
-        n_clusters=sum(curve.n_clusters for curve in curves.values()),
+        n_documents=sum(curve.n_documents for _, curve in curves),
+        n_clusters=sum(curve.n_clusters for _, curve in curves),
         seed=first.seed,
     )
 

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from lmms_plam.stats.matrix import FloatArray, IntArray
 
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True, slots=True)
 class CutEstimate:
@@ -33,7 +35,7 @@ class CutEstimate:
         low, high = mid_p_interval(shares, level)
         return cls(
             value=int(cuts[index]),
-            median=int(cuts[np.searchsorted(np.cumsum(shares), 0.5 - 1e-12)]),
+            median=int(cuts[np.searchsorted(np.cumsum(shares), 0.5 - _ROUNDING)]),
             interval=(int(cuts[low]), int(cuts[high])),
             probability={int(cut): float(share) for cut, share in zip(cuts, shares, strict=True) if share > 0},
         )
@@ -42,15 +44,15 @@ class CutEstimate:
 def mid_p_interval(shares: FloatArray, level: float) -> tuple[int, int]:
     """Return the first and last index that neither tail of a discrete distribution excludes.
 
-    A tail is `P(X < k) + P(X = k) / 2` or its mirror image, and excludes k where it is at most (1 - level) / 2. Plain
+    A tail is `P(X < k) + P(X = k) / 2` or its mirror image, and excludes k where it is below (1 - level) / 2. Plain
     percentiles of a whole number cover too often, since they count all of P(X = k); halves bring the average coverage
     to the level (Lancaster 1961; `benchmarks/plateau_calibration.py` compares).
 
     Args:
         shares: (n,) probabilities that sum to 1.
-        level: nominal coverage, such as 0.9.
+        level: nominal coverage, at least 0.5.
     """
     below = np.cumsum(shares) - shares / 2
     tail = (1 - level) / 2
-    inside = np.flatnonzero((below > tail) & (below < 1 - tail))
+    inside = np.flatnonzero((below >= tail - _ROUNDING) & (below <= 1 - tail + _ROUNDING))
     return int(inside[0]), int(inside[-1])

@@ -99,8 +99,8 @@ def find_plateau(curve: MaskingCurve, rule: OnsetRule | None = None, level: floa
         ConfigError: the level is none, or the rule's top takes the whole curve.
     """
     rule = rule or OnsetRule()
-    if not 0 < level < 1:
-        raise ConfigError(f"level is a coverage between 0 and 1, not {level}")
+    if not 0.5 <= level < 1:
+        raise ConfigError(f"level is a coverage between 0.5 and 1, not {level}")
     if rule.top_points >= len(curve.cuts):
         raise ConfigError(f"a top of {rule.top_points} points leaves no rise in a curve of {len(curve.cuts)}")
     estimate = _estimate(onset_index, curve, rule, level)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -124,21 +124,34 @@ def analyse(
     return Probe(origin, digest(path), curve, find_plateau(curve, rule, level))
 
 
-def pool(probes: Mapping[str, Probe], rule: OnsetRule | None = None, level: float = 0.9) -> Probe:
+def pool(probes: Sequence[Probe], rule: OnsetRule | None = None, level: float = 0.9) -> Probe:
     """Find the plateau of several benchmarks' rise-normalised mean curve; the tolerance is the rule's share alone.
 
     Raises:
         DataError: other models, cuts or draws, or a benchmark whose curve doesn't rise.
     """
     rule = rule or OnsetRule()
-    models = {probe.origin.model: name for name, probe in probes.items()}
-    if len(models) > 1:
-        (one, first), (other, second), *_ = models.items()
-        raise DataError(f"mixed matrices: {first} is of model {one}, {second} of model {other}; pool one model's")
-    curve = pool_curves({name: probe.curve for name, probe in probes.items()}, rule.top_points)
-    only_share = OnsetRule(rule.method, tolerance=0, share=rule.share, top_points=rule.top_points)
-    origin = Origin(task="pooled", model=next(iter(models)))
-    return Probe(origin, None, curve, find_plateau(curve, only_share, level))
+    for probe in probes[1:]:
+        if probe.origin.model != probes[0].origin.model:
+            raise DataError(
+                f"mixed matrices: {probes[0].origin.task} is of model {probes[0].origin.model},"
+                f" {probe.origin.task} of model {probe.origin.model}; pool benchmarks of one model"
+            )
+    curve = pool_curves([(probe.origin.task, probe.curve) for probe in probes], rule.top_points)
+    origin = Origin(task="pooled", model=probes[0].origin.model)
+    return Probe(origin, None, curve, find_plateau(curve, replace(rule, tolerance=0), level))
+
+
+def is_probe(path: Path) -> bool:
+    """Say whether a saved score matrix has cuts among its variants."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        variants = pq.read_table(path, columns=["variant"])["variant"].unique().to_pylist()
+    except (OSError, pa.ArrowInvalid):
+        return True  # reading it whole says what is wrong
+    return any(str(name).isdecimal() for name in variants)
 
 
 def read_origin(matrix: Path, model: str | None = None) -> Origin:
