@@ -1,0 +1,190 @@
+"""Train the pair: `python -m lmms_plam.digits.train --seed 0 --output runs/digits`.
+
+Three stages, all seeded and counted in steps: the base LM on text; the vision tower on single digits, pulled to the
+base LM's own word for the digit; the whole VLM, its decoder taken from the base LM, on pictures.
+
+In half of the last stage's steps the picture is hidden from a randomly chosen decoder layer on (from layers 6 to 11 of
+12), which teaches the model to have read the picture by then. **A plateau of the masking curve is therefore trained
+in**, not found: the pair shows that the tools measure it, and says nothing about where other models have theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional
+
+from lmms_plam.digits.architecture import build_base_lm, build_processor, build_tokenizer, grow_vlm
+from lmms_plam.digits.forward import answer_logits, arrange, cut_patches, encode_digits
+from lmms_plam.digits.grids import Grid, Split, draw_digit, handwriting, members, sample_grid
+from lmms_plam.digits.optimizer import MuonAdamW
+from lmms_plam.digits.packing import IGNORED, Packer, ask_all
+from lmms_plam.digits.questions import KINDS, Question
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2ForCausalLM
+
+GRIDS_A_STEP = 32
+DIGITS_A_STEP = 128
+HIDDEN_SHARE = 0.5
+"""Share of the steps on pictures in which the upper layers don't see the picture."""
+FIRST_HIDDEN_LAYERS = range(6, 12)
+
+_VARIANTS = 24
+_WHITE = 255
+
+
+class Handwriting:
+    """The training digits' patches, each in many slightly turned, scaled and shifted variants."""
+
+    def __init__(self, rng: random.Random) -> None:
+        images = members("train")
+        self._row = {int(image): row for row, image in enumerate(images)}
+        drawn = [_distort(draw_digit(int(image)), rng) for image in images for _ in range(_VARIANTS)]
+        self._patches = cut_patches(np.stack(drawn))
+
+    def draw(self, images: Sequence[int], rng: random.Random) -> Tensor:
+        """Return patches (N, 16, 196) of a random variant of each image."""
+        return self._patches[[self._row[image] * _VARIANTS + rng.randrange(_VARIANTS) for image in images]]
+
+
+def _distort(digit: Image.Image, rng: random.Random) -> npt.NDArray[np.uint8]:
+    """Turn by up to 8 degrees, scale by up to 10 percent, shift by up to 4 of 56 pixels."""
+    size, centre = digit.width, digit.width / 2
+    angle, scale = np.deg2rad(rng.uniform(-8, 8)), rng.uniform(0.9, 1.1)
+    a, b = np.cos(angle) / scale, np.sin(angle) / scale
+    x, y = (centre + rng.uniform(-4, 4) for _ in range(2))
+    matrix = (a, b, centre - a * x - b * y, -b, a, centre + b * x - a * y)
+    turned = digit.transform(
+        (size, size), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR, fillcolor=_WHITE
+    )
+    return np.asarray(turned)
+
+
+def fit(what: str, steps: int, optimizer: MuonAdamW, loss_of_step: Callable[[], Tensor]) -> None:
+    """Minimise: warm up over the first twentieth, fall to zero over the last two thirds."""
+    running = 0.0
+    for step in track(range(steps), description=what):
+        loss = loss_of_step()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step(min(20 * (step + 1) / steps, 1.0, 1.5 * (steps - step) / steps))
+        running += 0.02 * (loss.item() - running)
+        if (step + 1) % 100 == 0:
+            print(f"{what}: step {step + 1} of {steps}, loss {running:.4f}", flush=True)
+
+
+def _answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def _matrices(modules: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [p for name, p in modules.named_parameters() if p.ndim == 2 and "embed" not in name]
+
+
+def train_base_lm(steps: int, seed: int, packer: Packer) -> Qwen2ForCausalLM:
+    """Train the base LM on grids written out. Grids of the benchmark are left out."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    model = build_base_lm(packer.tokenizer).bfloat16()
+    model.set_attn_implementation("eager")  # several times faster than sdpa's backward pass in bfloat16 on a CPU
+    optimizer = MuonAdamW(model.parameters(), _matrices(model.model.layers), muon_rate=0.02, adam_rate=0.003)
+
+    def loss() -> Tensor:
+        grids, questions = sample_batch("train", GRIDS_A_STEP, rng)
+        ids, targets = packer.pack(grids, questions)
+        return _answer_loss(answer_logits(model, packer.layout, ids), targets)
+
+    fit("base LM on text", steps, optimizer, loss)
+    return model
+
+
+def align_tower(vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, digits: Handwriting, words: Sequence[int]) -> None:
+    """Teach the vision tower to turn each digit into four tokens near the base LM's embedding of the digit's word.
+
+    Args:
+        vlm: with an untrained tower.
+        steps: optimizer steps.
+        seed: of the order of the digits.
+        digits: training images.
+        words: token ids of the words 0 to 9.
+    """
+    rng = random.Random(seed)
+    tower = vlm.model.visual
+    optimizer = MuonAdamW(tower.parameters(), _matrices(tower), muon_rate=0.02, adam_rate=0.003)
+    images = [int(image) for image in members("train")]
+    labels = torch.from_numpy(handwriting()[1])
+    embeddings = vlm.get_input_embeddings().weight.detach()[list(words)].float()
+    scale = embeddings.square().sum(1).mean()
+
+    def loss() -> Tensor:
+        batch = rng.choices(images, k=DIGITS_A_STEP)
+        tokens = encode_digits(vlm, digits.draw(batch, rng)).float()
+        distances = torch.cdist(tokens.flatten(0, 1), embeddings).square() / scale
+        target = labels[batch].repeat_interleave(tokens.shape[1])
+        return functional.cross_entropy(-10 * distances, target) + distances.gather(1, target[:, None]).mean()
+
+    fit("vision tower on single digits", steps, optimizer, loss)
+
+
+def train_vlm(vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, digits: Handwriting, packer: Packer) -> None:
+    """Train the whole VLM on pictures, hiding them from the upper layers in a share of the steps."""
+    rng = random.Random(seed)
+    vlm.set_attn_implementation("eager")
+    matrices = _matrices(vlm.model.language_model.layers) + _matrices(vlm.model.visual)
+    optimizer = MuonAdamW(vlm.parameters(), matrices, muon_rate=0.01, adam_rate=0.001)
+
+    def loss() -> Tensor:
+        grids, questions = sample_batch("train", GRIDS_A_STEP, rng)
+        ids, targets = packer.pack(grids, questions)
+        patches = digits.draw([image for grid in grids for image in grid.images], rng)
+        visible = rng.choice(FIRST_HIDDEN_LAYERS) if rng.random() < HIDDEN_SHARE else None
+        vision = arrange(encode_digits(vlm, patches))
+        return _answer_loss(answer_logits(vlm, packer.layout, ids, vision, visible), targets)
+
+    fit("VLM on pictures", steps, optimizer, loss)
+
+
+def sample_batch(split: Split, size: int, rng: random.Random) -> tuple[list[Grid], list[list[Question]]]:
+    """Draw grids and a question of every kind about each."""
+    grids = [sample_grid(split, rng) for _ in range(size)]
+    return grids, [ask_all(grid, rng) for grid in grids]
+
+
+@torch.no_grad()
+def accuracy(
+    model: Qwen2ForCausalLM | Qwen2_5_VLForConditionalGeneration,
+    packer: Packer,
+    grids: Sequence[Grid],
+    questions: Sequence[Sequence[Question]],
+    visible_layers: int | None = None,
+) -> dict[str, float]:
+    """Return the share of questions answered in full, to the end-of-answer token, overall and for each kind.
+
+    Teacher-forced: every token of the answer is the most likely one after the right ones before it, which is when
+    greedy decoding gives that answer.
+    """
+    right = []
+    for start in range(0, len(grids), GRIDS_A_STEP):
+        batch = slice(start, start + GRIDS_A_STEP)
+        ids, targets = packer.pack(grids[batch], questions[batch])
+        vision = None
+        if packer.layout.images.stop:
+            drawn = [np.asarray(draw_digit(image)) for grid in grids[batch] for image in grid.images]
+            vision = arrange(encode_digits(model, cut_patches(np.stack(drawn))))
+        guesses = answer_logits(model, packer.layout, ids, vision, visible_layers).argmax(-1)
+        right.append((guesses == targets) | (targets == IGNORED))
+    whole = torch.cat(right)
+    scores = {kind: whole[:, packer.layout.kinds == i].all(1).float() for i, kind in enumerate(KINDS)}
+    return {"accuracy": float(torch.stack(list(scores.values())).mean())} | {k: float(s.mean()) for k, s in scores.items()}
