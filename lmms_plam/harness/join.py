@@ -27,12 +27,14 @@ class Joined:
         task: the task's name.
         benchmark: how it was read.
         matrix: scores, one variant a run.
-        notes: what a reader must know: documents left out, clusters that had to be assumed.
+        left_out: documents that some run answered and the matrix lacks.
+        notes: what a reader must know: why documents were left out, which clusters had to be assumed.
     """
 
     task: str
     benchmark: Benchmark
     matrix: ScoreMatrix
+    left_out: int
     notes: tuple[str, ...]
 
     def measures(self) -> list[tuple[Measure, ScoreMatrix]]:
@@ -64,7 +66,11 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
     if len(versions) > 1:
         raise DataError(f"{first.task}: the runs used different versions of the task ({', '.join(sorted(versions))})")
     samples = {name: read_samples(run) for name, run in runs.items()}
-    doc_ids, notes = _asked_alike(first.task, samples, intersection)
+    asked = len({doc_id for by_id in samples.values() for doc_id in by_id})
+    doc_ids = _asked_alike(first.task, samples, intersection)
+    notes = []
+    if len(doc_ids) < asked:
+        notes.append(f"{asked - len(doc_ids)} of {asked} documents left out, which not all runs were asked alike")
     example = next(iter(samples.values()))[doc_ids[0]]
     return [
         _join_records(
@@ -72,19 +78,17 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
             benchmark,
             {name: _records(benchmark, samples[name], doc_ids, run) for name, run in runs.items()},
             clusters,
+            asked,
             notes,
         )
         for benchmark in find_benchmarks(first.task, first.config, first.metadata, example)
     ]
 
 
-def _asked_alike(
-    task: str, samples: Mapping[str, Mapping[int, Sample]], intersection: bool
-) -> tuple[list[int], list[str]]:
-    """Return the documents that every run was asked with the same prompt and target; refuse others, or count them."""
-    asked = {doc_id for by_id in samples.values() for doc_id in by_id}
+def _asked_alike(task: str, samples: Mapping[str, Mapping[int, Sample]], intersection: bool) -> list[int]:
+    """Return the documents that every run was asked with the same prompt and target; refuse or leave out others."""
     shared = sorted(set.intersection(*(set(by_id) for by_id in samples.values())))
-    if len(shared) < len(asked) and not intersection:
+    if any(len(by_id) > len(shared) for by_id in samples.values()) and not intersection:
         sizes = ", ".join(f"{name}: {len(by_id)}" for name, by_id in samples.items())
         raise DataError(
             f"{task}: the runs answered different documents ({sizes}; {len(shared)} in common);"
@@ -107,10 +111,7 @@ def _asked_alike(
             )
     if not alike:
         raise DataError(f"{task}: the runs have no document in common that was asked alike")
-    left_out = len(asked) - len(alike)
-    return alike, [f"{left_out} of {len(asked)} documents left out, which not all runs were asked alike"] * bool(
-        left_out
-    )
+    return alike
 
 
 def _records(
@@ -132,14 +133,13 @@ def _join_records(
     benchmark: Benchmark,
     records: Mapping[str, Mapping[int, Record]],
     clusters: Clusters | None,
+    asked: int,
     notes: Sequence[str],
 ) -> Joined:
     one = next(iter(records.values()))
     for doc_id in one:
         if len({by_id[doc_id].question for by_id in records.values()}) > 1:
-            raise DataError(
-                f"{run.task}: document {doc_id} is another question in each run, so the runs can't be paired"
-            )
+            raise DataError(f"{run.task}: document {doc_id} is not the same question in each run")
     cluster, about_clusters = _clusters(run, benchmark, one, clusters)
     size = Counter(cluster.values())
     complete = [doc_id for doc_id, record in one.items() if size[cluster[doc_id]] >= record.size]
@@ -163,7 +163,7 @@ def _join_records(
         ),
         source=run.task,
     )
-    return Joined(run.task, benchmark, matrix, tuple(notes))
+    return Joined(run.task, benchmark, matrix, asked - len(complete), tuple(notes))
 
 
 def _clusters(

@@ -51,7 +51,7 @@ class TaskRun:
     @property
     def scores(self) -> Mapping[str, float]:
         """The harness's own numbers by metric, without standard errors."""
-        found = {}
+        found: dict[str, float] = {}
         for name, value in self.results.get("results", {}).get(self.task, {}).items():
             metric = name.partition(",")[0]
             if isinstance(value, (int, float)) and "_stderr" not in metric:

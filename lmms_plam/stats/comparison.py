@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -158,6 +158,11 @@ class Analysis:
             mcnemar_p=mcnemar(self.units, a, b) if testable else None,
             detectable=None if error is None else minimum_detectable_effect(error, self.settings.level),
         )
+
+    def perfect(self) -> float:
+        """Return the metric's value where every document scores 1."""
+        scores = np.ones_like(self.matrix.scores)
+        return float(Units.of(replace(self.matrix, scores=scores), self.metric).estimate().max())
 
     def _estimate(self, contrast: FloatArray) -> Estimate:
         """Estimate a contrast of the variants: a score (one 1) or a difference (-1 and 1)."""

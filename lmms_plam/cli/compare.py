@@ -1,0 +1,70 @@
+"""`plam compare A B`: paired differences between two runs of lmms-eval, on every metric of the tasks in common."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from lmms_plam.cli.inference import add_arguments, print_table, read_options, select_tasks
+from lmms_plam.errors import DataError
+
+NAME = "compare"
+HELP = "compare two runs of lmms-eval (--log_samples), with intervals and p-values"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("a", type=Path, help="folder of the reference run")
+    parser.add_argument("b", type=Path, help="folder of the other run; differences are B - A")
+    add_arguments(parser)
+    parser.add_argument("--out", type=Path, help="folder for comparison.json, .csv, .md, .html and forest.svg")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare task by task and print a table or JSON."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # datasets are read where the runs left them, never fetched
+    from rich.console import Console
+    from rich.progress import track
+
+    from lmms_plam.harness.paired import adjust, compare_task, runs_by_task
+    from lmms_plam.report.comparison import records, table, write
+
+    options = read_options(arguments)
+    label_a, label_b = _labels(arguments.a, arguments.b)
+    a, b = runs_by_task(arguments.a, label_a), runs_by_task(arguments.b, label_b)
+    common = [task for task in a if task in b]
+    if not common:
+        raise DataError(f"no task in common: {arguments.a} has {', '.join(a)}; {arguments.b} has {', '.join(b)}")
+    for task in sorted(set(a) ^ set(b)):
+        print(f"plam: {task} is only in {arguments.a if task in a else arguments.b}", file=sys.stderr)
+    results = []
+    for task in track(select_tasks(common, arguments.tasks), "comparing", console=Console(stderr=True), transient=True):
+        results += compare_task(a[task], b[task], options)
+    results = adjust(results)
+    found = table(results)
+    if arguments.out:
+        write(results, arguments.out)
+    if arguments.json:
+        print(json.dumps(records(results), indent=2))
+        print(*found.notes, sep="\n", file=sys.stderr)
+    else:
+        print_table(found)
+    return 0
+
+
+def _labels(a: Path, b: Path) -> tuple[str, str]:
+    """Return the shortest ends of two paths that differ, such as base and merged.
+
+    Raises:
+        DataError: they are the same folder.
+    """
+    parts_a, parts_b = a.resolve().parts, b.resolve().parts
+    if parts_a == parts_b:
+        raise DataError(f"{a} and {b} are the same folder")
+    for length in range(1, max(len(parts_a), len(parts_b)) + 1):
+        if parts_a[-length:] != parts_b[-length:]:
+            break
+    return "/".join(parts_a[-length:]), "/".join(parts_b[-length:])

@@ -1,0 +1,86 @@
+"""Arguments that `plam compare` and `plam leaderboard` share, and how both print a table."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmms_plam.errors import DataError
+
+if TYPE_CHECKING:
+    from lmms_plam.harness.paired import Options
+    from lmms_plam.report.tables import Table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of an inference."""
+    parser.add_argument("--tasks", help="comma-separated tasks (default: all)")
+    parser.add_argument("--level", type=float, default=0.95, help="confidence level (0.95)")
+    parser.add_argument("--draws", type=int, default=10_000, help="bootstrap draws and random sign flips (10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
+    parser.add_argument(
+        "--intersection", action="store_true", help="use the documents that all runs were asked alike, and say how many"
+    )
+    parser.add_argument(
+        "--clusters",
+        action="append",
+        default=[],
+        metavar="TASK=FILE",
+        help="CSV with columns doc_id and cluster: which questions belong together, such as one image's",
+    )
+    parser.add_argument("--json", action="store_true", help="print records for programs")
+
+
+def read_options(arguments: argparse.Namespace) -> Options:
+    """Turn the arguments into options.
+
+    Raises:
+        DataError: a level, a number of draws or a file of clusters that can't be used.
+    """
+    from lmms_plam.harness.paired import Options
+    from lmms_plam.stats.comparison import Settings
+
+    if not 0 < arguments.level < 1:
+        raise DataError(f"--level lies between 0 and 1, such as 0.95, not {arguments.level:g}")
+    if arguments.draws < 1000:
+        raise DataError(f"--draws {arguments.draws} is too few for the ends of an interval: take 1000 or more")
+    clusters = dict(_read_clusters(entry) for entry in arguments.clusters)
+    return Options(Settings(arguments.level, arguments.draws, arguments.seed), clusters, arguments.intersection)
+
+
+def select_tasks(found: list[str], wanted: str | None) -> list[str]:
+    """Return the wanted tasks, or all.
+
+    Raises:
+        DataError: a wanted task isn't there.
+    """
+    if wanted is None:
+        return found
+    names = wanted.split(",")
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(f"no task '{missing[0]}' to compare; there are {', '.join(found)}")
+    return names
+
+
+def print_table(table: Table) -> None:
+    """Print a table and its notes."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(table.to_rich())
+    for note in table.notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+
+
+def _read_clusters(entry: str) -> tuple[str, dict[int, str]]:
+    task, _, name = entry.partition("=")
+    if not name:
+        raise DataError(f"--clusters takes TASK=FILE, not '{entry}'")
+    try:
+        with Path(name).open(encoding="utf-8", newline="") as file:
+            return task, {int(row["doc_id"]): row["cluster"] for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{name} is no CSV file with columns doc_id and cluster ({error})") from error

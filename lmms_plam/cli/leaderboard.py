@@ -1,0 +1,64 @@
+"""`plam leaderboard DIR`: all runs of lmms-eval in a folder in one table, with intervals, ranks and differences."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from lmms_plam.cli.inference import add_arguments, print_table, read_options, select_tasks
+from lmms_plam.errors import DataError, did_you_mean
+
+NAME = "leaderboard"
+HELP = "put all runs of lmms-eval in a folder into one table, with intervals and ranks"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("folder", type=Path, help="folder with runs of lmms-eval, each with --log_samples")
+    parser.add_argument("--reference", metavar="MODEL", help="also show paired differences to this model")
+    add_arguments(parser)
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parser.add_argument("--out", type=Path, help="folder for leaderboard.json, .csv, .md and .html")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Rank task by task and print a table, Markdown or JSON."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # datasets are read where the runs left them, never fetched
+    from rich.console import Console
+    from rich.progress import track
+
+    from lmms_plam.harness.samples import TaskRun, find_runs
+    from lmms_plam.harness.standings import adjust, rank_task
+    from lmms_plam.report.leaderboard import records, table, write
+
+    options = read_options(arguments)
+    tasks: dict[str, dict[str, TaskRun]] = {}
+    for found_run in find_runs(arguments.folder):
+        tasks.setdefault(found_run.task, {})[found_run.label] = found_run
+    models = list(dict.fromkeys(model for runs in tasks.values() for model in runs))
+    reference = arguments.reference
+    if reference is not None and reference not in models:
+        raise DataError(
+            f"no model '{reference}' in {arguments.folder}.{did_you_mean(reference, models)}"
+            f" There are {', '.join(models)}"
+        )
+    standings = []
+    for task in track(
+        select_tasks(list(tasks), arguments.tasks), "ranking", console=Console(stderr=True), transient=True
+    ):
+        standings += rank_task(tasks[task], reference, options)
+    standings = adjust(standings)
+    found = table(standings, reference)
+    if arguments.out:
+        write(standings, reference, arguments.out)
+    if arguments.json:
+        print(json.dumps(records(standings), indent=2))
+        print(*found.notes, sep="\n", file=sys.stderr)
+    elif arguments.markdown:
+        print(found.to_markdown())
+    else:
+        print_table(found)
+    return 0

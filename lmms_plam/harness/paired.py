@@ -1,0 +1,107 @@
+"""Two runs, task by task: paired differences of each metric, with Holm's adjustment over the headline metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lmms_plam.errors import DataError
+from lmms_plam.harness.join import Clusters, Joined, join
+from lmms_plam.harness.samples import TaskRun, find_runs
+from lmms_plam.stats.comparison import Analysis, Comparison, Settings
+from lmms_plam.stats.metrics import find_metric
+from lmms_plam.stats.multiplicity import holm
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How runs are joined and inferred from.
+
+    Attributes:
+        settings: level, draws, seed.
+        clusters: by task, what depends on each other, where the user knows better than the logged samples.
+        intersection: compare documents that all runs were asked alike, instead of refusing different ones.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    clusters: Mapping[str, Clusters] = field(default_factory=dict)
+    intersection: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One metric of one task in two runs.
+
+    Attributes:
+        task: the task's name.
+        metric: the harness's name of the metric.
+        headline: whether it is the task's first metric; these form the family that Holm's adjustment counts.
+        comparison: the paired difference and its tests.
+        perfect: the metric's value where every document scores 1, to put metrics on one scale.
+        holm_p: the p-value adjusted for the family; None outside of it.
+        notes: what a reader must know.
+    """
+
+    task: str
+    metric: str
+    headline: bool
+    comparison: Comparison
+    perfect: float
+    holm_p: float | None
+    notes: tuple[str, ...]
+
+
+def runs_by_task(folder: Path, label: str) -> dict[str, TaskRun]:
+    """Return the one run of each task in a folder, under a label.
+
+    Raises:
+        DataError: nothing to read, or two models' runs of one task.
+    """
+    found: dict[str, TaskRun] = {}
+    for run in find_runs(folder):
+        if run.task in found:
+            here, there = (path.parent.relative_to(folder) for path in (found[run.task].path, run.path))
+            raise DataError(f"{folder} holds {run.task} twice, in '{here}' and '{there}': name one of these folders")
+        found[run.task] = replace(run, label=label)
+    return found
+
+
+def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
+    """Compare two runs of one task, b minus a, on each of its metrics; `holm_p` is left for `adjust`."""
+    results = []
+    for joined in join({a.label: a, b.label: b}, options.clusters.get(a.task), intersection=options.intersection):
+        for place, (measure, matrix) in enumerate(joined.measures()):
+            analysis = Analysis.of(matrix, find_metric(measure.metric), options.settings)
+            found = analysis.compare(a.label, b.label)
+            checks = [unlike_harness(joined, run, measure.key, ours) for run, ours in ((a, found.a), (b, found.b))]
+            results.append(
+                Result(
+                    task=a.task,
+                    metric=measure.key,
+                    headline=place == 0,
+                    comparison=found,
+                    perfect=analysis.perfect(),
+                    holm_p=None,
+                    notes=(*joined.notes, *found.difference.notes, *filter(None, checks)),
+                )
+            )
+    return results
+
+
+def unlike_harness(joined: Joined, run: TaskRun, metric: str, ours: float) -> str:
+    """Say that the harness printed another number for the same documents; empty if it didn't."""
+    theirs = run.scores.get(metric)
+    rounding = 6e-6 if abs(ours) <= 1 else 6e-3  # the harness rounds some scores to 5 decimals, percents to 2
+    if joined.left_out or theirs is None or abs(ours - theirs) <= rounding:
+        return ""
+    return f"{run.label}: the harness printed {theirs:.6g}, and here it is {ours:.6g}"
+
+
+def adjust(results: Iterable[Result]) -> list[Result]:
+    """Fill in Holm's adjustment over the headline metrics that have a p-value."""
+    results = list(results)
+    family = [i for i, result in enumerate(results) if result.headline and result.comparison.p_value is not None]
+    for i, p_value in zip(family, holm([results[i].comparison.p_value or 0.0 for i in family]), strict=True):
+        results[i] = replace(results[i], holm_p=float(p_value))
+    return results

@@ -1,0 +1,136 @@
+"""What `plam compare` says: JSON records, a table, and a folder with a forest plot and a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmms_plam.files import write_text
+from lmms_plam.harness.paired import Result
+from lmms_plam.report.forest import ForestRow, draw_forest
+from lmms_plam.report.page import page
+from lmms_plam.report.tables import Table
+
+
+def records(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return one flat record for each task and metric, as `--json` prints them; null where nothing can be said."""
+    return [
+        {
+            "task": result.task,
+            "metric": result.metric,
+            "a": result.comparison.a,
+            "b": result.comparison.b,
+            "difference": result.comparison.difference.value,
+            "ci_low": result.comparison.difference.ci_low,
+            "ci_high": result.comparison.difference.ci_high,
+            "p_value": result.comparison.p_value,
+            "n": result.comparison.difference.n,
+            "clusters": result.comparison.difference.clusters,
+            "method": result.comparison.difference.method,
+            "level": result.comparison.difference.level,
+            "draws": result.comparison.difference.draws,
+            "seed": result.comparison.difference.seed,
+        }
+        for result in results
+    ]
+
+
+def table(results: Sequence[Result]) -> Table:
+    """Return the comparison as a table for people."""
+    first = results[0].comparison
+    rows = []
+    for result in results:
+        found, unit = result.comparison, _decimals(result.perfect)
+        low, high = found.difference.ci_low, found.difference.ci_high
+        rows.append(
+            (
+                result.task,
+                result.metric,
+                f"{found.a:.{unit}f}",
+                f"{found.b:.{unit}f}",
+                f"{found.difference.value:+.{unit}f}",
+                "none" if low is None or high is None else f"{low:+.{unit}f} to {high:+.{unit}f}",
+                _p(found.p_value),
+                _p(result.holm_p),
+                _p(found.mcnemar_p),
+                "" if found.detectable is None else f"{found.detectable:.{unit}f}",
+                f"{found.difference.n:,}",
+                f"{found.difference.clusters:,}",
+            )
+        )
+    level = f"{first.difference.level:.0%}"
+    headings = ("difference", f"{level} interval", "p", "Holm p", "McNemar p", "detectable", "documents", "clusters")
+    return Table(
+        title=f"{first.variant} against {first.reference}",
+        columns=("task", "metric", first.reference, first.variant, *headings),
+        rows=rows,
+        notes=(*_method(results), *_notes(results)),
+        labels=2,
+    )
+
+
+def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
+    """Draw each metric's difference in points, hundredths of the metric's perfect score."""
+    first = results[0].comparison
+    rows = []
+    for result in results:
+        found, point = result.comparison.difference, 100 / result.perfect
+        rows.append(
+            ForestRow(
+                label=f"{result.task}  {result.metric}" if not result.headline else result.task,
+                value=found.value * point,
+                low=None if found.ci_low is None else found.ci_low * point,
+                high=None if found.ci_high is None else found.ci_high * point,
+                words="no interval" if result.comparison.p_value is None else f"p {_p(result.comparison.p_value)}",
+            )
+        )
+    axis = f"difference in points (hundredths of a perfect score), {first.difference.level:.0%} interval"
+    return draw_forest(rows, f"{first.variant} against {first.reference}", axis, kind)
+
+
+def write(results: Sequence[Result], folder: Path) -> None:
+    """Write comparison.json, .csv, .md, .html and the forest plot."""
+    found = table(results)
+    write_text(folder / "comparison.json", json.dumps(records(results), indent=2) + "\n")
+    write_text(folder / "comparison.csv", to_csv(records(results)))
+    write_text(folder / "comparison.md", found.to_markdown())
+    svg = forest(results).decode()
+    write_text(folder / "forest.svg", svg)
+    picture = svg[svg.index("<svg") :]
+    write_text(folder / "comparison.html", page(found.title, [picture, found.to_html()], "made by plam compare"))
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return flat records as CSV; an empty cell is null."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _method(results: Sequence[Result]) -> list[str]:
+    first = results[0].comparison.difference
+    methods = sorted({result.comparison.difference.method for result in results})
+    family = sum(result.holm_p is not None for result in results)
+    return [
+        f"interval: {' or '.join(methods)} over clusters, {first.draws:,} draws, seed {first.seed}",
+        f"p: sign flips of whole clusters, two-sided mid-p; Holm over the {family} tasks' first metrics",
+        "detectable: the true difference that would be found with power 0.8",
+    ]
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(f"{result.task}: {note}" for result in results for note in result.notes))
+
+
+def _decimals(perfect: float) -> int:
+    return 4 if perfect <= 1 else 2 if perfect <= 100 else 1
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "<0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -1,0 +1,106 @@
+"""What `plam leaderboard` says: models x benchmarks with intervals, ranks and differences to a reference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmms_plam.files import write_text
+from lmms_plam.harness.standings import Standing
+from lmms_plam.report.comparison import to_csv
+from lmms_plam.report.page import page
+from lmms_plam.report.tables import Table
+
+
+def records(standings: Sequence[Standing]) -> list[dict[str, Any]]:
+    """Return one flat record for each model and benchmark; null where nothing can be said."""
+    return [_record(standing) for standing in standings]
+
+
+def _record(standing: Standing) -> dict[str, Any]:
+    score, compared = standing.score, standing.comparison
+    return {
+        "model": standing.model,
+        "task": standing.task,
+        "metric": standing.metric,
+        "score": score.value,
+        "ci_low": score.ci_low,
+        "ci_high": score.ci_high,
+        "best_rank": standing.best_rank,
+        "worst_rank": standing.worst_rank,
+        "reference": compared.reference if compared else None,
+        "difference": compared.difference.value if compared else None,
+        "difference_ci_low": compared.difference.ci_low if compared else None,
+        "difference_ci_high": compared.difference.ci_high if compared else None,
+        "p_value": compared.p_value if compared else None,
+        "holm_p": standing.holm_p,
+        "n": score.n,
+        "clusters": score.clusters,
+        "method": score.method,
+        "level": score.level,
+        "draws": score.draws,
+        "seed": score.seed,
+    }
+
+
+def table(standings: Sequence[Standing], reference: str | None) -> Table:
+    """Return models x benchmarks; in a cell the score with its interval, the ranks, the difference to the reference."""
+    level = standings[0].score.level
+    cells = {(standing.model, standing.task): standing for standing in standings}
+    models = list(dict.fromkeys(standing.model for standing in standings))
+    tasks = list(dict.fromkeys(standing.task for standing in standings))
+    compared = sum(standing.holm_p is not None for standing in standings)
+    notes = [
+        f"each cell: score [{level:.0%} interval]; places it could hold"
+        + (f"; paired difference to {reference} [{level:.0%} interval]" if reference else "")
+    ]
+    if compared:
+        notes.append(f"*: p < {1 - level:.2g} after Holm's adjustment over all {compared} differences")
+    first = standings[0].score
+    notes.append(
+        f"{first.draws:,} bootstrap draws over clusters, the same for all models of a benchmark; seed {first.seed}"
+    )
+    notes += dict.fromkeys(f"{standing.task}: {note}" for standing in standings for note in standing.notes)
+    return Table(
+        title="Leaderboard" if reference is None else f"Leaderboard, differences to {reference}",
+        columns=("model", *(f"{task}\n{_metric(standings, task)}" for task in tasks)),
+        rows=[(model, *(_cell(cells.get((model, task))) for task in tasks)) for model in models],
+        notes=notes,
+    )
+
+
+def write(standings: Sequence[Standing], reference: str | None, folder: Path) -> None:
+    """Write leaderboard.json, .csv, .md and .html."""
+    found = table(standings, reference)
+    write_text(folder / "leaderboard.json", json.dumps(records(standings), indent=2) + "\n")
+    write_text(folder / "leaderboard.csv", to_csv(records(standings)))
+    write_text(folder / "leaderboard.md", found.to_markdown())
+    write_text(folder / "leaderboard.html", page(found.title, [found.to_html()], "made by plam leaderboard"))
+
+
+def _metric(standings: Sequence[Standing], task: str) -> str:
+    return next(standing.metric for standing in standings if standing.task == task)
+
+
+def _cell(standing: Standing | None) -> str:
+    if standing is None:
+        return "not run"
+    score, found = standing.score, standing.comparison
+    number = "{:.1f}" if abs(score.value) > 100 else "{:.2f}" if abs(score.value) > 1 else "{:.3f}"
+    ranks = sorted({standing.best_rank, standing.worst_rank})
+    lines = [
+        number.format(score.value) + _interval(number, score.ci_low, score.ci_high),
+        "place " + " to ".join(map(str, ranks)),
+    ]
+    if found is not None:
+        signed = number.replace(":", ":+")
+        star = "*" if standing.holm_p is not None and standing.holm_p < 1 - score.level else ""
+        difference = found.difference
+        lines.append(signed.format(difference.value) + star + _interval(signed, difference.ci_low, difference.ci_high))
+    return "\n".join(lines)
+
+
+def _interval(number: str, low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{number.format(low)}, {number.format(high)}]"

@@ -1,0 +1,31 @@
+"""One self-contained HTML page: tables and pictures inline, no scripts, nothing fetched."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th { border-bottom: 2px solid #888; }
+.label { text-align: left; } .number { text-align: right; }
+ul { color: #555; } svg { max-width: 100%; height: auto; } footer { color: #777; margin-top: 2rem; }
+"""
+
+
+def page(title: str, fragments: Sequence[str], footer: str) -> str:
+    """Return a whole HTML page.
+
+    Args:
+        title: of the page, plain text.
+        fragments: HTML and SVG, in order.
+        footer: how the numbers were made, plain text.
+    """
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
+        + "\n".join(fragments)
+        + f"\n<footer>{html.escape(footer)}</footer>\n</body>\n</html>\n"
+    )

@@ -1,0 +1,73 @@
+"""One table of text cells, for people: in the terminal, in Markdown and in HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table and what its reader must know.
+
+    Attributes:
+        title: a line above it.
+        columns: the headings; the first `labels` are words, the others numbers.
+        rows: the cells; a cell may have several lines.
+        notes: lines below it.
+        labels: number of leading columns that are words, aligned left.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    labels: int = 1
+
+    def to_rich(self) -> RichTable:
+        """Return it for the terminal."""
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for place, heading in enumerate(self.columns):
+            table.add_column(heading, justify="left" if place < self.labels else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def to_markdown(self) -> str:
+        """Return it as GitHub's Markdown."""
+        rules = [":--" if place < self.labels else "--:" for place in range(len(self.columns))]
+        head, *body = [" | ".join(map(_markdown_cell, row)) for row in (self.columns, *self.rows)]
+        lines = [f"| {line} |" for line in (head, " | ".join(rules), *body)]
+        notes = ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        return "\n".join([f"**{self.title}**", "", *lines, *notes, ""])
+
+    def to_html(self) -> str:
+        """Return it as an HTML fragment."""
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            kinds = ["label" if place < self.labels else "number" for place in range(len(cells))]
+            return "".join(
+                f'<{tag} class="{kind}">{_html_cell(cell)}</{tag}>' for kind, cell in zip(kinds, cells, strict=True)
+            )
+
+        body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in self.rows)
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return (
+            f"<h2>{html.escape(self.title)}</h2>\n<table>\n<thead><tr>{line(self.columns, 'th')}</tr></thead>\n"
+            f"<tbody>\n{body}\n</tbody>\n</table>\n" + (f"<ul>{notes}</ul>\n" if notes else "")
+        )
+
+
+def _markdown_cell(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", "<br>")
+
+
+def _html_cell(cell: str) -> str:
+    return html.escape(cell).replace("\n", "<br>")

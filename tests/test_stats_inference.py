@@ -1,0 +1,324 @@
+"""Every statistic against an independent oracle: scipy, statsmodels, a closed form or a count by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from lmms_plam.errors import DataError
+from lmms_plam.stats.bootstrap import acceleration, bootstrap, interval
+from lmms_plam.stats.comparison import Analysis, Settings
+from lmms_plam.stats.matrix import ScoreMatrix
+from lmms_plam.stats.metrics import find_metric, register
+from lmms_plam.stats.multiplicity import benjamini_hochberg, holm
+from lmms_plam.stats.ranks import rank_intervals
+from lmms_plam.stats.significance import max_t, mcnemar, sign_flip
+from lmms_plam.stats.standard_error import minimum_detectable_effect, standard_error
+from lmms_plam.stats.units import Units
+
+
+def make_matrix(scores, clusters=None, strata=None, answers=None, **columns) -> ScoreMatrix:
+    scores = np.asarray(scores, dtype=float)
+    n = len(scores)
+    return ScoreMatrix(
+        doc_ids=np.arange(n),
+        variants=tuple("abcdefgh"[: scores.shape[1]]),
+        scores=scores,
+        answers=np.full(scores.shape, "", dtype=object) if answers is None else np.asarray(answers, dtype=object),
+        clusters=np.arange(n).astype(str) if clusters is None else np.asarray(clusters).astype(str),
+        strata=np.full(n, "") if strata is None else np.asarray(strata).astype(str),
+        columns={name: np.asarray(values).astype(str) for name, values in columns.items()},
+    )
+
+
+def answers_of_two(rng, n, accuracy=0.6, discordance=0.05):
+    first = (rng.random(n) < accuracy).astype(float)
+    return np.column_stack([first, np.where(rng.random(n) < discordance, 1 - first, first)])
+
+
+MEAN, MACRO = find_metric("mean"), find_metric("macro")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+# The bootstrap
+
+
+def test_bca_interval_is_scipys_on_scipys_own_draws(rng):
+    scores = rng.gamma(1.0, size=(80, 2))
+    units = Units.of(make_matrix(scores), MEAN)
+    theirs = stats.bootstrap(
+        (scores[:, 0], scores[:, 1]),
+        lambda a, b, axis=-1: (b - a).mean(axis=axis),
+        paired=True,
+        method="BCa",
+        n_resamples=2000,
+        random_state=1,
+    )
+    estimate = float(np.diff(units.estimate())[0])
+    left_out = units.leave_one_out() @ [-1, 1]
+    ours = interval(theirs.bootstrap_distribution, estimate, left_out, units)
+    assert ours.method == "BCa bootstrap"
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=1e-12)
+
+
+def test_our_draws_have_the_distribution_of_scipys(rng):
+    scores = answers_of_two(rng, 400)
+    theirs = stats.bootstrap(
+        (scores[:, 0], scores[:, 1]),
+        lambda a, b, axis=-1: (b - a).mean(axis=axis),
+        paired=True,
+        method="BCa",
+        random_state=1,
+    )
+    found = Analysis.of(make_matrix(scores), MEAN).compare("a", "b").difference
+    assert (found.ci_low, found.ci_high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.0026)
+    drawn = bootstrap(Units.of(make_matrix(scores), MEAN), 20_000, rng) @ [-1, 1]
+    assert drawn.std() == pytest.approx(theirs.standard_error, rel=0.03)
+
+
+def test_equal_rows_drawn_together_are_the_naive_bootstrap_of_clusters(rng):
+    clusters, strata = np.repeat(np.arange(60), 3), np.repeat([0, 1, 2], 60)
+    scores = rng.integers(0, 2, (180, 2))
+    units = Units.of(make_matrix(scores, clusters, strata), MACRO)
+    assert len(units.count) < units.n_clusters == 60
+    drawn = bootstrap(units, 40_000, rng)
+    by_cluster = scores.reshape(60, 3, 2).mean(axis=1)
+    picks = np.concatenate([rng.integers(20 * s, 20 * s + 20, (40_000, 20)) for s in range(3)], axis=1)
+    naive = by_cluster[picks].mean(axis=1)
+    assert drawn.mean(axis=0) == pytest.approx(naive.mean(axis=0), abs=0.002)
+    assert np.cov(drawn.T) == pytest.approx(np.cov(naive.T), rel=0.03, abs=1e-5)
+
+
+def test_draws_are_the_same_for_the_same_seed_and_paired_across_variants(rng):
+    scores = answers_of_two(rng, 200)
+    twice = [Analysis.of(make_matrix(scores), MEAN, Settings(seed=3)).compare("a", "b") for _ in range(2)]
+    assert twice[0] == twice[1]
+    same = Analysis.of(make_matrix(scores[:, [0, 0]]), MEAN)
+    assert (same.drawn[:, 0] == same.drawn[:, 1]).all()
+
+
+def test_acceleration_of_strata_is_scipys_for_two_samples(rng):
+    """With two strata the sum metric is the sum of two means, which scipy knows as a two-sample statistic."""
+    one, two = rng.gamma(1.0, size=70), rng.gamma(0.5, size=50)
+    matrix = make_matrix(np.concatenate([one, two])[:, None] @ np.ones((1, 2)), strata=np.repeat([0, 1], [70, 50]))
+    units = Units.of(matrix, register_sum())
+    theirs = stats.bootstrap(
+        (one, two),
+        lambda x, y, axis=-1: x.mean(axis=axis) + y.mean(axis=axis),
+        method="BCa",
+        n_resamples=3000,
+        random_state=2,
+    )
+    ours = interval(theirs.bootstrap_distribution, one.mean() + two.mean(), units.leave_one_out()[:, 0], units)
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=1e-10)
+
+
+def register_sum():
+    register("test_sum", estimand="sum over strata of means", pooling="sum")(MEAN.credit)
+    return find_metric("test_sum")
+
+
+# Standard errors
+
+
+def test_standard_error_without_clusters_is_that_of_paired_differences(rng):
+    scores = answers_of_two(rng, 500)
+    gap = scores[:, 1] - scores[:, 0]
+    ours = standard_error(Units.of(make_matrix(scores), MEAN), np.array([-1.0, 1.0]))
+    assert ours == pytest.approx(gap.std(ddof=1) / np.sqrt(500), rel=1e-12)
+
+
+def test_clustered_standard_error_is_statsmodels_cr1(rng):
+    clusters = rng.integers(0, 40, 600)
+    scores = answers_of_two(rng, 600, discordance=0.3)
+    gap = scores[:, 1] - scores[:, 0]
+    fit = sm.OLS(gap, np.ones(600)).fit(cov_type="cluster", cov_kwds={"groups": clusters})
+    groups = len(np.unique(clusters))
+    cr1 = fit.bse[0] * np.sqrt((600 - 1) / 600)  # statsmodels also multiplies the variance by n / (n - 1)... removed
+    ours = standard_error(Units.of(make_matrix(scores, clusters), MEAN), np.array([-1.0, 1.0]))
+    assert groups > 30
+    assert ours == pytest.approx(cr1, rel=2e-3)
+
+
+def test_stratified_standard_error_is_the_textbook_one(rng):
+    strata = np.repeat(np.arange(5), [20, 30, 40, 50, 60])
+    scores = rng.normal(size=(200, 1))
+    parts = [scores[strata == s, 0] for s in range(5)]
+    textbook = np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)) / 5
+    assert standard_error(Units.of(make_matrix(scores, strata=strata), MACRO), np.ones(1)) == pytest.approx(textbook)
+
+
+def test_linearised_error_of_a_ratio_agrees_with_the_bootstrap(rng):
+    yes = rng.random((3000, 2)) < 0.5
+    scores = rng.random((3000, 2)) < 0.85
+    answers = np.where(yes, "yes", "no")
+    units = Units.of(make_matrix(scores, np.repeat(np.arange(500), 6), answers=answers), find_metric("yes_f1"))
+    drawn = bootstrap(units, 10_000, rng) @ [-1, 1]
+    assert standard_error(units, np.array([-1.0, 1.0])) == pytest.approx(drawn.std(), rel=0.03)
+
+
+def test_detectable_effect_is_found_four_times_in_five():
+    effect = minimum_detectable_effect(1.0)
+    assert effect == pytest.approx(2.80, abs=0.002)
+    assert stats.norm.sf(1.96 - effect) == pytest.approx(0.8, abs=1e-3)
+
+
+# P-values
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(5, 0), (3, 9), (30, 18), (60, 60)])
+def test_sign_flips_of_plain_answers_are_mcnemars_mid_p(gained, lost, rng):
+    scores = np.repeat([[0, 1], [1, 0], [1, 1]], [gained, lost, 50], axis=0)
+    units = Units.of(make_matrix(scores), MEAN)
+    midp = mcnemar(units, 0, 1)
+    n, k = gained + lost, min(gained, lost)
+    exact = sm_mcnemar([[0, gained], [lost, 0]], exact=True).pvalue
+    assert midp == pytest.approx(1.0 if gained == lost else exact - stats.binom.pmf(k, n, 0.5), abs=1e-12)
+    assert sign_flip(units, 0, 1, 100_000, rng) == pytest.approx(midp, abs=0.005 if n > 16 else 1e-12)
+
+
+def test_few_clusters_are_enumerated(rng):
+    clusters = np.repeat(np.arange(8), 4)
+    scores = rng.integers(0, 2, (32, 2))
+    gaps = (scores[:, 1] - scores[:, 0]).reshape(8, 4).sum(axis=1)
+    null = np.abs([np.dot(signs, gaps) for signs in itertools.product([-1, 1], repeat=8)])
+    seen = abs(gaps.sum())
+    by_hand = np.mean(null > seen) + np.mean(null == seen) / 2 if seen else 1.0
+    assert sign_flip(Units.of(make_matrix(scores, clusters), MEAN), 0, 1, 10_000, rng) == pytest.approx(by_hand)
+
+
+def test_sign_flips_of_a_ratio_swap_whole_clusters(rng):
+    clusters = np.repeat(np.arange(7), 6)
+    answers = rng.choice(["yes", "no"], (42, 2))
+    scores = rng.integers(0, 2, (42, 2)).astype(float)
+    metric = find_metric("yes_f1")
+
+    def f1(columns):
+        picked = np.take_along_axis(scores, columns, axis=1)[:, 0], np.take_along_axis(answers, columns, axis=1)[:, 0]
+        right, yes = picked[0] == 1, picked[1] == "yes"
+        true = (yes & right).sum()
+        return 2 * true / (2 * true + (yes & ~right).sum() + (~yes & ~right).sum())
+
+    gaps = []
+    for labels in itertools.product([0, 1], repeat=7):
+        label = np.repeat(labels, 6)[:, None]
+        gaps.append(f1(1 - label) - f1(label))
+    null, seen = np.abs(gaps), abs(gaps[0])
+    by_hand = np.mean(null > seen + 1e-12) + np.mean(np.abs(null - seen) <= 1e-12) / 2
+    units = Units.of(make_matrix(scores, clusters, answers=answers), metric)
+    assert sign_flip(units, 0, 1, 10_000, rng) == pytest.approx(by_hand)
+
+
+def test_max_t_controls_looking_at_many_variants(rng):
+    scores = (rng.random((400, 1)) < 0.6).astype(float)
+    variants = np.where(rng.random((400, 7)) < 0.1, 1 - scores, scores)
+    units = Units.of(make_matrix(np.hstack([scores, variants])), MEAN)
+    adjusted = max_t(units, 0, 20_000, rng)
+    raw = np.array([1.0, *(sign_flip(units, 0, place, 20_000, rng) for place in range(1, 8))])
+    assert adjusted[0] == 1
+    assert (adjusted[1:] >= raw[1:] - 0.01).all()
+    assert (adjusted <= np.minimum(1, 7 * raw) + 0.02).all()  # never beyond Bonferroni
+    one = max_t(Units.of(make_matrix(np.hstack([scores, variants[:, :1]])), MEAN), 0, 20_000, rng)
+    assert one[1] == pytest.approx(raw[1], abs=0.01)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_adjusted_p_values_are_statsmodels(p_values):
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+    assert benjamini_hochberg(p_values) == pytest.approx(multipletests(p_values, method="fdr_bh")[1])
+
+
+# Ranks
+
+
+def test_ranks_are_certain_where_differences_are_and_open_where_not(rng):
+    scores = np.column_stack([rng.random(2000) < share for share in (0.9, 0.601, 0.6, 0.2)]).astype(float)
+    analysis = Analysis.of(make_matrix(scores), MEAN)
+    best, worst = rank_intervals(analysis.drawn, analysis.units.estimate())
+    assert best.tolist() == [1, 2, 2, 4]
+    assert worst.tolist() == [1, 3, 3, 4]
+
+
+def test_one_model_has_rank_one(rng):
+    assert [ranks.tolist() for ranks in rank_intervals(rng.random((100, 1)), np.array([0.5]))] == [[1], [1]]
+
+
+# What can't be inferred is said
+
+
+def test_variants_that_never_differ_have_difference_zero_and_p_one():
+    found = Analysis.of(make_matrix([[0, 0], [1, 1]] * 50), MEAN).compare("a", "b")
+    assert (found.difference.value, found.difference.ci_low, found.difference.ci_high) == (0, 0, 0)
+    assert found.p_value == found.mcnemar_p == 1
+    assert "no cluster differs: an interval without width (up to 3.0% unlike" in found.difference.notes[0]
+
+
+def test_a_constant_difference_is_said_to_have_no_width():
+    found = Analysis.of(make_matrix([[0, 1]] * 70), MEAN).compare("a", "b")
+    assert (found.difference.value, found.difference.ci_low, found.difference.ci_high) == (1, 1, 1)
+    assert found.p_value < 0.001
+    assert "every cluster says the same" in found.difference.notes[0]
+
+
+def test_one_cluster_has_neither_interval_nor_p_value():
+    found = Analysis.of(make_matrix([[0, 1], [1, 1]], clusters=["x", "x"]), MEAN).compare("a", "b")
+    assert (found.difference.ci_low, found.difference.standard_error, found.p_value, found.detectable) == (None,) * 4
+    assert found.difference.notes == ("one cluster: neither an interval nor a p-value exists",)
+    assert found.difference.method == "none"
+
+
+def test_few_clusters_take_percentiles_and_are_called_rough(rng):
+    found = Analysis.of(make_matrix(answers_of_two(rng, 60), np.repeat(np.arange(12), 5)), MEAN).score("a")
+    assert found.method == "percentile bootstrap"
+    assert found.notes == ("only 12 clusters: the interval is rough",)
+
+
+def test_strata_of_one_cluster_are_counted(rng):
+    matrix = make_matrix(rng.integers(0, 2, (62, 2)), strata=[*["big"] * 60, "x", "y"])
+    assert "2 of 3 strata have a single cluster" in Analysis.of(matrix, MACRO).score("a").notes[0]
+
+
+@given(st.integers(1, 25), st.integers(1, 3), st.integers(0, 10_000))
+@settings(max_examples=80, deadline=None)
+def test_no_input_gives_nan(n_clusters, n_strata, seed):
+    rng = np.random.default_rng(seed)
+    clusters = rng.integers(0, n_clusters, 40)
+    matrix = make_matrix(
+        rng.integers(0, 2, (40, 3)) * rng.integers(0, 2),
+        clusters,
+        clusters % n_strata,
+        answers=rng.choice(["yes", "no", "maybe"], (40, 3)),
+    )
+    for name in ("mean", "macro", "mme", "all_right", "yes_f1"):
+        try:
+            analysis = Analysis.of(matrix, find_metric(name), Settings(draws=1000))
+        except DataError:
+            continue
+        for other in "bc":
+            found = analysis.compare("a", other)
+            numbers = [found.a, found.b, found.difference.value, found.p_value, found.difference.ci_low]
+            numbers += [found.difference.ci_high, found.difference.standard_error, found.detectable]
+            assert all(number is None or np.isfinite(number) for number in numbers)
+        assert np.isfinite(max_t(analysis.units, 0, 1000, rng)).all()
+        assert np.isfinite(acceleration(analysis.left_out[:, 0], analysis.units))
+
+
+def test_a_metric_without_any_document_is_refused():
+    matrix = make_matrix([[0, 1]], answers=[["maybe", "maybe"]])
+    with pytest.raises(DataError, match="'yes_precision' has no document to count"):
+        Analysis.of(matrix, find_metric("yes_precision"))
+    with pytest.raises(DataError, match=r"no metric 'meen'\. Did you mean 'mean'\?"):
+        find_metric("meen")
