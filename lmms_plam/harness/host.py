@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from lmms_eval.caching.response_cache import ResponseCache
 from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 from lmms_eval.tasks import TaskManager
+from lmms_eval.utils import load_yaml_config
 
-from lmms_plam.errors import PlamError, UnsupportedError
+from lmms_plam.errors import ConfigError, PlamError, UnsupportedError, did_you_mean
 from lmms_plam.files import write_text
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _running: weakref.ref[Plam] | None = None
 """The `plam` model that was built last: lmms-eval runs one model at a time."""
+
+_manager: TaskManager | None = None
+"""The host's task manager, which knows the tasks of the user's own folders too."""
 
 
 def announce(model: Plam) -> None:
@@ -51,6 +55,25 @@ def running() -> Plam | None:
     return _running() if _running is not None else None
 
 
+def task_config(name: str) -> dict[str, Any]:
+    """Return the full YAML config of a task that lmms-eval or the user's --include_path has.
+
+    Raises:
+        ConfigError: no such task, or a name that stands for several.
+        UnsupportedError: a task that is a Python class.
+    """
+    manager = _manager or TaskManager()
+    if name not in manager.task_index:
+        raise ConfigError(f"no task '{name}'.{did_you_mean(name, manager.all_tasks)}")
+    entry = manager.task_index[name]
+    if entry["type"] == "python_task":
+        raise UnsupportedError(f"task '{name}' is a Python class, whose prompts and scoring can't be taken from a YAML")
+    if entry["type"] != "task":
+        raise ConfigError(f"'{name}' is a {entry['type']} of tasks: name one of them")
+    config: dict[str, Any] = load_yaml_config(entry["yaml_path"])
+    return config
+
+
 def _wrap(owner: type, name: str, seam: Callable[..., Any]) -> None:
     original = getattr(owner, name, None)
     if original is None:
@@ -67,6 +90,8 @@ def _wrap(owner: type, name: str, seam: Callable[..., Any]) -> None:
 
 
 def _load_with_backend_name(load: Callable[..., Any], manager: TaskManager, *args: Any, **kwargs: Any) -> Any:
+    global _manager
+    _manager = manager
     model = running()
     if model is not None and manager.model_name == "plam":
         manager.model_name = model.backend_name

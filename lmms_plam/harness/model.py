@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from lmms_plam.config import DEFAULT_CONFIG, load_config
 from lmms_plam.errors import ConfigError
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import backend_name, build_backend
+from lmms_plam.harness.families import answer_families, is_family
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.loglikelihood import loglikelihood
 from lmms_plam.harness.provenance import describe
 from lmms_plam.merge import merge_into
+from lmms_plam.model import FamilyResult, Variant, generate_family
 
 
 class Plam(lmms):
@@ -58,6 +61,8 @@ class Plam(lmms):
         merge = None
         if settings.merge is not None and settings.base_lm is not None:
             merge = merge_into(self.model, settings.base_lm, settings.merge, revision=settings.base_lm_revision)
+            for warning in merge.warnings:
+                logger.warning(f"{settings.name}: {warning}")
         self.provenance = describe(settings, self.backend_name, self.model, merge.to_dict() if merge else None)
         host.announce(self)
         logger.info(
@@ -78,12 +83,22 @@ class Plam(lmms):
         return model
 
     def generate_until(self, requests: list[Instance]) -> list[Any]:
-        """Answer prompts as the backend does.
+        """Answer prompts as the backend does, and those of family tasks for every variant at once.
 
         Raises:
             GenerationError: the backend failed, also where it would have answered with an empty string.
         """
-        return self._ask("generate_until", requests)
+        answers: dict[int, Any] = {}
+        members = [request for request in requests if is_family(request)]
+        if members:
+            self._take_rank()
+            with no_silent_failure(self.model):
+                told = answer_families(self.backend, self.model, self._engine, members, self.provenance.fingerprint)
+            answers |= zip(map(id, members), told, strict=True)
+        plain = [request for request in requests if not is_family(request)]
+        if plain:
+            answers |= zip(map(id, plain), self._ask("generate_until", plain), strict=True)
+        return [answers[id(request)] for request in requests]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[Any]:
         """Hold conversations as the backend does."""
@@ -100,10 +115,17 @@ class Plam(lmms):
         return [(score.log_probability, score.is_greedy) for score in scores]
 
     def _ask(self, request_type: str, requests: list[Instance]) -> list[Any]:
-        self.backend._rank, self.backend._world_size = self.rank, self.world_size
+        self._take_rank()
         with no_silent_failure(self.model):
             answers: list[Any] = getattr(self.backend, request_type)(requests)
         return answers
+
+    def _take_rank(self) -> None:
+        """lmms-eval tells the model, not the backend, which of several processes it is."""
+        self.backend._rank, self.backend._world_size = self.rank, self.world_size
+
+    def _engine(self, variants: Sequence[Variant], inputs: dict[str, Any]) -> FamilyResult:
+        return generate_family(self.model, variants, inputs)
 
     def clean(self) -> None:
         """Free the weights, as the harness asks after the last request."""

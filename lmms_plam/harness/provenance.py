@@ -45,11 +45,11 @@ class Provenance:
     def fingerprint(self) -> str:
         """16 hexadecimal digits, equal where the same answers can be expected.
 
-        The model's name doesn't count, nor does the merge report: the weights show its effect.
+        It covers contents, not names: what a recipe did shows in the weights, and a moved folder changes nothing.
         """
         answered_by = {
-            "config": self.config.model_dump(mode="json", exclude={"name"}),
             "backend": self.backend,
+            "backend_args": self.config.backend_args,
             "weights": self.weights,
             "files": self.files,
             "versions": dict(self.versions),

@@ -1,0 +1,185 @@
+"""Answering families: all variants that a task asks of a document, from one prompt of the backend's own.
+
+lmms-eval sees one request for each document and variant. Here those of a document become one request to the backend;
+when the backend calls `generate`, the family engine answers for every variant at once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from loguru import logger
+from torch import nn
+
+from lmms_plam.errors import UnsupportedError
+from lmms_plam.harness.intercept import Generate, intercept_generate
+from lmms_plam.harness.journal import Journal, prompt_digest
+from lmms_plam.model import FamilyResult, Variant
+
+ANCHOR = "plam"
+"""Key of a request's metadata under which a family task puts its FamilyMember."""
+
+Engine = Callable[[Sequence[Variant], dict[str, Any]], FamilyResult]
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyMember:
+    """What a family task adds to a request: which variant answers it, and where answers are kept meanwhile."""
+
+    variant: Variant
+    folder: Path | None
+
+
+@dataclass(slots=True)
+class _Family:
+    """The requests of one document, by variant."""
+
+    request: Instance
+    prompt: str
+    members: dict[Variant, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def doc_id(self) -> int:
+        return int(self.request.doc_id)
+
+
+def is_family(request: Instance) -> bool:
+    """Whether a family task made this request."""
+    return ANCHOR in request.metadata
+
+
+def answer_families(
+    backend: lmms, model: nn.Module, engine: Engine, requests: Sequence[Instance], fingerprint: str
+) -> list[str]:
+    """Answer the requests of family tasks.
+
+    Args:
+        backend: the lmms-eval backend that builds prompts and decodes answers.
+        model: its Hugging Face model.
+        engine: answers for variants, given the backend's arguments for `model.generate`.
+        requests: requests whose metadata hold a FamilyMember.
+        fingerprint: the model's, under which answers are kept.
+
+    Raises:
+        UnsupportedError: the backend edits its answers in a way that can't be applied to the variants'.
+    """
+    answers: list[str | None] = [None] * len(requests)
+    by_task: dict[str, list[int]] = defaultdict(list)
+    for index, request in enumerate(requests):
+        by_task[request.task_name].append(index)
+    for indices in by_task.values():
+        folder = requests[indices[0]].metadata[ANCHOR].folder
+        with _journal(folder, fingerprint, backend.rank) as journal:
+            families = _open_families(requests, indices, answers, journal)
+            if families:
+                _run(backend, model, engine, families, answers, journal)
+    return [answer if answer is not None else "" for answer in answers]
+
+
+@contextmanager
+def _journal(folder: Path | None, fingerprint: str, rank: int) -> Iterator[Journal | None]:
+    if folder is None:
+        yield None
+        return
+    with Journal(folder, fingerprint, rank) as journal:
+        yield journal
+
+
+def _open_families(
+    requests: Sequence[Instance], indices: Sequence[int], answers: list[str | None], journal: Journal | None
+) -> dict[int, _Family]:
+    """Group a task's requests by document, fill in what the journal knows, and return what is left."""
+    families: dict[int, _Family] = {}
+    known = 0
+    for index in indices:
+        request = requests[index]
+        variant = request.metadata[ANCHOR].variant
+        text = [part for part in request.args if isinstance(part, (str, dict))]
+        family = families.setdefault(int(request.doc_id), _Family(request, prompt_digest(*text)))
+        answers[index] = journal.find(family.prompt, family.doc_id, variant.name) if journal else None
+        if answers[index] is None:
+            family.members[variant].append(index)
+        else:
+            known += 1
+    if known:
+        logger.info(f"{requests[indices[0]].task_name}: {known} of {len(indices)} answers are taken up from a run before")
+    return {doc_id: family for doc_id, family in families.items() if family.members}
+
+
+def _run(
+    backend: lmms,
+    model: nn.Module,
+    engine: Engine,
+    families: Mapping[int, _Family],
+    answers: list[str | None],
+    journal: Journal | None,
+) -> None:
+    decoded: dict[int, str] = {}
+    first = next(iter(families.values())).request
+
+    def answer(generate: Generate, **inputs: Any) -> Any:
+        batch = [families[doc_id] for doc_id in asked.take()]
+        variants = list(dict.fromkeys(variant for family in batch for variant in family.members))
+        result = engine(variants, inputs)
+        for row, family in enumerate(batch):
+            texts = {v: _decode(backend, result.tokens[place][row]) for place, v in enumerate(variants)}
+            for variant, members in family.members.items():
+                for index in members:
+                    answers[index] = texts[variant]
+            if journal:
+                journal.write(family.prompt, {(family.doc_id, v.name): texts[v] for v in family.members})
+            decoded[family.doc_id] = _decode(backend, result.trunk[row][inputs["input_ids"].shape[1] :])
+        return result.trunk
+
+    order = list(families)
+    with _documents_asked_for(backend, first) as asked, intercept_generate(model, answer):
+        own = backend.generate_until([families[doc_id].request for doc_id in order])
+    for doc_id, answered in zip(order, own, strict=True):
+        text = getattr(answered, "text", answered)
+        if text != decoded[doc_id]:
+            raise UnsupportedError(
+                f"{type(backend).__name__} turns the model's {decoded[doc_id]!r} into {text!r}; what it does to its "
+                "answers can't be applied to the other variants"
+            )
+
+
+def _decode(backend: lmms, tokens: Any) -> str:
+    text: str = backend.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
+
+
+class _AskedDocuments:
+    """Stands in for a dataset split and remembers which documents were fetched, in order."""
+
+    def __init__(self, documents: Any):
+        self._documents = documents
+        self._fetched: list[int] = []
+
+    def __getitem__(self, doc_id: int) -> Any:
+        self._fetched.append(doc_id)
+        return self._documents[doc_id]
+
+    def take(self) -> list[int]:
+        """Return the documents fetched since the last call: the rows of the batch at hand."""
+        taken, self._fetched = self._fetched, []
+        return taken
+
+
+@contextmanager
+def _documents_asked_for(backend: lmms, request: Instance) -> Iterator[_AskedDocuments]:
+    """A backend fetches each row's document just before it builds a batch: that tells which rows are whose."""
+    task, split = request.task_name, request.metadata["split"]
+    splits = backend.task_dict[task]
+    asked = _AskedDocuments(splits[split])
+    backend.task_dict[task] = {split: asked}
+    try:
+        yield asked
+    finally:
+        backend.task_dict[task] = splits
