@@ -1,0 +1,49 @@
+"""What tests share: an empty hub cache, no network, and the tiny checkpoints."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+if "HF_HOME" not in os.environ:  # workers of pytest-xdist inherit it
+    os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lmms-plam-tests-")
+    atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+from checkpoints import FAMILIES, TinyPair, build_pair
+
+
+class Pairs(Mapping[str, TinyPair]):
+    """The pairs by family, each written when it is first asked for."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._built: dict[str, TinyPair] = {}
+
+    def __getitem__(self, family: str) -> TinyPair:
+        if family not in self._built:
+            self._built[family] = build_pair(family, self._factory.mktemp(family))
+        return self._built[family]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FAMILIES)
+
+    def __len__(self) -> int:
+        return len(FAMILIES)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+    """All pairs by family, built on demand once a session."""
+    return Pairs(tmp_path_factory)
+
+
+@pytest.fixture(params=FAMILIES)
+def pair(request: pytest.FixtureRequest, pairs: Pairs) -> TinyPair:
+    """Each family's pair in turn."""
+    return pairs[request.param]
