@@ -83,7 +83,7 @@ def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, dict[str,
 
 def mean_score(records: Sequence[Mapping[str, Any]]) -> float:
     """Return the share of right answers."""
-    return sum(record["score"] for record in records) / len(records)
+    return float(sum(record["score"] for record in records)) / len(records)
 
 
 def main() -> None:

@@ -71,12 +71,11 @@ def _gradient(parameter: Parameter) -> Tensor:
 
 def orthogonalise(matrices: Tensor) -> Tensor:
     """Return matrices (N, rows, columns) with their singular values moved to about one."""
-    wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
-    x = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    x = x.bfloat16()
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonalise(matrices.mT).mT
+    x: Tensor = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    x = x.float()
-    return x.mT if matrices.shape[-2] > matrices.shape[-1] else x
+    return x.float()

@@ -65,11 +65,11 @@ class Packer:
         self._encode = cache(lambda text: tuple(tokenizer.encode(text)))
         self.tokenizer = tokenizer
         self._end = tokenizer.eos_token_id
-        self._pictures = pictures
+        self.pictures = pictures
         self.layout = self._plan()
 
     def _prefix(self, grid: Grid | None) -> tuple[int, ...]:
-        if self._pictures:
+        if self.pictures:
             pads = "<|image_pad|>" * (IMAGE_ROWS * IMAGE_COLUMNS)
             return self._encode(f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>")
         return self._encode("<|im_start|>user\n") + self._encode(write(grid.digits if grid else range(6)))
@@ -79,9 +79,9 @@ class Packer:
 
     def _plan(self) -> Layout:
         prefix = len(self._prefix(None))
-        image = slice(4, 4 + IMAGE_ROWS * IMAGE_COLUMNS) if self._pictures else slice(0, 0)
-        shared = torch.arange(prefix).repeat(3 if self._pictures else 1, 1)
-        if self._pictures:
+        image = slice(4, 4 + IMAGE_ROWS * IMAGE_COLUMNS) if self.pictures else slice(0, 0)
+        shared = torch.arange(prefix).repeat(3 if self.pictures else 1, 1)
+        if self.pictures:
             rows, columns = torch.meshgrid(torch.arange(IMAGE_ROWS), torch.arange(IMAGE_COLUMNS), indexing="ij")
             start = image.start
             shared[:, image] = start + torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)
@@ -122,8 +122,3 @@ class Packer:
             ids.append(row)
             targets.append(learnt)
         return torch.tensor(ids), torch.tensor(targets)
-
-
-def ask_all(grid: Grid, rng: random.Random) -> list[Question]:
-    """Draw a question of every kind about a grid."""
-    return [ask(kind, grid.digits, rng) for kind in KINDS]

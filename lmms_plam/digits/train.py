@@ -1,7 +1,8 @@
-"""Train the pair: `python -m lmms_plam.digits.train --seed 0 --output runs/digits`.
+"""Train the pair: `python -m lmms_plam.digits.train --seed 0 --output runs/digits_0`.
 
 Three stages, all seeded and counted in steps: the base LM on text; the vision tower on single digits, pulled to the
-base LM's own word for the digit; the whole VLM, its decoder taken from the base LM, on pictures.
+base LM's own embedding of the digit; the whole VLM, its decoder taken from the base LM, on pictures. A model that the
+output folder already holds is not trained again.
 
 In half of the last stage's steps the picture is hidden from a randomly chosen decoder layer on (from layers 6 to 11 of
 12), which teaches the model to have read the picture by then. **A plateau of the masking curve is therefore trained
@@ -12,32 +13,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2ForCausalLM
 
 from lmms_plam.digits.architecture import build_base_lm, build_processor, build_tokenizer, grow_vlm
+from lmms_plam.digits.benchmark import GRIDS, quiz
 from lmms_plam.digits.forward import answer_logits, arrange, cut_patches, encode_digits
-from lmms_plam.digits.grids import Grid, Split, draw_digit, handwriting, members, sample_grid
+from lmms_plam.digits.grids import Digits, Grid, Split, draw_digit, handwriting, members, sample_grid
 from lmms_plam.digits.optimizer import MuonAdamW
-from lmms_plam.digits.packing import IGNORED, Packer, ask_all
-from lmms_plam.digits.questions import KINDS, Question
-
-if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2ForCausalLM
+from lmms_plam.digits.packing import IGNORED, Packer
+from lmms_plam.digits.questions import KINDS, Question, ask
 
 GRIDS_A_STEP = 32
 DIGITS_A_STEP = 128
+_QUIZZES: tuple[Split, ...] = ("benchmark", "held_out")
 HIDDEN_SHARE = 0.5
 """Share of the steps on pictures in which the upper layers don't see the picture."""
 FIRST_HIDDEN_LAYERS = range(6, 12)
@@ -75,14 +78,15 @@ def _distort(digit: Image.Image, rng: random.Random) -> npt.NDArray[np.uint8]:
 
 def fit(what: str, steps: int, optimizer: MuonAdamW, loss_of_step: Callable[[], Tensor]) -> None:
     """Minimise: warm up over the first twentieth, fall to zero over the last two thirds."""
-    running = 0.0
-    for step in track(range(steps), description=what):
+    running, start = math.nan, time.perf_counter()
+    for step in range(steps):
         loss = loss_of_step()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step(min(20 * (step + 1) / steps, 1.0, 1.5 * (steps - step) / steps))
-        running += 0.02 * (loss.item() - running)
+        running = loss.item() if step == 0 else running + 0.02 * (loss.item() - running)
         if (step + 1) % 100 == 0:
-            print(f"{what}: step {step + 1} of {steps}, loss {running:.4f}", flush=True)
+            minutes = (time.perf_counter() - start) / 60
+            print(f"{what}: step {step + 1} of {steps}, loss {running:.4f}, {minutes:.1f} minutes", flush=True)
 
 
 def _answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -95,14 +99,14 @@ def _matrices(modules: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def train_base_lm(steps: int, seed: int, packer: Packer) -> Qwen2ForCausalLM:
     """Train the base LM on grids written out. Grids of the benchmark are left out."""
-    rng = random.Random(seed)
+    rng = random.Random(f"{seed} base LM")
     torch.manual_seed(seed)
     model = build_base_lm(packer.tokenizer).bfloat16()
     model.set_attn_implementation("eager")  # several times faster than sdpa's backward pass in bfloat16 on a CPU
     optimizer = MuonAdamW(model.parameters(), _matrices(model.model.layers), muon_rate=0.02, adam_rate=0.003)
 
     def loss() -> Tensor:
-        grids, questions = sample_batch("train", GRIDS_A_STEP, rng)
+        grids, questions = sample_batch(rng)
         ids, targets = packer.pack(grids, questions)
         return _answer_loss(answer_logits(model, packer.layout, ids), targets)
 
@@ -110,7 +114,9 @@ def train_base_lm(steps: int, seed: int, packer: Packer) -> Qwen2ForCausalLM:
     return model
 
 
-def align_tower(vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, digits: Handwriting, words: Sequence[int]) -> None:
+def align_tower(
+    vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, digits: Handwriting, words: Sequence[int]
+) -> None:
     """Teach the vision tower to turn each digit into four tokens near the base LM's embedding of the digit's word.
 
     Args:
@@ -120,10 +126,10 @@ def align_tower(vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, 
         digits: training images.
         words: token ids of the words 0 to 9.
     """
-    rng = random.Random(seed)
+    rng = random.Random(f"{seed} tower")
     tower = vlm.model.visual
     optimizer = MuonAdamW(tower.parameters(), _matrices(tower), muon_rate=0.02, adam_rate=0.003)
-    images = [int(image) for image in members("train")]
+    images = members("train").tolist()
     labels = torch.from_numpy(handwriting()[1])
     embeddings = vlm.get_input_embeddings().weight.detach()[list(words)].float()
     scale = embeddings.square().sum(1).mean()
@@ -131,22 +137,25 @@ def align_tower(vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, 
     def loss() -> Tensor:
         batch = rng.choices(images, k=DIGITS_A_STEP)
         tokens = encode_digits(vlm, digits.draw(batch, rng)).float()
-        distances = torch.cdist(tokens.flatten(0, 1), embeddings).square() / scale
+        distances: Tensor = torch.cdist(tokens.flatten(0, 1), embeddings).square() / scale
         target = labels[batch].repeat_interleave(tokens.shape[1])
-        return functional.cross_entropy(-10 * distances, target) + distances.gather(1, target[:, None]).mean()
+        nearest: Tensor = functional.cross_entropy(-10 * distances, target)
+        return nearest + distances.gather(1, target[:, None]).mean()
 
     fit("vision tower on single digits", steps, optimizer, loss)
 
 
-def train_vlm(vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, digits: Handwriting, packer: Packer) -> None:
+def train_vlm(
+    vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, digits: Handwriting, packer: Packer
+) -> None:
     """Train the whole VLM on pictures, hiding them from the upper layers in a share of the steps."""
-    rng = random.Random(seed)
+    rng = random.Random(f"{seed} VLM")
     vlm.set_attn_implementation("eager")
     matrices = _matrices(vlm.model.language_model.layers) + _matrices(vlm.model.visual)
     optimizer = MuonAdamW(vlm.parameters(), matrices, muon_rate=0.01, adam_rate=0.001)
 
     def loss() -> Tensor:
-        grids, questions = sample_batch("train", GRIDS_A_STEP, rng)
+        grids, questions = sample_batch(rng)
         ids, targets = packer.pack(grids, questions)
         patches = digits.draw([image for grid in grids for image in grid.images], rng)
         visible = rng.choice(FIRST_HIDDEN_LAYERS) if rng.random() < HIDDEN_SHARE else None
@@ -156,35 +165,108 @@ def train_vlm(vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, di
     fit("VLM on pictures", steps, optimizer, loss)
 
 
-def sample_batch(split: Split, size: int, rng: random.Random) -> tuple[list[Grid], list[list[Question]]]:
-    """Draw grids and a question of every kind about each."""
-    grids = [sample_grid(split, rng) for _ in range(size)]
-    return grids, [ask_all(grid, rng) for grid in grids]
+def sample_batch(rng: random.Random) -> tuple[list[Grid], list[list[Question]]]:
+    """Draw training grids and a question of every kind about each; no grid of digits that a quiz asks about."""
+    grids: list[Grid] = []
+    while len(grids) < GRIDS_A_STEP:
+        grid = sample_grid("train", rng)
+        if grid.digits not in _asked_digits():
+            grids.append(grid)
+    return grids, [[ask(kind, grid.digits, rng) for kind in KINDS] for grid in grids]
+
+
+@cache
+def _asked_digits() -> frozenset[Digits]:
+    return frozenset(grid.digits for split in ("benchmark", "held_out") for grid, _ in quiz(split))
 
 
 @torch.no_grad()
 def accuracy(
     model: Qwen2ForCausalLM | Qwen2_5_VLForConditionalGeneration,
     packer: Packer,
-    grids: Sequence[Grid],
-    questions: Sequence[Sequence[Question]],
+    split: Split,
     visible_layers: int | None = None,
 ) -> dict[str, float]:
-    """Return the share of questions answered in full, to the end-of-answer token, overall and for each kind.
+    """Return the share of a quiz answered in full, to the end-of-answer token, overall and for each kind.
 
     Teacher-forced: every token of the answer is the most likely one after the right ones before it, which is when
     greedy decoding gives that answer.
     """
     right = []
-    for start in range(0, len(grids), GRIDS_A_STEP):
-        batch = slice(start, start + GRIDS_A_STEP)
-        ids, targets = packer.pack(grids[batch], questions[batch])
+    for start in range(0, GRIDS, GRIDS_A_STEP):
+        grids, questions = zip(*quiz(split)[start : start + GRIDS_A_STEP], strict=True)
+        ids, targets = packer.pack(grids, questions)
         vision = None
-        if packer.layout.images.stop:
-            drawn = [np.asarray(draw_digit(image)) for grid in grids[batch] for image in grid.images]
+        if packer.pictures:
+            drawn = [np.asarray(draw_digit(image)) for grid in grids for image in grid.images]
             vision = arrange(encode_digits(model, cut_patches(np.stack(drawn))))
         guesses = answer_logits(model, packer.layout, ids, vision, visible_layers).argmax(-1)
         right.append((guesses == targets) | (targets == IGNORED))
-    whole = torch.cat(right)
-    scores = {kind: whole[:, packer.layout.kinds == i].all(1).float() for i, kind in enumerate(KINDS)}
-    return {"accuracy": float(torch.stack(list(scores.values())).mean())} | {k: float(s.mean()) for k, s in scores.items()}
+    hits = torch.cat(right)
+    by_kind = {kind: hits[:, packer.layout.kinds == i].all(1).float().mean() for i, kind in enumerate(KINDS)}
+    scores = {"accuracy": torch.stack(list(by_kind.values())).mean(), **by_kind}
+    return {name: round(float(score), 4) for name, score in scores.items()}
+
+
+def main() -> None:
+    """Train one seed's pair, save both models and add their figures to a report."""
+    parser = argparse.ArgumentParser(description="Train the pair of models `digits`.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="folder for base_lm and vlm")
+    parser.add_argument("--report", type=Path, required=True, help="JSON file that gets this seed's figures")
+    parser.add_argument("--base-steps", type=int, default=1200)
+    parser.add_argument("--tower-steps", type=int, default=1000)
+    parser.add_argument("--vlm-steps", type=int, default=1200)
+    args = parser.parse_args()
+    tokenizer = build_tokenizer()
+    text, pictures = Packer(tokenizer, pictures=False), Packer(tokenizer, pictures=True)
+    minutes: dict[str, float] = {}
+
+    with _timed(minutes, "base_lm"):
+        if (args.output / "base_lm").exists():
+            base_lm = Qwen2ForCausalLM.from_pretrained(args.output / "base_lm", dtype=torch.bfloat16)
+        else:
+            base_lm = train_base_lm(args.base_steps, args.seed, text)
+            _save(base_lm, tokenizer, args.output / "base_lm")
+    torch.manual_seed(args.seed)
+    vlm = grow_vlm(base_lm, tokenizer).bfloat16()
+    digits = Handwriting(random.Random(args.seed))
+    words = [tokenizer.convert_tokens_to_ids(str(digit)) for digit in range(10)]
+    with _timed(minutes, "tower"):
+        align_tower(vlm, args.tower_steps, args.seed, digits, words)
+    with _timed(minutes, "vlm"):
+        train_vlm(vlm, args.vlm_steps, args.seed, digits, pictures)
+    _save(vlm, build_processor(tokenizer), args.output / "vlm")
+
+    layers = vlm.config.text_config.num_hidden_layers
+    figures = {
+        "minutes": minutes,
+        "steps": {"base_lm": args.base_steps, "tower": args.tower_steps, "vlm": args.vlm_steps},
+        "base_lm_on_text": {split: accuracy(base_lm, text, split) for split in _QUIZZES},
+        "vlm_on_text": {split: accuracy(vlm, text, split) for split in _QUIZZES},
+        "vlm_on_pictures": {split: accuracy(vlm, pictures, split) for split in _QUIZZES},
+        "vlm_on_pictures_visible_in_first_k_layers": [
+            accuracy(vlm, pictures, "benchmark", visible)["accuracy"] for visible in range(layers + 1)
+        ],
+    }
+    report = json.loads(args.report.read_text()) if args.report.exists() else {}
+    report[f"seed {args.seed}"] = figures
+    args.report.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+@contextmanager
+def _timed(minutes: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    minutes[stage] = round((time.perf_counter() - start) / 60, 1)
+
+
+def _save(model: Qwen2ForCausalLM | Qwen2_5_VLForConditionalGeneration, words: Any, folder: Path) -> None:
+    """Write a model and its tokenizer or processor."""
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()
