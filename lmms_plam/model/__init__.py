@@ -1,0 +1,28 @@
+"""Running one prompt through many variants of a model: interventions on decoder layers, the family engine, references.
+
+`generate_family` is the engine, `run_plainly` the long way for what it refuses.
+"""
+
+from __future__ import annotations
+
+from lmms_plam.model.anatomy import Decoder, find_decoder, vision_positions
+from lmms_plam.model.family import MEMORY_BUDGET, FamilyResult, generate_family
+from lmms_plam.model.lanes import QueryScope
+from lmms_plam.model.reference import dropped, masked, run_plainly
+from lmms_plam.model.variants import Variant, WeightSet, installed
+
+__all__ = [
+    "MEMORY_BUDGET",
+    "Decoder",
+    "FamilyResult",
+    "QueryScope",
+    "Variant",
+    "WeightSet",
+    "dropped",
+    "find_decoder",
+    "generate_family",
+    "installed",
+    "masked",
+    "run_plainly",
+    "vision_positions",
+]

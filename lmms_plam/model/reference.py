@@ -1,0 +1,174 @@
+"""The same variants the plain way, one run of the model each, under a mask: twice, by two independent mechanisms.
+
+`masked` rewrites the attention mask that each late decoder layer is given; `dropped` takes vision keys and values out of
+the attention function's arguments. The family engine is tested against both. `run_plainly` uses the first for what the
+engine refuses: it costs a whole run for each variant, and any way of generating will do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lmms_plam.errors import UnsupportedError
+from lmms_plam.model.anatomy import find_decoder, vision_positions
+from lmms_plam.model.family import FamilyResult
+from lmms_plam.model.lanes import QueryScope
+from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed
+
+
+def run_plainly(
+    model: nn.Module,
+    variants: Sequence[Variant],
+    generate_kwargs: Mapping[str, Any],
+    *,
+    weights: Sequence[WeightSet] = (),
+    query_scope: QueryScope = "all",
+) -> FamilyResult:
+    """Answer a batch of prompts with every variant, by one call of `model.generate` each.
+
+    Args:
+        model: a vision-language model of transformers, loaded with sdpa or eager attention.
+        variants: what to run; names must differ.
+        generate_kwargs: the keyword arguments of `model.generate`; sampling, beams and processors are all its own.
+        weights: the weight sets that variants name.
+        query_scope: from which queries vision is hidden.
+
+    Raises:
+        UnsupportedError: a model whose vision tokens can't be hidden by masks; it is named.
+        ConfigError: variants that can't be meant.
+        MergeError: weights that don't fit the model.
+    """
+    decoder = find_decoder(model)
+    sets = {one.name: one for one in weights}
+    check_variants(variants, sets, decoder.depth)
+    input_ids = generate_kwargs.get("input_ids", generate_kwargs.get("inputs"))
+    if input_ids is None:
+        raise UnsupportedError("vision tokens can be told only with input_ids among the arguments of generate")
+    vision = vision_positions(model, input_ids, generate_kwargs)
+    generate = type(model).generate  # type: ignore[attr-defined]
+    trunk = generate(model, **generate_kwargs)
+    tokens = []
+    for variant in variants:
+        output, cut = trunk, decoder.depth if variant.cut is None else variant.cut
+        if cut < decoder.depth or variant.weights is not None:
+            chosen = sets[variant.weights] if variant.weights is not None else None
+            with installed(chosen, decoder.by_index()), masked(model, vision, cut, query_scope):
+                output = generate(model, **generate_kwargs)
+        sequences = getattr(output, "sequences", output)
+        tokens.append([_ended(row, model, generate_kwargs) for row in sequences[:, input_ids.shape[1] :].tolist()])
+    return FamilyResult(tokens, trunk, vision.sum(dim=1).tolist())
+
+
+def _ended(tokens: list[int], model: Any, generate_kwargs: Mapping[str, Any]) -> list[int]:
+    """Cut an answer after its first end-of-sequence token, or before its padding."""
+    settings = {**model.generation_config.to_dict(), **generate_kwargs}
+    ends = settings.get("eos_token_id")
+    for count, token in enumerate(tokens, start=1):
+        if token in (ends if isinstance(ends, (list, tuple)) else [ends]):
+            return tokens[:count]
+    while tokens and tokens[-1] == settings.get("pad_token_id"):
+        tokens = tokens[:-1]
+    return tokens
+
+
+@contextmanager
+def masked(model: nn.Module, vision: Tensor, cut: int, scope: QueryScope = "all") -> Iterator[None]:
+    """Hide vision in layers `cut` and later through the attention mask that these layers are given.
+
+    Args:
+        model: the vision-language model.
+        vision: bool [prompts, length], the vision tokens of the prompts that will be run.
+        cut: the cut layer.
+        scope: from which queries vision is hidden.
+    """
+    decoder = find_decoder(model)
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cache, layer = kwargs.get("past_key_values"), module.self_attn.layer_idx
+        queries = hidden.shape[1]
+        start = cache.get_seq_length(layer) if cache is not None else 0
+        length, offset = cache.get_mask_sizes(queries, layer) if cache is not None else (queries, 0)
+        query = torch.arange(start, start + queries, device=hidden.device)[:, None]
+        key = torch.arange(offset, offset + length, device=hidden.device)
+        beams = vision.repeat_interleave(len(hidden) // len(vision), dim=0).to(hidden.device)
+        is_vision = nn.functional.pad(beams, (0, max(0, offset + length - vision.shape[1])))[:, None, :]
+        visible = ~is_vision[:, :, offset : offset + length] | (query == key)
+        if scope == "last":
+            visible = visible | (query < vision.shape[1] - 1)
+        elif scope == "text":
+            visible = visible | is_vision[:, 0, start : start + queries, None]
+        mask = kwargs.get("attention_mask")
+        if mask is None:
+            mask = (key <= query)[None, None]
+        if mask.dtype == torch.bool:
+            mask = mask & visible[:, None]
+            if decoder.attention == "eager":
+                mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
+        else:
+            mask = mask.masked_fill(~visible[:, None], torch.finfo(mask.dtype).min)
+        return args, {**kwargs, "attention_mask": mask}
+
+    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in decoder.layers[cut:]]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def dropped(model: nn.Module, vision: Tensor, cut: int) -> Iterator[None]:
+    """Hide vision in layers `cut` and later by leaving its keys and values out of attention, prompt by prompt.
+
+    Queries at vision positions may be left with no key at all; what they compute is never read.
+
+    Args:
+        model: the vision-language model.
+        vision: bool [prompts, length], the vision tokens of the prompts that will be run.
+        cut: the cut layer.
+    """
+    decoder = find_decoder(model)
+    name = "plam_dropped"
+    past: dict[int, int] = {}  # positions seen so far, by layer
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        plain = ALL_ATTENTION_FUNCTIONS.get(decoder.attention) or sys.modules[type(module).__module__].eager_attention_forward
+        layer, queries, keys = module.layer_idx, query.shape[2], key.shape[2]
+        past[layer] = past.get(layer, 0) + queries
+        if layer < cut:
+            return plain(module, query, key, value, mask, **kwargs)[0], None
+        if mask is None:
+            mask = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril(keys - queries)[None, None]
+        outputs = []
+        for row in range(len(query)):
+            kept = [at for at in range(past[layer] - keys, past[layer]) if at >= vision.shape[1] or not vision[row, at]]
+            columns = torch.tensor(kept, dtype=torch.long, device=key.device) - (past[layer] - keys)
+            one = mask[row if len(mask) > 1 else 0][None, ..., columns]
+            part = (query[row : row + 1], key[row : row + 1, :, columns], value[row : row + 1, :, columns])
+            outputs.append(plain(module, *part, one, **kwargs)[0].nan_to_num())
+        return torch.cat(outputs), None
+
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[decoder.attention])
+    configs = [decoder.text.config, model.config.get_text_config()]
+    try:
+        for config in configs:
+            config._attn_implementation_internal = name
+        yield
+    finally:
+        for config in configs:
+            config._attn_implementation_internal = decoder.attention
+        AttentionInterface._global_mapping.pop(name, None)
+        AttentionMaskInterface._global_mapping.pop(name, None)

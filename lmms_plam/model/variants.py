@@ -1,0 +1,172 @@
+"""A variant says what differs in each decoder layer; a family is a tree, for variants share layers until they part.
+
+Two variants share layer l exactly where they agree on all layers up to l. Arranged by that rule they form a tree: its
+root is the untouched model, a `Node` is a run of layers that some variants have in common, and each variant is a path
+from the root to a leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from lmms_plam.errors import ConfigError, MergeError, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run the model on a prompt.
+
+    Attributes:
+        name: what it is called in results, such as "12", "base" or "merged".
+        cut: the cut layer k: vision tokens can be read in decoder layers 0..k-1 and are hidden as keys from layer k
+            on. None, or the depth: they can be read everywhere.
+        weights: name of a `WeightSet`; None: the weights as loaded.
+    """
+
+    name: str
+    cut: int | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSet:
+    """Tensors that stand in for the loaded ones in some decoder layers.
+
+    Attributes:
+        name: what variants call it.
+        layers: tensors by 0-based layer and parameter name within the layer (`self_attn.q_proj.weight`), of the
+            loaded tensors' shape, dtype and device. Any mapping will do, so one may compute a layer when asked for it.
+    """
+
+    name: str
+    layers: Mapping[int, Mapping[str, Tensor]]
+
+    @property
+    def start(self) -> int:
+        """The first layer that differs from the loaded weights."""
+        return min(self.layers)
+
+
+@contextmanager
+def installed(weights: WeightSet | None, layers: Mapping[int, nn.Module]) -> Iterator[None]:
+    """Let these decoder layers (by index) run with a weight set's tensors; the loaded ones come back afterwards.
+
+    Raises:
+        MergeError: a name that the layer doesn't have, or a tensor that doesn't fit.
+    """
+    loaded: list[tuple[nn.Module, str, nn.Parameter]] = []
+    try:
+        for index in layers if weights is not None else ():
+            for name, tensor in weights.layers.get(index, {}).items():
+                *path, leaf = name.split(".")
+                try:
+                    owner = layers[index].get_submodule(".".join(path))
+                    old = owner.get_parameter(leaf)
+                except AttributeError:
+                    known = [known for known, _ in layers[index].named_parameters()]
+                    where = f"weight set '{weights.name}', layer {index}"
+                    raise MergeError(f"{where}: the layer has no parameter '{name}'.{did_you_mean(name, known)}") from None
+                if (tensor.shape, tensor.dtype, tensor.device) != (old.shape, old.dtype, old.device):
+                    raise MergeError(
+                        f"weight set '{weights.name}', layer {index}, '{name}': {tuple(tensor.shape)} {tensor.dtype} on "
+                        f"{tensor.device} can't stand in for {tuple(old.shape)} {old.dtype} on {old.device}"
+                    )
+                loaded.append((owner, leaf, old))
+                setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
+        yield
+    finally:
+        for owner, leaf, old in loaded:
+            setattr(owner, leaf, old)
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A run of decoder layers, `start` to `end` - 1, that all its variants compute alike.
+
+    Attributes:
+        start: first layer.
+        blind: vision is hidden here.
+        weights: name of the weight set in force, None for the loaded weights.
+        end: the layer at which its last variant has left it, or the depth.
+        parent: the node that it grows from, None for the root.
+        children: nodes that grow from it, by what tells them apart.
+        variants: the variants that pass through it or end in it.
+    """
+
+    start: int
+    blind: bool = False
+    weights: str | None = None
+    end: int = 0
+    parent: Node | None = None
+    children: dict[tuple[int, bool, str | None], Node] = field(default_factory=dict)
+    variants: list[Variant] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The nodes of a family, parents before children, and each variant's path through them, from the root on."""
+
+    nodes: list[Node]
+    paths: dict[Variant, list[Node]]
+
+    def at(self, variant: Variant, layer: int) -> Node:
+        """Return the node that computes this layer for this variant."""
+        return next(node for node in reversed(self.paths[variant]) if node.start <= layer)
+
+
+def grow_tree(variants: Sequence[Variant], weights: Mapping[str, WeightSet], depth: int) -> Tree:
+    """Arrange variants by the layers that they share.
+
+    Args:
+        variants: distinct variants; the root is there whether or not one of them is the untouched model.
+        weights: weight sets by name.
+        depth: number of decoder layers L.
+    """
+    root = Node(start=0)
+    nodes, paths = [root], {}
+    for variant in variants:
+        start = weights[variant.weights].start if variant.weights is not None else depth
+        cut = depth if variant.cut is None else variant.cut
+        path = [root]
+        for layer in sorted({layer for layer in (cut, start) if layer < depth}):
+            key = (layer, cut <= layer, variant.weights if start <= layer else None)
+            child = path[-1].children.get(key)
+            if child is None:
+                child = Node(layer, blind=key[1], weights=key[2], parent=path[-1])
+                path[-1].children[key] = child
+                nodes.append(child)
+            path.append(child)
+        for node, following in zip(path, [*path[1:], None], strict=True):
+            node.variants.append(variant)
+            node.end = max(node.end, depth if following is None else following.start)
+        paths[variant] = path
+    return Tree(nodes, paths)
+
+
+def check_variants(variants: Sequence[Variant], weights: Mapping[str, WeightSet], depth: int) -> None:
+    """Refuse a family that can't be meant.
+
+    Raises:
+        ConfigError: no variants, a name given twice, a cut outside 0..depth, or an unknown or misplaced weight set.
+    """
+    names = [variant.name for variant in variants]
+    if not names:
+        raise ConfigError("a family needs at least one variant")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"variant '{next(name for name in names if names.count(name) > 1)}' is there twice")
+    for variant in variants:
+        if variant.cut is not None and not 0 <= variant.cut <= depth:
+            raise ConfigError(f"variant '{variant.name}': cut {variant.cut} is not in 0..{depth}, the model's layers")
+        if variant.weights is not None and variant.weights not in weights:
+            known = ", ".join(weights) or "none"
+            raise ConfigError(
+                f"variant '{variant.name}': no weight set '{variant.weights}'."
+                f"{did_you_mean(variant.weights, weights)} Known: {known}"
+            )
+    for one in weights.values():
+        if not one.layers or not all(0 <= layer < depth for layer in one.layers):
+            raise ConfigError(f"weight set '{one.name}' must name layers in 0..{depth - 1}, not {sorted(one.layers)}")
