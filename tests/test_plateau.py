@@ -53,12 +53,14 @@ def plateau_of(curve, n=1500, seed=0, rule=None):
     return find_plateau(masking_curve(matrix_of(documents(curve, n, seed), cuts), MEAN, draws=1000), rule)
 
 
+@settings(deadline=None)
 @given(CURVES)
 def test_isotonic_fit_is_scikit_learns(curves):
     for curve, fit in zip(curves, isotonic_fit(curves), strict=True):
         np.testing.assert_allclose(fit, IsotonicRegression().fit_transform(np.arange(len(curve)), curve), atol=1e-9)
 
 
+@settings(deadline=None)
 @given(CURVES, st.sampled_from([0.0, 1.0, 3.0]), st.sampled_from([0.0, 0.05, 0.2]))
 def test_default_rule_reads_as_it_is_stated(curves, tolerance, share):
     cuts = np.arange(curves.shape[1])
@@ -72,7 +74,7 @@ def test_default_rule_reads_as_it_is_stated(curves, tolerance, share):
             assert index == np.flatnonzero(distance >= 0)[0]
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(CURVES)
 def test_segments_rule_is_the_least_squares_fit_of_flat_ramp_flat(curves):
     cuts = np.arange(curves.shape[1])
@@ -101,6 +103,7 @@ def test_all_rules_find_a_clean_corner_also_on_few_cuts():
         assert sparse[index] == 18, method
 
 
+@settings(deadline=None)
 @given(CURVES)
 def test_takeoff_of_a_curve_is_the_onset_of_the_curve_turned_around(curves):
     cuts = np.arange(curves.shape[1])
@@ -152,6 +155,7 @@ def test_interval_counts_half_of_the_end_points():
     assert mid_p_interval(np.array([0.2, 0.6, 0.2]), 0.9) == (0, 2)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.int64, st.integers(1, 20), elements=st.integers(0, 50)), st.sampled_from([0.5, 0.8, 0.9, 0.99]))
 def test_interval_holds_a_median_and_its_level_less_half_an_end(counts, level):
     if counts.sum() == 0:
@@ -277,13 +281,19 @@ def test_curves_that_cannot_be_pooled_are_named():
         ({"cuts": [f"merge{cut}" for cut in range(29)]}, "no masking probe's matrix"),
         ({"clusters": np.zeros(50)}, "one cluster"),
         ({"scale": 5}, "say what a perfect answer scores"),
+        ({"metric": "yes_f1"}, "has no document to count"),
+        ({"draws": 1}, "1 bootstrap draws show no variation"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(change, message):
     cuts = list(change.get("cuts", CUTS))
     scores = documents(ramp(8, 18), 50)[:, : len(cuts)] * change.get("scale", 1)
     with pytest.raises(DataError, match=message):
-        masking_curve(matrix_of(scores, cuts, change.get("clusters")), MEAN, draws=10)
+        masking_curve(
+            matrix_of(scores, cuts, change.get("clusters")),
+            find_metric(change.get("metric", "mean")),
+            draws=change.get("draws", 10),
+        )
 
 
 def test_unknown_rules_and_tolerances_are_refused():

@@ -61,13 +61,6 @@ def test_a_matrix_that_changed_after_its_record_is_refused(tmp_path):
         read_origin(tmp_path / "task" / MATRIX)
 
 
-def test_a_matrix_of_another_model_is_refused(tmp_path):
-    save(tmp_path / "task")
-    assert read_origin(tmp_path / "task" / MATRIX, model="abc").task == "task"
-    with pytest.raises(DataError, match="of model or recipe abc, not xyz"):
-        read_origin(tmp_path / "task" / MATRIX, model="xyz")
-
-
 @pytest.mark.parametrize("text", ["{", "[]", '{"task": "x"}', '{"task": "x", "fingerprint": 3}'])
 def test_a_damaged_record_is_named(tmp_path, text):
     save(tmp_path / "task")

@@ -57,15 +57,17 @@ def masking_curve(
         seed: of the resampling.
 
     Raises:
-        DataError: a variant that is no cut, fewer than 5 cuts, no cut 0, fewer than 2 clusters, or a score above
-            the best possible.
+        DataError: a variant that is no cut, fewer than 5 cuts, no cut 0, fewer than 2 clusters or draws, or a
+            score above the best possible.
     """
+    if draws < 2:
+        raise DataError(f"{draws} bootstrap draws show no variation: take some thousands")
     columns, cuts = _cuts(matrix.variants)
     if len(cuts) < MIN_CUTS:
         raise DataError(f"a plateau can't be told from {len(cuts)} points: measure at least {MIN_CUTS} cuts")
     if cuts[0] != 0:
         raise DataError(f"the curve starts at cut {cuts[0]}: cut 0, where no layer sees the image, is missing")
-    if matrix.scores.max() > perfect_answer:
+    if perfect_answer <= 0 or matrix.scores.max() > perfect_answer:
         raise DataError(
             f"a document scores {matrix.scores.max():g} and a perfect answer {perfect_answer:g}:"
             " say what a perfect answer scores, since tolerances are hundredths of it"

@@ -154,21 +154,14 @@ def is_probe(path: Path) -> bool:
     return any(str(name).isdecimal() for name in variants)
 
 
-def read_origin(matrix: Path, model: str | None = None) -> Origin:
+def read_origin(matrix: Path) -> Origin:
     """Say where a matrix comes from, by the `plateau.json` beside it if there is one, else by its folder's name.
 
-    Args:
-        matrix: path of the Parquet file.
-        model: fingerprint that the matrix must have; None: any.
-
     Raises:
-        DataError: `plateau.json` is damaged or was read off another matrix, or the matrix is another model's.
+        DataError: `plateau.json` is damaged or was read off another matrix.
     """
     path = matrix.with_name(PLATEAU)
-    origin = _checked_origin(path, matrix) if path.exists() else Origin(task=matrix.resolve().parent.name)
-    if model is not None and origin.model != model:
-        raise DataError(f"{matrix} is of model or recipe {origin.model}, not {model}: run the probe again")
-    return origin
+    return _checked_origin(path, matrix) if path.exists() else Origin(task=matrix.resolve().parent.name)
 
 
 def digest(path: Path) -> str:

@@ -18,6 +18,7 @@ _STAGES = {
     "alignment": ("#dcead9", "alignment:\nthe image is being read"),
     "degradation": ("#f6e9dc", "plateau: these layers\nno longer need the image"),
 }
+_LEAST_SPAN = 0.25  # of the scores' axis, as a share of the best possible score
 _ROOM_FOR_WORDS = 0.17  # share of the axis that a stage's name takes
 
 
@@ -42,7 +43,8 @@ def draw_curve(probe: Probe, folder: Path, stem: str = "curve", title: str | Non
     _draw_scores(upper, probe)
     _draw_probability(lower, probe)
     headline, small_print = _words(probe)
-    figure.suptitle(f"{title or probe.origin.task}: {headline}", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    headline = textwrap.fill(f"{title or probe.origin.task}: {headline}", 85)
+    figure.suptitle(headline, x=0.01, ha="left", fontsize=13, fontweight="bold")
     upper.set_title(textwrap.fill(small_print, 120), loc="left", fontsize=9, color=_QUIET)
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,8 @@ def _interval(probe: Probe) -> str:
 
 def _draw_scores(axes: Any, probe: Probe) -> None:
     plateau, perfect = probe.plateau, probe.curve.perfect
-    unit = 100.0 if perfect == 1 else 1.0
+    in_percent = perfect in (1, 100)
+    unit = 100 / perfect if in_percent else 1
     cuts = np.array([point.cut for point in plateau.points])
     score, low, high, fit = (
         unit * np.array([getattr(point, name) for point in plateau.points]) for name in ("score", "low", "high", "fit")
@@ -92,6 +95,8 @@ def _draw_scores(axes: Any, probe: Probe) -> None:
         low_cut, high_cut = plateau.estimate.interval
         axes.axvspan(low_cut - 0.15, high_cut + 0.15, color=_ONSET, alpha=0.15, linewidth=0, label=_interval(probe))
     bottom, top = axes.get_ylim()
+    widen = max(0.0, _LEAST_SPAN * unit * perfect - (top - bottom))  # so that noise on a flat curve looks small
+    bottom, top = bottom - 0.6 * widen, top + 0.4 * widen
     axes.set_ylim(bottom, top + 0.16 * (top - bottom))  # room for the stages' names
     axes.legend(loc="lower right", fontsize=8.5, framealpha=0.9)
     axes.spines[["top", "right"]].set_visible(False)
