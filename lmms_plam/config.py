@@ -35,7 +35,9 @@ def _split_modules(value: Any) -> Any:
 
 
 def _none_word(value: Any) -> Any:
-    return None if isinstance(value, str) and value.lower() == "none" else value
+    if isinstance(value, str) and value.lower() != "none":
+        raise ValueError("merge takes a recipe's fields, such as merge.start_layer=20, or 'none'")
+    return None if isinstance(value, str) else value
 
 
 class _Frozen(BaseModel):
@@ -95,6 +97,7 @@ class ModelConfig(_Frozen):
         backend: lmms-eval's model type that runs the VLM; left out, it follows from the VLM's own config.
         backend_args: arguments of that backend, as `--model_args` would give them.
         merge: the recipe, or `none` for the untouched VLM.
+        recipes: further recipes by name, which comparison tasks set beside `merge`.
     """
 
     name: str
@@ -104,11 +107,14 @@ class ModelConfig(_Frozen):
     backend: str | None = None
     backend_args: dict[str, Any] = Field(default_factory=dict)
     merge: Annotated[MergeRecipe | None, BeforeValidator(_none_word)] = None
+    recipes: dict[str, MergeRecipe] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.merge is not None and self.base_lm is None:
             raise ValueError("base_lm is missing: a merge needs the language model that the VLM grew from")
+        if taken := {"base", "merged"} & set(self.recipes):
+            raise ValueError(f"recipes: the name '{taken.pop()}' is taken by what every comparison shows")
         return self
 
 
@@ -187,7 +193,7 @@ def _explain_one(item: dict[str, Any]) -> str:
     location = [str(part) for part in item["loc"] if part not in ("int", "float", "str")]
     field = ".".join(location)
     if item["type"] == "extra_forbidden":
-        known = (MergeRecipe if location[0] == "merge" and len(location) > 1 else ModelConfig).model_fields
+        known = (ModelConfig if len(location) == 1 else MergeRecipe).model_fields
         return f"unknown field '{field}'.{did_you_mean(location[-1], known)} Known: {', '.join(known)}"
     if item["type"] == "missing":
         return f"the field '{field}' is missing"

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lmms_plam import __version__
-from lmms_plam.cli import doctor
+from lmms_plam.cli import compare, doctor, leaderboard, plateau
 from lmms_plam.errors import PlamError
 
-COMMANDS: tuple[ModuleType, ...] = (doctor,)
+COMMANDS: tuple[ModuleType, ...] = (doctor, plateau, compare, leaderboard)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -60,7 +60,9 @@ def _model_type() -> Iterator[Finding]:
 
     declared = [point.name for point in entry_points(group="lmms_eval.models")]
     if "plam" not in declared or "plam" not in list_available_models():
-        yield Finding("model type plam", False, "lmms-eval doesn't see it: install lmms-plam in lmms-eval's environment")
+        yield Finding(
+            "model type plam", False, "lmms-eval doesn't see it: install lmms-plam in lmms-eval's environment"
+        )
         return
     yield Finding("model type plam", True, f"{get_model('plam').__module__}")
 

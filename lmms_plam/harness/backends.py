@@ -87,7 +87,17 @@ def build_backend(
     arguments |= config.backend_args
     _check_dtype(arguments.get("dtype"), chosen)
     with _alone_on_cpu(backend_class, chosen):
-        return backend_class(**arguments)
+        backend: lmms = backend_class(**arguments)
+    _pad_left(backend)
+    return backend
+
+
+def _pad_left(backend: lmms) -> None:
+    """Pad batches on the left, as decoders need it: one backend leaves the side to the checkpoint's tokenizer."""
+    for holder in ("processor", "_image_processor"):
+        tokenizer = getattr(getattr(backend, holder, None), "tokenizer", None)
+        if tokenizer is not None:
+            tokenizer.padding_side = "left"
 
 
 def _check_dtype(name: Any, device: torch.device) -> None:

@@ -21,7 +21,8 @@ from torch import nn
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.harness.intercept import Generate, intercept_generate
 from lmms_plam.harness.journal import Journal, prompt_digest
-from lmms_plam.model import FamilyResult, Variant
+from lmms_plam.model.family import FamilyResult
+from lmms_plam.model.variants import Variant
 
 ANCHOR = "plam"
 """Key of a request's metadata under which a family task puts its FamilyMember."""
@@ -31,19 +32,26 @@ Engine = Callable[[Sequence[Variant], dict[str, Any]], FamilyResult]
 
 @dataclass(frozen=True, slots=True)
 class FamilyMember:
-    """What a family task adds to a request: which variant answers it, and where answers are kept meanwhile."""
+    """What a family task adds to a request.
+
+    Attributes:
+        variant: which variant answers it.
+        identity: tells the variant from others of its name, under other weights.
+        folder: where answers are kept meanwhile; None: nowhere.
+    """
 
     variant: Variant
+    identity: str
     folder: Path | None
 
 
 @dataclass(slots=True)
 class _Family:
-    """The requests of one document, by variant."""
+    """The requests of one document: places in the list of all requests, by variant."""
 
     request: Instance
     prompt: str
-    members: dict[Variant, list[int]] = field(default_factory=lambda: defaultdict(list))
+    members: dict[FamilyMember, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def doc_id(self) -> int:
@@ -100,16 +108,18 @@ def _open_families(
     known = 0
     for index in indices:
         request = requests[index]
-        variant = request.metadata[ANCHOR].variant
+        member: FamilyMember = request.metadata[ANCHOR]
         text = [part for part in request.args if isinstance(part, (str, dict))]
         family = families.setdefault(int(request.doc_id), _Family(request, prompt_digest(*text)))
-        answers[index] = journal.find(family.prompt, family.doc_id, variant.name) if journal else None
+        answers[index] = journal.find(family.prompt, family.doc_id, member.identity) if journal else None
         if answers[index] is None:
-            family.members[variant].append(index)
+            family.members[member].append(index)
         else:
             known += 1
     if known:
-        logger.info(f"{requests[indices[0]].task_name}: {known} of {len(indices)} answers are taken up from a run before")
+        logger.info(
+            f"{requests[indices[0]].task_name}: {known} of {len(indices)} answers are taken up from a run before"
+        )
     return {doc_id: family for doc_id, family in families.items() if family.members}
 
 
@@ -126,15 +136,17 @@ def _run(
 
     def answer(generate: Generate, **inputs: Any) -> Any:
         batch = [families[doc_id] for doc_id in asked.take()]
-        variants = list(dict.fromkeys(variant for family in batch for variant in family.members))
+        variants = list(dict.fromkeys(member.variant for family in batch for member in family.members))
         result = engine(variants, inputs)
         for row, family in enumerate(batch):
-            texts = {v: _decode(backend, result.tokens[place][row]) for place, v in enumerate(variants)}
-            for variant, members in family.members.items():
-                for index in members:
-                    answers[index] = texts[variant]
+            given = {}
+            for member, places in family.members.items():
+                text = _decode(backend, result.tokens[variants.index(member.variant)][row])
+                given[family.doc_id, member.identity] = text
+                for place in places:
+                    answers[place] = text
             if journal:
-                journal.write(family.prompt, {(family.doc_id, v.name): texts[v] for v in family.members})
+                journal.write(family.prompt, given)
             decoded[family.doc_id] = _decode(backend, result.trunk[row][inputs["input_ids"].shape[1] :])
         return result.trunk
 

@@ -74,10 +74,18 @@ def task_config(name: str) -> dict[str, Any]:
     return config
 
 
+def wandb_run() -> Any:
+    """Return the W&B run that lmms-eval has started (--wandb_args), or None."""
+    wandb = sys.modules.get("wandb")
+    return wandb.run if wandb is not None else None
+
+
 def _wrap(owner: type, name: str, seam: Callable[..., Any]) -> None:
     original = getattr(owner, name, None)
     if original is None:
-        raise UnsupportedError(f"lmms-eval's {owner.__name__} has no '{name}': this lmms-plam is made for lmms-eval 0.7")
+        raise UnsupportedError(
+            f"lmms-eval's {owner.__name__} has no '{name}': this lmms-plam is made for lmms-eval 0.7"
+        )
     if getattr(original, "seam", None) is seam:
         return
 
@@ -98,14 +106,18 @@ def _load_with_backend_name(load: Callable[..., Any], manager: TaskManager, *arg
     return load(manager, *args, **kwargs)
 
 
-def _cache_by_fingerprint(create: Callable[..., Any], *args: Any, model: Any = "", model_args: Any = "", **kwargs: Any) -> Any:
+def _cache_by_fingerprint(
+    create: Callable[..., Any], *args: Any, model: Any = "", model_args: Any = "", **kwargs: Any
+) -> Any:
     ours = running()
     if ours is not None and (model == "plam" or model is ours):
         model, model_args = "plam", {"fingerprint": ours.provenance.fingerprint}
     try:
         return create(*args, model=model, model_args=model_args, **kwargs)
     except (OSError, sqlite3.Error) as error:
-        raise PlamError(f"can't write the response cache in {args[0] if args else kwargs.get('cache_root')}: {error}") from error
+        raise PlamError(
+            f"can't write the response cache in {args[0] if args else kwargs.get('cache_root')}: {error}"
+        ) from error
 
 
 def _save_with_record(save: Callable[..., Any], tracker: EvaluationTracker, *args: Any, **kwargs: Any) -> Any:
@@ -117,9 +129,8 @@ def _save_with_record(save: Callable[..., Any], tracker: EvaluationTracker, *arg
     if tracker.output_path:
         folder = Path(tracker.output_path) / tracker.general_config_tracker.model_name_sanitized
         write_text(folder / f"{tracker.date_id}_plam.json", json.dumps(record, indent=2))
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.run.config.update({"plam": record})
+    if (run := wandb_run()) is not None:
+        run.config.update({"plam": record})
     return saved
 
 

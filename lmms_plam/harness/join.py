@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lmms_plam.errors import DataError
 from lmms_plam.harness.declared import find_benchmarks
 from lmms_plam.harness.images import cached_image_names
@@ -39,12 +37,7 @@ class Joined:
 
     def measures(self) -> list[tuple[Measure, ScoreMatrix]]:
         """Return each measure that has documents, with the part of the matrix that it reads."""
-        groups = np.array([stratum.partition("/")[0] for stratum in self.matrix.strata])
-        return [
-            (measure, self.matrix.select((groups == measure.group) | (measure.group == "")))
-            for measure in self.benchmark.measures
-            if not measure.group or measure.group in groups
-        ]
+        return self.benchmark.parts(self.matrix)
 
 
 def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, intersection: bool = False) -> list[Joined]:

@@ -86,7 +86,9 @@ def loglikelihood(backend: lmms, model: Any, requests: list[Instance]) -> list[S
 
     def answer(generate: Generate, **inputs: Any) -> torch.Tensor:
         index = current.pop()
-        tokens = _continuation_tokens(backend.tokenizer, inputs["input_ids"][0], _continuation(backend, requests[index]))
+        tokens = _continuation_tokens(
+            backend.tokenizer, inputs["input_ids"][0], _continuation(backend, requests[index])
+        )
         scores[index], sequence = score_tokens(generate, inputs, tokens)
         return sequence
 
@@ -99,7 +101,9 @@ def loglikelihood(backend: lmms, model: Any, requests: list[Instance]) -> list[S
 def _as_generation(backend: lmms, request: Instance, index: int, current: list[int]) -> Instance:
     """Rewrite a scoring request as the generation request for its prompt; asking for its image announces it."""
     if len(request.args) != 6:
-        raise UnsupportedError(f"task {request.task_name}: scoring a continuation without its document is not supported")
+        raise UnsupportedError(
+            f"task {request.task_name}: scoring a continuation without its document is not supported"
+        )
     context, _, doc_to_visual, doc_id, task, split = request.args
 
     def visuals(doc: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from lmms_plam.harness.backends import backend_name, build_backend
 from lmms_plam.harness.families import answer_families, is_family
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.loglikelihood import loglikelihood
-from lmms_plam.harness.provenance import describe
-from lmms_plam.merge import merge_into
-from lmms_plam.model import FamilyResult, Variant, generate_family
+from lmms_plam.harness.provenance import describe, digest_tensors
+from lmms_plam.merge import Checkpoint, MergeReport, merge_into, other_weights
+from lmms_plam.model.family import FamilyResult, generate_family
+from lmms_plam.model.variants import Variant, WeightSet
 
 
 class Plam(lmms):
@@ -58,11 +60,12 @@ class Plam(lmms):
         self.backend_name = backend_name(settings)
         self.backend = build_backend(settings, batch_size=batch_size, device=device, force_simple=self._force_simple)
         self.is_simple = self.backend.is_simple
-        merge = None
+        merge: MergeReport | None = None
         if settings.merge is not None and settings.base_lm is not None:
             merge = merge_into(self.model, settings.base_lm, settings.merge, revision=settings.base_lm_revision)
             for warning in merge.warnings:
                 logger.warning(f"{settings.name}: {warning}")
+        self._merge = merge
         self.provenance = describe(settings, self.backend_name, self.model, merge.to_dict() if merge else None)
         host.announce(self)
         logger.info(
@@ -82,23 +85,53 @@ class Plam(lmms):
         model: torch.nn.Module = self.backend.model
         return model
 
+    @cached_property
+    def other_weights(self) -> dict[str, WeightSet]:
+        """Weights that turn the merged model into its other variants: `base`, and the config's further recipes.
+
+        Raises:
+            ConfigError: nothing was merged.
+            UnsupportedError: more than decoder layers was merged.
+        """
+        settings = self.provenance.config
+        if self._merge is None or settings.base_lm is None:
+            raise ConfigError(f"{settings.name}: merge is none, so there is nothing to compare with the untouched VLM")
+        with Checkpoint(settings.vlm) as vlm, Checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
+            merged = [tensor.name for tensor in self._merge.merged]
+            weights = other_weights(self.model, vlm, base_lm, merged, settings.recipes)
+        return {name: WeightSet(name, layers) for name, layers in weights.items()}
+
+    def identify(self, variant: Variant) -> str:
+        """Return a variant's name, with a digest of its weights where they aren't the loaded ones."""
+        return variant.name if variant.weights is None else f"{variant.name}@{self._digests[variant.weights]}"
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {
+            name: digest_tensors(
+                {f"{layer}.{key}": value for layer, own in weights.layers.items() for key, value in own.items()}
+            )
+            for name, weights in self.other_weights.items()
+        }
+
     def generate_until(self, requests: list[Instance]) -> list[Any]:
         """Answer prompts as the backend does, and those of family tasks for every variant at once.
 
         Raises:
             GenerationError: the backend failed, also where it would have answered with an empty string.
         """
-        answers: dict[int, Any] = {}
-        members = [request for request in requests if is_family(request)]
-        if members:
-            self._take_rank()
-            with no_silent_failure(self.model):
-                told = answer_families(self.backend, self.model, self._engine, members, self.provenance.fingerprint)
-            answers |= zip(map(id, members), told, strict=True)
-        plain = [request for request in requests if not is_family(request)]
+        families = [index for index, request in enumerate(requests) if is_family(request)]
+        if not families:
+            return self._ask("generate_until", requests)
+        self._take_rank()
+        with no_silent_failure(self.model):
+            members = [requests[index] for index in families]
+            told = answer_families(self.backend, self.model, self._engine, members, self.provenance.fingerprint)
+        answers: dict[int, Any] = dict(zip(families, told, strict=True))
+        plain = [index for index in range(len(requests)) if index not in answers]
         if plain:
-            answers |= zip(map(id, plain), self._ask("generate_until", plain), strict=True)
-        return [answers[id(request)] for request in requests]
+            answers |= zip(plain, self._ask("generate_until", [requests[index] for index in plain]), strict=True)
+        return [answers[index] for index in range(len(requests))]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[Any]:
         """Hold conversations as the backend does."""
@@ -125,7 +158,8 @@ class Plam(lmms):
         self.backend._rank, self.backend._world_size = self.rank, self.world_size
 
     def _engine(self, variants: Sequence[Variant], inputs: dict[str, Any]) -> FamilyResult:
-        return generate_family(self.model, variants, inputs)
+        weights = [self.other_weights[variant.weights] for variant in variants if variant.weights is not None]
+        return generate_family(self.model, variants, inputs, weights=weights)
 
     def clean(self) -> None:
         """Free the weights, as the harness asks after the last request."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmms_plam.config import ModelConfig
 
@@ -74,21 +74,21 @@ def describe(config: ModelConfig, backend: str, model: nn.Module, merge: Mapping
     return Provenance(
         config=config,
         backend=backend,
-        weights=weights_digest(model),
+        weights=digest_tensors(model.state_dict()),
         files=_files_digest(config.vlm, model),
         merge=merge,
         versions={name: version(name) for name in _PACKAGES},
     )
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Digest every parameter and persistent buffer, bit for bit, on its own device.
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Digest named tensors, bit for bit, each on its own device.
 
     A tensor's bits are read as rows of 64-bit words and summed along rows and along columns, modulo 2**64: exact in
     any order of summation, at memory speed, and a changed, moved or swapped value shows.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         octets = tensor.detach().contiguous().flatten().view(torch.uint8)
         whole = octets.numel() - octets.numel() % (8 * _ROW_WORDS)

@@ -1,180 +1,36 @@
-"""Family tasks: another task's documents, prompts and scoring, asked several times with small changes to the model.
+"""The family tasks that come with the plugin.
 
-A YAML of three lines makes one of any generate-until task, of lmms-eval's or of your own:
+A YAML of three lines makes one of any generate-until task:
 
-    task: plam_probe_mmstar
-    class: !function lmms_plam.harness.tasks.MaskingProbe
-    of: mmstar
+task: plam_probe_mmstar
+class: !function lmms_plam.harness.tasks.MaskingProbe
+of: mmstar
 """
 
 from __future__ import annotations
 
-import copy
 import re
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from lmms_eval.api.instance import Instance
-from lmms_eval.api.task import ConfigurableMessagesTask, ConfigurableTask
 from loguru import logger
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lmms_plam.errors import ConfigError, UnsupportedError, did_you_mean
+from lmms_plam.errors import ConfigError
 from lmms_plam.harness import host
-from lmms_plam.harness.declared import find_benchmarks
-from lmms_plam.harness.families import ANCHOR, FamilyMember
+from lmms_plam.harness.family_task import FamilyOptions, FamilyTask
+from lmms_plam.harness.paired import Result, adjust
 from lmms_plam.harness.units import Benchmark
-from lmms_plam.model import Variant, find_decoder
-from lmms_plam.probes.record import MATRIX, Origin, analyse
+from lmms_plam.merge import BASE
+from lmms_plam.model.anatomy import find_decoder
+from lmms_plam.model.variants import Variant
+from lmms_plam.probes.record import Origin, analyse
+from lmms_plam.report.comparison import write
 from lmms_plam.report.curve import draw_curve
+from lmms_plam.report.wandb_log import log_probe, telling_documents
+from lmms_plam.stats.comparison import Analysis
 from lmms_plam.stats.matrix import ScoreMatrix
-
-_DOC_ID = "plam_doc_id"
-_SINGLE = "generate_until"
-
-
-class FamilyOptions(BaseModel):
-    """What a family task's YAML may hold: its name, its class, the task it is made of, and what a subclass adds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    task: str
-    of: str
-
-
-class FamilyTask(ConfigurableMessagesTask):
-    """Asks every document of another task once for each variant of the model, and measures the variants together.
-
-    Subclasses say which variants there are and what is reported; everything else is the wrapped task's.
-
-    Args:
-        config: the task's YAML.
-    """
-
-    options_class: ClassVar[type[FamilyOptions]] = FamilyOptions
-    reported: ClassVar[Mapping[str, bool]] = {}
-    """Names of the numbers in lmms-eval's table, and whether higher is better."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.options = _read_options(self.options_class, config)
-        model = host.running()
-        if model is None:
-            raise ConfigError(f"{self.options.task} varies the model itself: run it with --model plam")
-        self.plam = model
-        wrapped = host.task_config(self.options.of)
-        super().__init__(config={**wrapped, "task": self.options.task}, model_name=model.backend_name)
-        if self.OUTPUT_TYPE != _SINGLE:
-            raise UnsupportedError(
-                f"{self.options.task}: only generate-until tasks can be asked in variants, and "
-                f"{self.options.of} is of type {self.OUTPUT_TYPE}"
-            )
-        self.variants = self.make_variants()
-        self._reported: dict[str, float] | None = None
-        self._benchmark: Benchmark | None = None
-
-    @abstractmethod
-    def make_variants(self) -> tuple[Variant, ...]:
-        """Return what is asked of every document."""
-
-    @abstractmethod
-    def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float]:
-        """Analyse the saved matrix, write files beside it, and return the numbers named in `reported`."""
-
-    @property
-    def folder(self) -> Path | None:
-        """Where this task's files go: OUTPUT_PATH/plam/TASK, or None without --output_path."""
-        output = getattr(getattr(self, "args", None), "output_path", None)
-        return Path(output) / "plam" / self.options.task if output else None
-
-    def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
-        """Load the wrapped task's data, with each document's number, which scoring isn't told otherwise."""
-        super().download(dataset_kwargs)
-        for splits in {id(splits): splits for splits in (self.dataset, self.dataset_no_image)}.values():
-            for name, documents in splits.items():
-                splits[name] = documents.add_column(_DOC_ID, list(range(len(documents))))
-
-    def dump_config(self) -> dict[str, Any]:
-        """Return the wrapped task's config and what is varied: lmms-eval's caches tell tasks apart by it."""
-        varied = [[variant.name, variant.cut, variant.weights] for variant in self.variants]
-        return {**super().dump_config(), "plam": {**self.options.model_dump(), "variants": varied}}
-
-    def construct_requests(self, doc_id: int, ctx: str, **kwargs: Any) -> list[Instance]:
-        """Return the wrapped task's request once for each variant."""
-        maker = ConfigurableTask if self.plam.is_simple else ConfigurableMessagesTask
-        request: Instance = maker.construct_requests(self, doc_id, ctx, **kwargs)
-        requests = []
-        for index, variant in enumerate(self.variants):
-            member = copy.copy(request)
-            member.idx, member.resps, member.token_counts, member.filtered_resps = index, [], [], {}
-            member.raw_filtered_resps = {}
-            member.metadata = {**request.metadata, ANCHOR: FamilyMember(variant, self.folder)}
-            requests.append(member)
-        return requests
-
-    def process_results(self, doc: Any, results: Sequence[Any], full_docs: Any = None) -> dict[str, Any]:
-        """Score each variant's answer by the wrapped task; the rows for the matrix are every number's raw material."""
-        rows = [self._row(doc, variant, result) for variant, result in zip(self.variants, results, strict=True)]
-        return dict.fromkeys(self.reported, rows)
-
-    def _row(self, doc: Any, variant: Variant, result: Any) -> dict[str, Any]:
-        scored = super().process_results(doc, [result])
-        sample = {**scored, "doc": doc, "doc_id": doc[_DOC_ID], "filtered_resps": result, "input": self.doc_to_text(doc)}
-        record = self._read_by(sample).record(sample)
-        row = {"doc_id": doc[_DOC_ID], "variant": variant.name, "answer": record.answer, "score": record.score}
-        cluster = record.cluster if record.cluster is not None else str(doc[_DOC_ID])
-        return {**row, "cluster": cluster, "stratum": record.stratum, **record.columns}
-
-    def _read_by(self, sample: Mapping[str, Any]) -> Benchmark:
-        if self._benchmark is None:
-            metadata = self.config.metadata if isinstance(self.config.metadata, Mapping) else {}
-            self._benchmark = find_benchmarks(self.options.of, self.config.to_dict(), metadata, sample)[0]
-        return self._benchmark
-
-    def aggregation(self) -> dict[str, Callable[[list[Any]], float]]:
-        """Return, for each reported number, what lmms-eval calls with all documents' rows."""
-        return {name: lambda items, name=name: self._report_once(items)[name] for name in self.reported}
-
-    def higher_is_better(self) -> dict[str, bool]:
-        """Return which numbers are better when higher."""
-        return dict(self.reported)
-
-    def _report_once(self, items: list[list[dict[str, Any]]]) -> dict[str, float]:
-        if self._reported is None:
-            matrix = ScoreMatrix.from_rows([row for rows in items for row in rows], self.options.task)
-            if self._benchmark is None:  # scored by other processes only
-                raise ConfigError(f"{self.options.task}: no document was scored")
-            with self._results_folder() as folder:
-                matrix.write(folder / MATRIX)
-                self._reported = self.report(folder / MATRIX, self._benchmark)
-                for kept in folder.glob("answers.*.jsonl"):
-                    kept.unlink()
-        return self._reported
-
-    @contextmanager
-    def _results_folder(self) -> Iterator[Path]:
-        """This task's folder, or one that is thrown away when the run keeps nothing."""
-        if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            yield self.folder
-        else:
-            with TemporaryDirectory() as folder:
-                yield Path(folder)
-
-
-def _read_options(options_class: type[FamilyOptions], config: Mapping[str, Any]) -> FamilyOptions:
-    given = {name: value for name, value in config.items() if name != "class"}
-    try:
-        return options_class.model_validate(given)
-    except ValidationError as error:
-        item = error.errors()[0]
-        name = ".".join(map(str, item["loc"]))
-        known = options_class.model_fields
-        hint = did_you_mean(name, known) if item["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"task {given.get('task')}: '{name}': {item['msg']}.{hint} Known: {', '.join(known)}") from None
+from lmms_plam.stats.metrics import find_metric
 
 
 class ProbeOptions(FamilyOptions):
@@ -201,7 +57,9 @@ class ProbeOptions(FamilyOptions):
         else:
             raise ConfigError(f"task {self.task}: cuts are 'all', 'every N' or a list of layers, not '{self.cuts}'")
         if not chosen <= set(range(depth + 1)):
-            raise ConfigError(f"task {self.task}: cuts lie between 0 and the model's {depth} layers, not {sorted(chosen)}")
+            raise ConfigError(
+                f"task {self.task}: cuts lie between 0 and the model's {depth} layers, not {sorted(chosen)}"
+            )
         return sorted(chosen)
 
 
@@ -229,8 +87,54 @@ class MaskingProbe(FamilyTask):
         probe = analyse(matrix_file, origin)
         probe.write(matrix_file.parent)
         draw_curve(probe, matrix_file.parent)
+        run = host.wandb_run()
+        if run is not None:
+            matrix = ScoreMatrix.read(matrix_file)
+            log_probe(run, probe, matrix, matrix_file.parent, self.examples(telling_documents(matrix)))
         found = probe.plateau
         logger.info(f"{self.options.task}: {found.verdict}: {found.reason}")
         low, high = found.estimate.interval if found.onset is not None else (None, None)
         numbers = {"full": found.full, "onset": found.onset, "onset_low": low, "onset_high": high, "rise": found.rise}
+        return {name: float("nan") if number is None else float(number) for name, number in numbers.items()}
+
+
+class Comparison(FamilyTask):
+    """The untouched VLM against the merged model, and further recipes if the config lists some, on the same prompts."""
+
+    reported: ClassVar[Mapping[str, bool]] = {
+        "base": True,
+        "merged": True,
+        "difference": True,
+        "ci_low": True,
+        "ci_high": True,
+        "p_value": False,
+    }
+
+    def make_variants(self) -> tuple[Variant, ...]:
+        """Return base and merged, then the further recipes."""
+        base, *others = (Variant(name, weights=name) for name in self.plam.other_weights)
+        return (base, Variant("merged"), *others)
+
+    def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float]:
+        """Compare each variant with the base; write comparison.json, .csv, .md, .html and a forest plot."""
+        matrix = ScoreMatrix.read(matrix_file)
+        results = []
+        for place, (measure, part) in enumerate(benchmark.parts(matrix)):
+            analysis = Analysis.of(part, find_metric(measure.metric))
+            for variant in matrix.variants[1:]:
+                found = analysis.compare(BASE, variant)
+                task = self.options.task if variant == "merged" else f"{self.options.task} ({variant})"
+                headline = place == 0
+                notes = found.difference.notes
+                results.append(Result(task, measure.key, headline, found, analysis.perfect(), None, notes))
+        write(adjust(results), matrix_file.parent)
+        first = results[0].comparison
+        numbers = {
+            "base": first.a,
+            "merged": first.b,
+            "difference": first.difference.value,
+            "ci_low": first.difference.ci_low,
+            "ci_high": first.difference.ci_high,
+            "p_value": first.p_value,
+        }
         return {name: float("nan") if number is None else float(number) for name, number in numbers.items()}

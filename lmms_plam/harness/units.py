@@ -15,7 +15,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from lmms_plam.errors import DataError
+from lmms_plam.stats.matrix import ScoreMatrix
 
 Sample = Mapping[str, Any]
 
@@ -86,6 +89,15 @@ class Benchmark:
         if record.cluster is None and self.image in document:
             return replace(record, cluster=image_name(document[self.image]))
         return record
+
+    def parts(self, matrix: ScoreMatrix) -> list[tuple[Measure, ScoreMatrix]]:
+        """Return each measure that has documents, with the part of the matrix that it reads."""
+        groups = np.array([stratum.partition("/")[0] for stratum in matrix.strata])
+        return [
+            (measure, matrix.select((groups == measure.group) | (measure.group == "")))
+            for measure in self.measures
+            if not measure.group or measure.group in groups
+        ]
 
 
 def image_name(value: Any) -> str:

@@ -7,8 +7,10 @@ from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.layers import resolve_layers, resolve_start_layer
 from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
 from lmms_plam.merge.schedules import Coefficients
+from lmms_plam.merge.variants import BASE, other_weights
 
 __all__ = [
+    "BASE",
     "Checkpoint",
     "Coefficients",
     "MergePlan",
@@ -16,6 +18,7 @@ __all__ = [
     "MergedTensor",
     "merge_into",
     "merged_tensors",
+    "other_weights",
     "plan_merge",
     "resolve_layers",
     "resolve_start_layer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,8 +16,8 @@ from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.methods import linear
 from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
 
-_BLOCK = 1 << 20
-"""Elements merged at once: the working copies in float32 take a few MB, whatever the tensor's size."""
+_BLOCK = 1 << 18
+"""Elements merged at once. Working copies of 1 MB stay in the cache, and an allocator hands them out again at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +112,11 @@ def merged_tensors(model: nn.Module, source: Checkpoint, plan: MergePlan) -> Ite
         CheckpointError: a file that can't be read to its end.
     """
     for tensor in plan.merged:
-        yield tensor, _merge(model.get_parameter(tensor.name).detach(), source, tensor)
+        yield tensor, merge_tensor(model.get_parameter(tensor.name).detach(), source, tensor)
 
 
-def _merge(vlm: Tensor, source: Checkpoint, tensor: MergedTensor) -> Tensor:
+def merge_tensor(vlm: Tensor, source: Checkpoint, tensor: MergedTensor) -> Tensor:
+    """Return one merged tensor, computed block by block; see `merged_tensors`."""
     merged = torch.empty_like(vlm)
     merged[tensor.rows :] = vlm[tensor.rows :]
     step = max(1, _BLOCK // vlm[0].numel())
@@ -122,14 +124,19 @@ def _merge(vlm: Tensor, source: Checkpoint, tensor: MergedTensor) -> Tensor:
         block = slice(start, min(start + step, tensor.rows))
         lm = source.rows(tensor.source, block.start, block.stop).to(vlm.device) if tensor.source else None
         merged[block] = linear(lm, vlm[block], tensor.coefficients.lm, tensor.coefficients.vlm)
-        if not merged[block].isfinite().all():
+        if not _is_finite(merged[block]):
             raise MergeError(_explain(lm, vlm[block], tensor, source.reference))
     return merged
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    low, high = tensor.aminmax()  # NaN passes through; many times faster than isfinite() in 16 bits
+    return math.isfinite(low) and math.isfinite(high)
+
+
 def _explain(lm: Tensor | None, vlm: Tensor, tensor: MergedTensor, base_lm: str) -> str:
-    if lm is not None and not lm.isfinite().all():
+    if lm is not None and not _is_finite(lm):
         return f"'{tensor.source}' of '{base_lm}' holds NaN or Inf; fetch that checkpoint again"
-    if not vlm.isfinite().all():
+    if not _is_finite(vlm):
         return f"the VLM's '{tensor.name}' holds NaN or Inf; fetch its checkpoint again"
     return f"the merged '{tensor.name}' overflows {vlm.dtype}; lower the coefficients or load the VLM in bfloat16"

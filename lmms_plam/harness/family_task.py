@@ -1,0 +1,190 @@
+"""Family tasks: another task's documents, prompts and scoring, asked several times with small changes to the model."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.task import ConfigurableMessagesTask, ConfigurableTask
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lmms_plam.errors import ConfigError, UnsupportedError, did_you_mean
+from lmms_plam.harness import host
+from lmms_plam.harness.declared import find_benchmarks
+from lmms_plam.harness.families import ANCHOR, FamilyMember
+from lmms_plam.harness.units import Benchmark
+from lmms_plam.model.variants import Variant
+from lmms_plam.probes.record import MATRIX
+from lmms_plam.report.wandb_log import Example
+from lmms_plam.stats.matrix import ScoreMatrix
+
+_DOC_ID = "plam_doc_id"
+_SINGLE = "generate_until"
+
+
+class FamilyOptions(BaseModel):
+    """What a family task's YAML may hold: its name, its class, the task it is made of, and what a subclass adds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    of: str
+
+
+class FamilyTask(ConfigurableMessagesTask):
+    """Asks every document of another task once for each variant of the model, and measures the variants together.
+
+    Subclasses say which variants there are and what is reported; everything else is the wrapped task's.
+
+    Args:
+        config: the task's YAML.
+    """
+
+    options_class: ClassVar[type[FamilyOptions]] = FamilyOptions
+    reported: ClassVar[Mapping[str, bool]] = {}
+    """Names of the numbers in lmms-eval's table, and whether higher is better."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.options = _read_options(self.options_class, config)
+        model = host.running()
+        if model is None:
+            raise ConfigError(f"{self.options.task} varies the model itself: run it with --model plam")
+        self.plam = model
+        wrapped = host.task_config(self.options.of)
+        super().__init__(config={**wrapped, "task": self.options.task}, model_name=model.backend_name)
+        if self.OUTPUT_TYPE != _SINGLE:
+            raise UnsupportedError(
+                f"{self.options.task}: only generate-until tasks can be asked in variants, and "
+                f"{self.options.of} is of type {self.OUTPUT_TYPE}"
+            )
+        self.variants = self.make_variants()
+        self._reported: dict[str, float] | None = None
+        self._benchmark: Benchmark | None = None
+
+    @abstractmethod
+    def make_variants(self) -> tuple[Variant, ...]:
+        """Return what is asked of every document."""
+
+    @abstractmethod
+    def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float]:
+        """Analyse the saved matrix, write files beside it, and return the numbers named in `reported`."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where this task's files go: OUTPUT_PATH/plam/TASK, or None without --output_path."""
+        output = getattr(getattr(self, "args", None), "output_path", None)
+        return Path(output) / "plam" / self.options.task if output else None
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
+        """Load the wrapped task's data, with each document's number, which scoring isn't told otherwise."""
+        super().download(dataset_kwargs)
+        for splits in {id(splits): splits for splits in (self.dataset, self.dataset_no_image)}.values():
+            for name, documents in splits.items():
+                splits[name] = documents.add_column(_DOC_ID, list(range(len(documents))))
+
+    def dump_config(self) -> dict[str, Any]:
+        """Return the wrapped task's config and what is varied: lmms-eval's caches tell tasks apart by it."""
+        varied = [self.plam.identify(variant) for variant in self.variants]
+        return {**super().dump_config(), "plam": {**self.options.model_dump(), "variants": varied}}
+
+    def construct_requests(self, doc_id: int, ctx: str, **kwargs: Any) -> list[Instance]:
+        """Return the wrapped task's request once for each variant."""
+        maker = ConfigurableTask if self.plam.is_simple else ConfigurableMessagesTask
+        request: Instance = maker.construct_requests(self, doc_id, ctx, **kwargs)
+        requests = []
+        for index, variant in enumerate(self.variants):
+            member = copy.copy(request)
+            member.idx, member.resps, member.token_counts, member.filtered_resps = index, [], [], {}
+            member.raw_filtered_resps = {}
+            member.metadata = {
+                **request.metadata,
+                ANCHOR: FamilyMember(variant, self.plam.identify(variant), self.folder),
+            }
+            requests.append(member)
+        return requests
+
+    def process_results(self, doc: Any, results: Sequence[Any], full_docs: Any = None) -> dict[str, Any]:
+        """Score each variant's answer by the wrapped task; the rows for the matrix are every number's raw material."""
+        rows = [self._row(doc, variant, result) for variant, result in zip(self.variants, results, strict=True)]
+        return dict.fromkeys(self.reported, rows)
+
+    def _row(self, doc: Any, variant: Variant, result: Any) -> dict[str, Any]:
+        scored = super().process_results(doc, [result])
+        sample = {
+            **scored,
+            "doc": doc,
+            "doc_id": doc[_DOC_ID],
+            "filtered_resps": result,
+            "input": self.doc_to_text(doc),
+        }
+        record = self._read_by(sample).record(sample)
+        row = {"doc_id": doc[_DOC_ID], "variant": variant.name, "answer": record.answer, "score": record.score}
+        cluster = record.cluster if record.cluster is not None else str(doc[_DOC_ID])
+        return {**row, "cluster": cluster, "stratum": record.stratum, **record.columns}
+
+    def _read_by(self, sample: Mapping[str, Any]) -> Benchmark:
+        if self._benchmark is None:
+            metadata = self.config.metadata if isinstance(self.config.metadata, Mapping) else {}
+            self._benchmark = find_benchmarks(self.options.of, self.config.to_dict(), metadata, sample)[0]
+        return self._benchmark
+
+    def aggregation(self) -> dict[str, Callable[[list[Any]], float]]:
+        """Return, for each reported number, what lmms-eval calls with all documents' rows."""
+        return {name: lambda items, name=name: self._report_once(items)[name] for name in self.reported}
+
+    def higher_is_better(self) -> dict[str, bool]:
+        """Return which numbers are better when higher."""
+        return dict(self.reported)
+
+    def examples(self, doc_ids: Sequence[int]) -> list[Example]:
+        """Return what a reader needs to see of documents: question and first image."""
+        documents = self.eval_docs
+        shown = []
+        for doc_id in doc_ids:
+            doc = documents[doc_id]
+            images = [visual for visual in self.doc_to_visual(doc) or [] if isinstance(visual, Image.Image)]
+            shown.append(Example(doc_id, self.doc_to_text(doc), images[0] if images else None))
+        return shown
+
+    def _report_once(self, items: list[list[dict[str, Any]]]) -> dict[str, float]:
+        if self._reported is None:
+            matrix = ScoreMatrix.from_rows([row for rows in items for row in rows], self.options.task)
+            if self._benchmark is None:  # scored by other processes only
+                raise ConfigError(f"{self.options.task}: no document was scored")
+            with self._results_folder() as folder:
+                matrix.write(folder / MATRIX)
+                self._reported = self.report(folder / MATRIX, self._benchmark)
+                for kept in folder.glob("answers.*.jsonl"):
+                    kept.unlink()
+        return self._reported
+
+    @contextmanager
+    def _results_folder(self) -> Iterator[Path]:
+        """This task's folder, or one that is thrown away when the run keeps nothing."""
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield self.folder
+        else:
+            with TemporaryDirectory() as folder:
+                yield Path(folder)
+
+
+def _read_options(options_class: type[FamilyOptions], config: Mapping[str, Any]) -> FamilyOptions:
+    given = {name: value for name, value in config.items() if name != "class"}
+    try:
+        return options_class.model_validate(given)
+    except ValidationError as error:
+        item = error.errors()[0]
+        name = ".".join(map(str, item["loc"]))
+        known = options_class.model_fields
+        hint = did_you_mean(name, known) if item["type"] == "extra_forbidden" else ""
+        raise ConfigError(
+            f"task {given.get('task')}: '{name}': {item['msg']}.{hint} Known: {', '.join(known)}"
+        ) from None

@@ -1,0 +1,76 @@
+"""Weights of other variants of a merged model, read from the files: the untouched VLM, and further recipes.
+
+A merge writes into the loaded VLM and keeps no copy. What another variant needs of the layers that were merged is read
+again, from the VLM's own checkpoint, when a comparison asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from lmms_plam.config import MergeRecipe
+from lmms_plam.errors import CheckpointError, UnsupportedError
+from lmms_plam.merge.apply import merge_tensor
+from lmms_plam.merge.checkpoint import Checkpoint
+from lmms_plam.merge.names import decoder_tensors, parse_name
+from lmms_plam.merge.plan import plan_merge
+
+BASE = "base"
+"""What the untouched VLM is called among the variants."""
+
+LayerTensors = dict[int, dict[str, Tensor]]
+"""Tensors by decoder layer and parameter name within the layer."""
+
+
+def other_weights(
+    model: nn.Module, vlm: Checkpoint, base_lm: Checkpoint, merged: Sequence[str], recipes: Mapping[str, MergeRecipe]
+) -> dict[str, LayerTensors]:
+    """Return what stands in for a merged model's weights in its other variants.
+
+    Args:
+        model: the merged VLM.
+        vlm: the checkpoint that it was loaded from.
+        base_lm: the base LM's.
+        merged: names of the parameters that were merged.
+        recipes: further recipes by name.
+
+    Returns:
+        By variant, BASE first, tensors of the loaded dtype and device.
+
+    Raises:
+        UnsupportedError: something outside the decoder layers was or is to be merged, so that no layer is shared.
+        CheckpointError: a tensor that can't be read.
+        MergeError, ConfigError: as `plan_merge`.
+    """
+    stored = decoder_tensors(vlm.files)
+    plans = {name: plan_merge(model, base_lm, recipe) for name, recipe in recipes.items()}
+    touched = dict.fromkeys([*merged, *(tensor.name for plan in plans.values() for tensor in plan.merged)])
+    untouched = {name: _read(name, stored, vlm, model) for name in touched}
+    weights = {BASE: _by_layer({name: untouched[name] for name in merged})}
+    for variant, plan in plans.items():
+        own = {tensor.name: merge_tensor(untouched[tensor.name], base_lm, tensor) for tensor in plan.merged}
+        weights[variant] = _by_layer({**{name: untouched[name] for name in merged}, **own})
+    return weights
+
+
+def _read(name: str, stored: Mapping[object, str], vlm: Checkpoint, model: nn.Module) -> Tensor:
+    parameter, tensor = model.get_parameter(name), parse_name(name)
+    if tensor not in stored:
+        raise CheckpointError(f"'{vlm.reference}' has no tensor for '{name}', which the loaded model has")
+    rows = vlm.rows(stored[tensor], 0, parameter.shape[0])
+    return rows.to(parameter.device, parameter.dtype)
+
+
+def _by_layer(tensors: Mapping[str, Tensor]) -> LayerTensors:
+    layers: LayerTensors = {}
+    for name, value in tensors.items():
+        tensor = parse_name(name)
+        if tensor is None or tensor.layer is None:
+            raise UnsupportedError(
+                f"'{name}' lies outside the decoder layers, so the variants share nothing: run base and merged "
+                "apart, and compare the two with `plam compare`"
+            )
+        layers.setdefault(tensor.layer, {})[tensor.suffix] = value
+    return layers
