@@ -8,6 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_plateau import matrix_of
+
+from lmms_plam.probes.curve import masking_curve
+from lmms_plam.stats.metrics import find_metric
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "plateau_calibration.py"
 
@@ -25,18 +29,22 @@ def calibration():
 def test_simulated_documents_have_the_true_curve_and_flip_in_runs(calibration):
     truth = np.linspace(0.2, 0.8, 29)
     for noise in calibration.NOISES.values():
-        scores = calibration.simulate(truth, 20_000, noise, np.random.default_rng(0)).scores
+        scores = calibration.simulate(truth, 20_000, noise, np.random.default_rng(0))
         np.testing.assert_allclose(scores.mean(axis=0), truth, atol=0.03)
         near, far = (np.corrcoef(scores[:, 14], scores[:, cut])[0, 1] for cut in (15, 24))
         assert near > far > 0.5
 
 
-def test_clusters_share_their_luck(calibration):
+def test_its_fast_bootstrap_has_the_spread_of_the_real_one(calibration):
     noise = calibration.NOISES["clustered"]
-    matrix = calibration.simulate(np.full(29, 0.5), 20_000, noise, np.random.default_rng(0))
-    by_cluster = matrix.scores[:, 14].reshape(-1, noise.cluster_size)
-    assert np.corrcoef(by_cluster[:, 0], by_cluster[:, 1])[0, 1] > 0.1
-    assert len(set(matrix.clusters)) == 4000
+    scores = calibration.simulate(np.linspace(0.2, 0.8, 29), 600, noise, np.random.default_rng(0))
+    resampling = np.random.default_rng(1).multinomial(120, np.full(120, 1 / 120), size=4000) / 120
+    fast = calibration.bootstrapped(scores, noise.cluster_size, resampling)
+    real = masking_curve(matrix_of(scores, clusters=np.arange(600) // 5), find_metric("mean"), draws=4000)
+    alone = masking_curve(matrix_of(scores), find_metric("mean"), draws=4000)
+    np.testing.assert_allclose(fast.scores, real.scores)
+    np.testing.assert_allclose(fast.draws.std(axis=0), real.draws.std(axis=0), rtol=0.07)
+    assert real.draws.std(axis=0).mean() > 1.2 * alone.draws.std(axis=0).mean()  # luck shared in clusters counts
 
 
 def test_intervals_cover_and_a_flat_curve_has_no_plateau(calibration):
