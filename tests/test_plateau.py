@@ -268,7 +268,7 @@ def test_curves_that_cannot_be_pooled_are_named():
     shallow = masking_curve(matrix_of(documents(ramp(3, 7, cuts=np.arange(13)), 300), range(13)), MEAN, draws=50)
     with pytest.raises(DataError, match="flat_task doesn't rise"):
         pool_curves([("task", rising), ("flat_task", flat)])
-    with pytest.raises(DataError, match="other cuts"):
+    with pytest.raises(DataError, match="differ in their cuts"):
         pool_curves([("task", rising), ("shallow", shallow)])
 
 

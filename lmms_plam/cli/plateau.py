@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         probe = analyse(path, replace(read_origin(path), **said), rule, **resampling)
         probes.append(probe)
         if arguments.write:
-            probe.write(path.parent)
             draw_curve(probe, path.parent)
+            probe.write(path.parent)
     if arguments.pool:
         probes.append(pool(probes, rule, arguments.level))
     if arguments.json:

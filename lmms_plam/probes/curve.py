@@ -67,7 +67,7 @@ def masking_curve(
         raise DataError(f"a plateau can't be told from {len(cuts)} points: measure at least {MIN_CUTS} cuts")
     if cuts[0] != 0:
         raise DataError(f"the curve starts at cut {cuts[0]}: cut 0, where no layer sees the image, is missing")
-    if perfect_answer <= 0 or matrix.scores.max() > perfect_answer:
+    if perfect_answer <= 0 or matrix.scores.max() > perfect_answer * (1 + 1e-9):
         raise DataError(
             f"a document scores {matrix.scores.max():g} and a perfect answer {perfect_answer:g}:"
             " say what a perfect answer scores, since tolerances are hundredths of it"
@@ -105,7 +105,7 @@ def pool_curves(curves: Sequence[tuple[str, MaskingCurve]], top_points: int = 4)
     for name, curve in curves:
         if curve.draws.shape != first.draws.shape or (curve.cuts != first.cuts).any():
             raise DataError(
-                f"{name} and {first_name} were measured at other cuts or drawn differently often, and can't be pooled"
+                f"{name} and {first_name} differ in their cuts or in their number of draws, and can't be pooled"
             )
         rise, error = rise_of(curve, top_points)
         if rise <= 2 * error:

@@ -23,13 +23,13 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class OnsetRule:
-    """How the plateau onset k* is read off a curve. It is an index into the cuts that were measured.
+    """How the plateau onset k*, one of the cuts that were measured, is read off a curve.
 
     Attributes:
         method: `isotonic`: k* is the first cut where the isotonic fit is within the tolerance of its top, the mean of
             its last points. `segments`: the end of the ramp in the least-squares fit flat, ramp, flat. `kneedle`: the
             cut where the curve, both axes scaled to [0, 1], lies highest above the diagonal (Satopaa et al. 2011,
-            without smoothing). Only `isotonic` uses the other attributes.
+            without smoothing). Only `isotonic` uses the tolerances.
         tolerance: least tolerance, in points: hundredths of the score of a perfect run.
         share: least tolerance as a share of the rise, which is the top minus the fit at cut 0. The larger one counts.
         top_points: how many of the last points make the top.
