@@ -53,7 +53,9 @@ def find_decoder(model: nn.Module) -> Decoder:
     if not isinstance(model, GenerationMixin) or type(model).generate is not GenerationMixin.generate:
         raise UnsupportedError(f"{name} has a generate() of its own, not transformers' GenerationMixin.generate")
     if model.config.is_encoder_decoder:
-        raise UnsupportedError(f"{name} is an encoder-decoder model: its vision tokens aren't in the decoder's sequence")
+        raise UnsupportedError(
+            f"{name} is an encoder-decoder model: its vision tokens aren't in the decoder's sequence"
+        )
     text = model.get_decoder()
     layers = getattr(text, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not all(hasattr(layer, "self_attn") for layer in layers):

@@ -77,7 +77,9 @@ class Lineup:
         self._seen, self._seen_positions = seen, seen_positions
         self._blind, self._blind_positions = blind, blind_positions
         self._rows = torch.arange(len(cuts), device=seen_positions.device)
-        self._owners = self._rows.new_full(seen_positions.shape, -1)  # of the columns of `seen`; -1: the prompt, for all
+        self._owners = self._rows.new_full(
+            seen_positions.shape, -1
+        )  # of the columns of `seen`; -1: the prompt, for all
         self._alone = len(cuts) == 1
         self._own: Tensor | None = None
 
@@ -242,7 +244,9 @@ class Choir:
             if ALL_ATTENTION_FUNCTIONS.get(name) is not before:
                 ALL_ATTENTION_FUNCTIONS[name] = before
         if len(met) < self._decoder.depth:
-            raise UnsupportedError(f"the attention of {type(self._model).__name__} doesn't go through AttentionInterface")
+            raise UnsupportedError(
+                f"the attention of {type(self._model).__name__} doesn't go through AttentionInterface"
+            )
 
 
 def for_rows(inputs: Mapping[str, Any], prompts: Sequence[int], batch: int) -> dict[str, Any]:

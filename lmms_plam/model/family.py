@@ -202,7 +202,9 @@ class _Family:
         depth = self.decoder.depth
         branches = run_branches(tree, trunk, self.layout, self.decoder, self.weights)
         live = [answer for variant in tree.paths for answer in self.answers[variant].values()]
-        live.sort(key=lambda a: (a.variant.weights or "", a.prompt, -(depth if a.variant.cut is None else a.variant.cut)))
+        live.sort(
+            key=lambda a: (a.variant.weights or "", a.prompt, -(depth if a.variant.cut is None else a.variant.cut))
+        )
         inputs = self._inputs_by_token()
         logits = self._first_logits(live, tree, trunk, branches, next(inputs))
         ids = self.input_ids[[answer.prompt for answer in live]]
@@ -227,7 +229,9 @@ class _Family:
                 choirs = keep_rows(choirs, kept)
             tokens, ids = tokens[kept], ids[kept]
             step, sizes = next(inputs), [choir.rows for choir in choirs]
-            logits = torch.cat([choir.step(part, step) for choir, part in zip(choirs, tokens.split(sizes), strict=True)])
+            logits = torch.cat(
+                [choir.step(part, step) for choir, part in zip(choirs, tokens.split(sizes), strict=True)]
+            )
 
     def _inputs_by_token(self) -> Iterator[dict[str, Any]]:
         """Arguments of the model's forward for single tokens of the prompts, from the prompts' last token on."""
@@ -292,7 +296,9 @@ class _Family:
             both = trunk.states(layer) if nodes[0].parent is None else branches.states[layer][nodes[0]]
             seen.append(None if nodes[0].blind else tuple(states[prompt : prompt + 1, :, start:] for states in both))
             own = [self.layout.text_states(node, prompt, branches.states[layer][node]) for node in nodes if node.blind]
-            blind.append((torch.cat([keys for keys, _ in own]), torch.cat([values for _, values in own])) if own else None)
+            blind.append(
+                (torch.cat([keys for keys, _ in own]), torch.cat([values for _, values in own])) if own else None
+            )
         positions = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
         return Lineup(prompt, cuts, seen, positions[start:], blind, positions[self.prompts.text[prompt]])
 

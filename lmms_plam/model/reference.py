@@ -92,7 +92,9 @@ def masked(model: nn.Module, vision: Tensor, cut: int, scope: QueryScope = "all"
     """
     decoder = find_decoder(model)
 
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden = args[0] if args else kwargs["hidden_states"]
         cache, layer = kwargs.get("past_key_values"), module.self_attn.layer_idx
         queries = hidden.shape[1]
@@ -144,7 +146,10 @@ def dropped(model: nn.Module, vision: Tensor, cut: int) -> Iterator[None]:
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, None]:
-        plain = ALL_ATTENTION_FUNCTIONS.get(decoder.attention) or sys.modules[type(module).__module__].eager_attention_forward
+        plain = (
+            ALL_ATTENTION_FUNCTIONS.get(decoder.attention)
+            or sys.modules[type(module).__module__].eager_attention_forward
+        )
         layer, queries, keys = module.layer_idx, query.shape[2], key.shape[2]
         past[layer] = past.get(layer, 0) + queries
         if layer < cut:

@@ -85,7 +85,9 @@ def check_generation(
         raise UnsupportedError(f"the engine decodes greedily and can't apply {mode.value}{_PLAIN_WAY}")
     for processor in processors:
         if type(processor) not in _ROW_BY_ROW:
-            raise UnsupportedError(f"the engine can't apply the logits processor {type(processor).__name__}{_PLAIN_WAY}")
+            raise UnsupportedError(
+                f"the engine can't apply the logits processor {type(processor).__name__}{_PLAIN_WAY}"
+            )
     for criterion in criteria:
         if type(criterion) not in (MaxLengthCriteria, EosTokenCriteria):
             raise UnsupportedError(f"the engine can't apply the criterion {type(criterion).__name__}{_PLAIN_WAY}")
@@ -96,4 +98,6 @@ def check_generation(
         raise UnsupportedError(f"the engine can't apply a {type(cache).__name__} (cache_implementation){_PLAIN_WAY}")
     for layer in cache.layers if cache is not None else ():
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-            raise UnsupportedError(f"the engine can't handle decoder layers with a {type(layer).__name__}, only attention")
+            raise UnsupportedError(
+                f"the engine can't handle decoder layers with a {type(layer).__name__}, only attention"
+            )

@@ -73,13 +73,17 @@ def run_trunk(model: nn.Module, decoder: Decoder, prompts: Prompts, inputs: dict
             trunk.entering[layer] = {name: select(hidden) for name, select in keep.get(layer, {}).items()}
             if previous and hidden is not previous[0]:
                 if (hidden != previous[0])[prompts.text].any():
-                    raise UnsupportedError(f"the model changes the states of text between layers {layer - 1} and {layer}")
+                    raise UnsupportedError(
+                        f"the model changes the states of text between layers {layer - 1} and {layer}"
+                    )
                 trunk.added.append(layer - 1)
             previous[:] = [output]
 
         return hook
 
-    handles = [layer.register_forward_hook(watch(index), with_kwargs=True) for index, layer in enumerate(decoder.layers)]
+    handles = [
+        layer.register_forward_hook(watch(index), with_kwargs=True) for index, layer in enumerate(decoder.layers)
+    ]
     try:
         outputs = model(**inputs, return_dict=True)
     finally:

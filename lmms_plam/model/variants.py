@@ -69,7 +69,9 @@ def installed(weights: WeightSet | None, layers: Mapping[int, nn.Module]) -> Ite
                 except AttributeError:
                     known = [known for known, _ in layers[index].named_parameters()]
                     where = f"weight set '{weights.name}', layer {index}"
-                    raise MergeError(f"{where}: the layer has no parameter '{name}'.{did_you_mean(name, known)}") from None
+                    raise MergeError(
+                        f"{where}: the layer has no parameter '{name}'.{did_you_mean(name, known)}"
+                    ) from None
                 if (tensor.shape, tensor.dtype, tensor.device) != (old.shape, old.dtype, old.device):
                     raise MergeError(
                         f"weight set '{weights.name}', layer {index}, '{name}': {tuple(tensor.shape)} {tensor.dtype} on "

@@ -1,0 +1,78 @@
+"""The family engine against two independent references: equal tokens, and logits within 1e-4, at every step."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from checkpoints import FAMILIES
+from engine_prompts import hidden_from, logits_under, model_for, prompts_for
+
+from lmms_plam.model import Variant, dropped, find_decoder, generate_family, vision_positions
+
+TOLERANCE = 1e-4
+
+
+def check_all_cuts(model, prompts, reference, **options):
+    cuts = range(find_decoder(model).depth + 1)
+    result = generate_family(model, [Variant(str(cut), cut) for cut in cuts], prompts, keep_logits=True, **options)
+    for cut in cuts:
+        tokens, logits = logits_under(model, prompts, reference(cut))
+        for row, answer in enumerate(result.tokens[cut]):
+            assert answer == tokens[row, : len(answer)].tolist(), f"cut {cut}, prompt {row}"
+            difference = (result.logits[cut][row] - logits[row, : len(answer)]).abs().max()
+            assert difference <= TOLERANCE, f"cut {cut}, prompt {row}: logits differ by {difference}"
+    return result
+
+
+CASES = [
+    *((family, kind) for family in (*FAMILIES, "gemma3") for kind in ("images", "one image")),
+    *((family, "video") for family in FAMILIES if family != "llava"),
+]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_every_cut_equals_the_masked_model(family, kind, attention):
+    model, prompts = model_for(family, attention), prompts_for(family, kind)
+    result = check_all_cuts(model, prompts, lambda cut: hidden_from(model, prompts, cut))
+    differ = (result.logits[0][0][0] - result.logits[-1][0][0]).abs().max()
+    assert differ > 0.01, "vision makes no difference to this model: the test shows nothing"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_every_cut_equals_the_model_without_vision_keys(family, kind, attention):
+    model, prompts = model_for(family, attention), prompts_for(family, kind)
+    vision = vision_positions(model, prompts["input_ids"], prompts)
+    check_all_cuts(model, prompts, lambda cut: dropped(model, vision, cut))
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+@pytest.mark.parametrize("scope", ["text", "last"])
+def test_query_scopes_equal_the_masked_model(family, scope):
+    model, prompts = model_for(family), prompts_for(family)
+    check_all_cuts(model, prompts, lambda cut: hidden_from(model, prompts, cut, scope=scope), query_scope=scope)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vision_is_told_alike_by_processor_and_config(family):
+    model, prompts = model_for(family), prompts_for(family)
+    told = vision_positions(model, prompts["input_ids"], prompts)
+    assert torch.equal(told, vision_positions(model, prompts["input_ids"], {}))
+    assert told.sum(dim=1).tolist()[-1] == 0
+    assert told.sum(dim=1).tolist()[0] > 1
+
+
+def test_in_bfloat16_answers_part_only_at_near_ties():
+    model, prompts = copy.deepcopy(model_for("qwen2_5_vl")).bfloat16(), prompts_for("qwen2_5_vl")
+    cuts = range(find_decoder(model).depth + 1)
+    result = generate_family(model, [Variant(str(cut), cut) for cut in cuts], prompts)
+    for cut in cuts:
+        tokens, logits = logits_under(model, prompts, hidden_from(model, prompts, cut))
+        for row, answer in enumerate(result.tokens[cut]):
+            other = next((step for step, token in enumerate(answer) if token != tokens[row, step]), None)
+            if other is not None:
+                best, second = logits[row, other].topk(2).values
+                assert best - second <= 0.02 * best.abs(), f"cut {cut}, prompt {row}, step {other}"

@@ -1,0 +1,149 @@
+"""Variants with other weights: equal to separate runs of a model that holds them, and the sharing below the start layer."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from checkpoints import tiny_model
+from engine_prompts import hidden_from, logits_under, model_for, prompts_for
+from torch.utils.flop_counter import FlopCounterMode
+
+from lmms_plam.errors import ConfigError, MergeError, UnsupportedError
+from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family, run_plainly
+from lmms_plam.model.variants import grow_tree, installed
+
+TOLERANCE = 1e-4
+
+
+def other_weights(model, name, layers, share=0.5, parts=("self_attn",)):
+    """A weight set with the loaded weights mixed with noise of their own size."""
+    generator = torch.Generator().manual_seed(len(name))
+    return WeightSet(
+        name,
+        {
+            layer: {
+                key: share * tensor.detach()
+                + (1 - share) * tensor.std() * torch.randn(tensor.shape, generator=generator)
+                for key, tensor in find_decoder(model).layers[layer].named_parameters()
+                if key.startswith(parts) and key.endswith(("weight", "bias")) and "norm" not in key
+            }
+            for layer in layers
+        },
+    )
+
+
+def holding(model, weights):
+    """A copy of the model that holds a weight set for good."""
+    other = copy.deepcopy(model)
+    for index, tensors in weights.layers.items() if weights else ():
+        find_decoder(other).layers[index].load_state_dict(tensors, strict=False)
+    return other
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "gemma3", "internvl"])
+def test_other_weights_equal_separate_runs(family, attention):
+    model, prompts = model_for(family, attention), prompts_for(family)
+    sets = {
+        one.name: one
+        for one in (
+            other_weights(model, "late", [4]),
+            other_weights(model, "merged", [3, 4]),
+            other_weights(model, "middle", [3], parts=("self_attn", "mlp")),
+        )
+    }
+    variants = [Variant("base"), *(Variant(name, None, name) for name in sets)]
+    variants += [Variant("2", 2), Variant("merged 2", 2, "merged"), Variant("merged 4", 4, "merged")]
+    variants += [Variant("merged 3", 3, "merged"), Variant("late 0", 0, "late")]
+    result = generate_family(model, variants, prompts, weights=list(sets.values()), keep_logits=True)
+    for variant, answers, logits in zip(variants, result.tokens, result.logits, strict=True):
+        other = holding(model, sets.get(variant.weights))
+        cut = find_decoder(model).depth if variant.cut is None else variant.cut
+        tokens, reference = logits_under(other, prompts, hidden_from(other, prompts, cut))
+        for row, answer in enumerate(answers):
+            assert answer == tokens[row, : len(answer)].tolist(), f"{variant}, prompt {row}"
+            assert (logits[row] - reference[row, : len(answer)]).abs().max() <= TOLERANCE
+    for logits in result.logits[1:4]:
+        assert (logits[0][0] - result.logits[0][0][0]).abs().max() > 0.01, "these weights make no difference"
+    assert result.tokens == run_plainly(model, variants, prompts, weights=list(sets.values())).tokens
+
+
+def test_base_and_merged_share_the_layers_below_the_start():
+    model, prompts = tiny_model("llava", layers=12), prompts_for("llava", "one image", max_new_tokens=1)
+    merged = other_weights(model, "merged", range(8, 12))
+
+    def flops(run):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops()
+
+    ordinary = flops(lambda: model.generate(**prompts))
+    pair = [Variant("base"), Variant("merged", None, "merged")]
+    assert flops(lambda: generate_family(model, pair, prompts, weights=[merged])) <= 1.45 * ordinary
+
+
+def test_weights_are_put_back_even_after_a_failure():
+    model, prompts = model_for("llava"), prompts_for("llava")
+    merged = other_weights(model, "merged", [3, 4])
+    before = {name: (id(parameter), parameter.clone()) for name, parameter in model.named_parameters()}
+    generate_family(model, [Variant("merged", None, "merged")], prompts, weights=[merged])
+    with pytest.raises(RuntimeError), installed(merged, find_decoder(model).by_index()):
+        assert torch.equal(
+            find_decoder(model).layers[3].self_attn.q_proj.weight, merged.layers[3]["self_attn.q_proj.weight"]
+        )
+        raise RuntimeError
+    for name, parameter in model.named_parameters():
+        assert id(parameter) == before[name][0]
+        assert torch.equal(parameter, before[name][1])
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        ({3: {"self_attn.q_proj.weigth": torch.zeros(64, 64)}}, MergeError, "Did you mean 'self_attn.q_proj.weight'"),
+        ({3: {"self_attn.q_proj.weight": torch.zeros(3, 3)}}, MergeError, r"'merged', layer 3.*\(3, 3\)"),
+        ({3: {"self_attn.q_proj.weight": torch.zeros(64, 64).half()}}, MergeError, "float16"),
+        ({9: {}}, ConfigError, r"layers in 0\.\.4, not \[9\]"),
+        ({}, ConfigError, "must name layers"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(layers, error, message):
+    with pytest.raises(error, match=message):
+        generate_family(
+            model_for("llava"),
+            [Variant("m", None, "merged")],
+            prompts_for("llava"),
+            weights=[WeightSet("merged", layers)],
+        )
+
+
+def test_what_replaced_weights_cannot_be_combined_with_is_refused():
+    model, prompts = model_for("qwen3_vl"), prompts_for("qwen3_vl")
+    early, late = other_weights(model, "early", [1, 2, 3]), other_weights(model, "late", [3, 4])
+    with pytest.raises(UnsupportedError, match="starts at layer 1, where this model still adds vision features"):
+        generate_family(model, [Variant("m", None, "early")], prompts, weights=[early])
+    assert run_plainly(model, [Variant("m", None, "early")], prompts, weights=[early]).tokens
+    with pytest.raises(UnsupportedError, match="query scope 'last'"):
+        generate_family(model, [Variant("m", 2, "late")], prompts, weights=[late], query_scope="last")
+
+
+def test_variants_share_layers_until_they_part():
+    sets = {"m": WeightSet("m", {4: {}, 5: {}})}
+    base, two, four, merged = Variant("base"), Variant("2", 2), Variant("4", 4), Variant("m", None, "m")
+    both, later = Variant("m 2", 2, "m"), Variant("m 5", 5, "m")
+    tree = grow_tree([base, two, four, merged, both, later], sets, depth=6)
+    assert [tree.at(two, layer) is tree.at(base, layer) for layer in range(6)] == [True, True] + [False] * 4
+    assert [tree.at(two, layer) is tree.at(both, layer) for layer in range(6)] == [True] * 4 + [False] * 2
+    assert [tree.at(merged, layer) is tree.at(later, layer) for layer in range(6)] == [True] * 5 + [False]
+    assert tree.at(four, 4) is not tree.at(merged, 4)
+    ranges = sorted((node.start, node.end, node.blind, node.weights or "") for node in tree.nodes)
+    assert ranges == [
+        (0, 6, False, ""),
+        (2, 6, True, ""),
+        (4, 6, False, "m"),
+        (4, 6, True, ""),
+        (4, 6, True, "m"),
+        (5, 6, True, "m"),
+    ]
