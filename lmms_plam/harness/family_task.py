@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.task import ConfigurableMessagesTask, ConfigurableTask
+from loguru import logger
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lmms_plam.errors import ConfigError, UnsupportedError, did_you_mean
+from lmms_plam.errors import ConfigError, DataError, UnsupportedError, did_you_mean
 from lmms_plam.harness import host
 from lmms_plam.harness.declared import find_benchmarks
 from lmms_plam.harness.families import ANCHOR, FamilyMember
@@ -160,7 +161,11 @@ class FamilyTask(ConfigurableMessagesTask):
                 raise ConfigError(f"{self.options.task}: no document was scored")
             with self._results_folder() as folder:
                 matrix.write(folder / MATRIX)
-                self._reported = self.report(folder / MATRIX, self._benchmark)
+                try:
+                    self._reported = self.report(folder / MATRIX, self._benchmark)
+                except DataError as error:  # too few documents, say: the other tasks' results must not be lost with it
+                    logger.error(f"{self.options.task}: {error}")
+                    self._reported = dict.fromkeys(self.reported, float("nan"))
                 for kept in folder.glob("answers.*.jsonl"):
                     kept.unlink()
         return self._reported
