@@ -42,7 +42,6 @@ def test_a_term_with_coefficient_zero_does_not_enter_even_as_nan():
     nan, one = torch.full((3,), math.nan), torch.ones(3)
     assert torch.equal(linear(nan, one, 0, 0.5), one / 2)
     assert torch.equal(linear(one, nan, 0.5, 0), one / 2)
-    assert torch.equal(linear(None, one, 0, 2), one * 2)
 
 
 @given(lm=WEIGHTS, vlm=WEIGHTS, a=LAMBDAS, b=LAMBDAS)

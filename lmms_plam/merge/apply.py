@@ -16,8 +16,10 @@ from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.methods import linear
 from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
 
-_BLOCK = 1 << 18
-"""Elements merged at once. Working copies of 1 MB stay in the cache, and an allocator hands them out again at once."""
+_READ_AT_ONCE = 1 << 21
+_MERGED_AT_ONCE = 1 << 15
+"""Elements: few system calls, small working copies. On the CPU torch merges so few without its thread pool, whose
+waiting costs more than it gains where cores are shared, and in memory that stays in its cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,8 @@ def merge_into(model: nn.Module, base_lm: str, recipe: MergeRecipe, revision: st
     """Merge a base LM into a loaded VLM, in place, as a recipe says.
 
     Whether the two fit is settled before the first write. The weights' values are checked as they are read, since
-    reading twice or keeping copies would cost what this function is there to save: when NaN or Inf turns up, that
-    tensor is not written, but those before it have been, and the model must be dropped. A second merge into the same
-    model starts from the merged weights.
+    reading twice or keeping copies would cost what this function is there to save: when NaN or Inf turns up, what came
+    before it has been merged, and the model must be dropped. A second merge starts from the merged weights.
 
     Args:
         model: a transformers VLM in float16, bfloat16 or float32, on any devices.
@@ -84,10 +85,11 @@ def merge_into(model: nn.Module, base_lm: str, recipe: MergeRecipe, revision: st
     with Checkpoint(base_lm, revision) as source:
         plan = plan_merge(model, source, recipe)
         bytes_merged = 0
-        for tensor, value in merged_tensors(model, source, plan):
-            with torch.no_grad():
-                model.get_parameter(tensor.name).copy_(value)
-            bytes_merged += value[: tensor.rows].nbytes
+        for tensor in plan.merged:
+            vlm = model.get_parameter(tensor.name).detach()
+            for rows, block in _merged_blocks(vlm, source, tensor):
+                vlm[rows] = block
+                bytes_merged += block.nbytes
         return MergeReport(
             base_lm=base_lm,
             start_layer=plan.layers.start,
@@ -105,8 +107,6 @@ def merge_into(model: nn.Module, base_lm: str, recipe: MergeRecipe, revision: st
 def merged_tensors(model: nn.Module, source: Checkpoint, plan: MergePlan) -> Iterator[tuple[MergedTensor, Tensor]]:
     """Compute the merged tensors one by one, leaving the model as it is.
 
-    Memory above the model is one merged tensor and a few blocks of working space, as long as the caller keeps none.
-
     Raises:
         MergeError: a tensor holds NaN or Inf, or the merged one overflows its dtype.
         CheckpointError: a file that can't be read to its end.
@@ -116,17 +116,27 @@ def merged_tensors(model: nn.Module, source: Checkpoint, plan: MergePlan) -> Ite
 
 
 def merge_tensor(vlm: Tensor, source: Checkpoint, tensor: MergedTensor) -> Tensor:
-    """Return one merged tensor, computed block by block; see `merged_tensors`."""
-    merged = torch.empty_like(vlm)
-    merged[tensor.rows :] = vlm[tensor.rows :]
-    step = max(1, _BLOCK // vlm[0].numel())
-    for start in range(0, tensor.rows, step):
-        block = slice(start, min(start + step, tensor.rows))
-        lm = source.rows(tensor.source, block.start, block.stop).to(vlm.device) if tensor.source else None
-        merged[block] = linear(lm, vlm[block], tensor.coefficients.lm, tensor.coefficients.vlm)
-        if not _is_finite(merged[block]):
-            raise MergeError(_explain(lm, vlm[block], tensor, source.reference))
+    """Return one merged tensor, leaving the VLM's as it is; see `merged_tensors`."""
+    merged = vlm.clone()
+    for rows, block in _merged_blocks(vlm, source, tensor):
+        merged[rows] = block
     return merged
+
+
+def _merged_blocks(vlm: Tensor, source: Checkpoint, tensor: MergedTensor) -> Iterator[tuple[slice, Tensor]]:
+    """Compute a merged tensor a few rows at a time; those rows of the VLM's may be overwritten before the next."""
+    pair, width = tensor.coefficients, vlm[0].numel()
+    read_at_once = max(1, _READ_AT_ONCE // width)
+    at_once = max(1, _MERGED_AT_ONCE // width) if vlm.device.type == "cpu" else read_at_once
+    for first in range(0, tensor.rows, read_at_once):
+        last = min(first + read_at_once, tensor.rows)
+        read = source.rows(tensor.source, first, last).to(vlm.device) if tensor.source else vlm[first:last]
+        for start, lm in zip(range(first, last, at_once), torch.split(read, at_once), strict=True):
+            rows = slice(start, start + len(lm))
+            merged = linear(lm, vlm[rows], pair.lm, pair.vlm)
+            if not _is_finite(merged):
+                raise MergeError(_explain(lm, vlm[rows], tensor, source.reference))
+            yield rows, merged
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -134,8 +144,8 @@ def _is_finite(tensor: Tensor) -> bool:
     return math.isfinite(low) and math.isfinite(high)
 
 
-def _explain(lm: Tensor | None, vlm: Tensor, tensor: MergedTensor, base_lm: str) -> str:
-    if lm is not None and not _is_finite(lm):
+def _explain(lm: Tensor, vlm: Tensor, tensor: MergedTensor, base_lm: str) -> str:
+    if tensor.source and not _is_finite(lm):
         return f"'{tensor.source}' of '{base_lm}' holds NaN or Inf; fetch that checkpoint again"
     if not _is_finite(vlm):
         return f"the VLM's '{tensor.name}' holds NaN or Inf; fetch its checkpoint again"
