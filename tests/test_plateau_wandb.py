@@ -58,6 +58,7 @@ def test_an_offline_run_holds_chart_summary_table_and_files(probe, tmp_path, mon
     examples = [Example(doc_id, f"question {doc_id}", Image.new("RGB", (8, 8))) for doc_id in chosen]
     with wandb.init(mode="offline", dir=str(tmp_path / "wandb"), project="plam") as run:
         log_probe(run, found, matrix, folder, examples)
+    wandb.teardown()  # the run's file is whole when the service has ended
     records = read_back(tmp_path / "wandb")
 
     history = [items(record.history.item) for record in records if record.HasField("history")]
