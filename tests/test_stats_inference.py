@@ -21,7 +21,7 @@ from lmms_plam.stats.metrics import find_metric, register
 from lmms_plam.stats.multiplicity import benjamini_hochberg, holm
 from lmms_plam.stats.ranks import rank_intervals
 from lmms_plam.stats.significance import max_t, mcnemar, sign_flip
-from lmms_plam.stats.standard_error import minimum_detectable_effect, standard_error
+from lmms_plam.stats.spread import minimum_detectable_effect, spread
 from lmms_plam.stats.units import Units
 
 
@@ -45,6 +45,13 @@ def answers_of_two(rng, n, accuracy=0.6, discordance=0.05):
 
 
 MEAN, MACRO = find_metric("mean"), find_metric("macro")
+GAIN = np.array([-1.0, 1.0])
+
+
+def near(theirs, width=0.01):
+    """Compare interval ends; between draws, scipy's quantiles lie elsewhere than those of the mid-distribution."""
+    low, high = theirs.confidence_interval
+    return pytest.approx((low, high), abs=width * (high - low))
 
 
 @pytest.fixture
@@ -56,21 +63,20 @@ def rng():
 
 
 def test_bca_interval_is_scipys_on_scipys_own_draws(rng):
-    scores = rng.gamma(1.0, size=(80, 2))
+    scores = np.column_stack([np.zeros(800), rng.gamma(1.0, size=800)])
     units = Units.of(make_matrix(scores), MEAN)
     theirs = stats.bootstrap(
         (scores[:, 0], scores[:, 1]),
         lambda a, b, axis=-1: (b - a).mean(axis=axis),
         paired=True,
         method="BCa",
-        n_resamples=2000,
         random_state=1,
     )
-    estimate = float(np.diff(units.estimate())[0])
-    left_out = units.leave_one_out() @ [-1, 1]
-    ours = interval(theirs.bootstrap_distribution, estimate, left_out, units)
+    ours = interval(theirs.bootstrap_distribution, units, GAIN)
     assert ours.method == "BCa bootstrap"
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=1e-12)
+    assert (ours.low, ours.high) == near(theirs)
+    percentile = np.quantile(theirs.bootstrap_distribution, [0.025, 0.975])
+    assert tuple(percentile) != near(theirs)  # so that the correction is what is tested
 
 
 def test_our_draws_have_the_distribution_of_scipys(rng):
@@ -83,8 +89,8 @@ def test_our_draws_have_the_distribution_of_scipys(rng):
         random_state=1,
     )
     found = Analysis.of(make_matrix(scores), MEAN).compare("a", "b").difference
-    assert (found.ci_low, found.ci_high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.0026)
-    drawn = bootstrap(Units.of(make_matrix(scores), MEAN), 20_000, rng) @ [-1, 1]
+    assert (found.ci_low, found.ci_high) == near(theirs, 0.1)
+    drawn = bootstrap(Units.of(make_matrix(scores), MEAN), 20_000, rng) @ GAIN
     assert drawn.std() == pytest.approx(theirs.standard_error, rel=0.03)
 
 
@@ -111,23 +117,41 @@ def test_draws_are_the_same_for_the_same_seed_and_paired_across_variants(rng):
 
 def test_acceleration_of_strata_is_scipys_for_two_samples(rng):
     """With two strata the sum metric is the sum of two means, which scipy knows as a two-sample statistic."""
-    one, two = rng.gamma(1.0, size=70), rng.gamma(0.5, size=50)
-    matrix = make_matrix(np.concatenate([one, two])[:, None] @ np.ones((1, 2)), strata=np.repeat([0, 1], [70, 50]))
+    one, two = rng.gamma(1.0, size=700), rng.gamma(0.5, size=300)
+    matrix = make_matrix(np.concatenate([one, two])[:, None] @ np.ones((1, 2)), strata=np.repeat([0, 1], [700, 300]))
     units = Units.of(matrix, register_sum())
     theirs = stats.bootstrap(
         (one, two),
         lambda x, y, axis=-1: x.mean(axis=axis) + y.mean(axis=axis),
         method="BCa",
-        n_resamples=3000,
         random_state=2,
     )
-    ours = interval(theirs.bootstrap_distribution, one.mean() + two.mean(), units.leave_one_out()[:, 0], units)
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=1e-10)
+    ours = interval(theirs.bootstrap_distribution, units, np.array([1.0, 0.0]))
+    assert ours.method == "BCa bootstrap"
+    assert (ours.low, ours.high) == near(theirs)
 
 
 def register_sum():
     register("test_sum", estimand="sum over strata of means", pooling="sum")(MEAN.credit)
     return find_metric("test_sum")
+
+
+def test_few_differing_documents_take_percentiles_widened_to_a_t_interval(rng):
+    """Hesterberg's expanded percentile interval; for a mean over one stratum the factor is root n / (n - 1)."""
+    scores = np.repeat([[0, 1], [1, 0], [1, 1]], [12, 6, 482], axis=0)
+    units = Units.of(make_matrix(scores), MEAN)
+    assert spread(units, GAIN).effective == pytest.approx(18, rel=0.02)
+    drawn = rng.normal(size=400_000)
+    ours = interval(drawn, units, GAIN)
+    reach = stats.t.ppf(0.975, 499) * np.sqrt(500 / 499)
+    assert ours.method == "percentile bootstrap"
+    assert (ours.low, ours.high) == pytest.approx((-reach, reach), abs=0.01)
+
+
+def test_ties_count_half_in_quantiles(rng):
+    drawn = np.repeat([0.0, 1.0], [600, 400])
+    ours = interval(drawn, Units.of(make_matrix(np.eye(2)), MEAN), GAIN, level=0.2)
+    assert 0 < ours.low < ours.high < 1
 
 
 # Standard errors
@@ -136,8 +160,9 @@ def register_sum():
 def test_standard_error_without_clusters_is_that_of_paired_differences(rng):
     scores = answers_of_two(rng, 500)
     gap = scores[:, 1] - scores[:, 0]
-    ours = standard_error(Units.of(make_matrix(scores), MEAN), np.array([-1.0, 1.0]))
-    assert ours == pytest.approx(gap.std(ddof=1) / np.sqrt(500), rel=1e-12)
+    ours = spread(Units.of(make_matrix(scores), MEAN), GAIN)
+    assert ours.error == pytest.approx(gap.std(ddof=1) / np.sqrt(500), rel=1e-12)
+    assert ours.freedom == pytest.approx(499)
 
 
 def test_clustered_standard_error_is_statsmodels_cr1(rng):
@@ -145,19 +170,17 @@ def test_clustered_standard_error_is_statsmodels_cr1(rng):
     scores = answers_of_two(rng, 600, discordance=0.3)
     gap = scores[:, 1] - scores[:, 0]
     fit = sm.OLS(gap, np.ones(600)).fit(cov_type="cluster", cov_kwds={"groups": clusters})
-    groups = len(np.unique(clusters))
-    cr1 = fit.bse[0] * np.sqrt((600 - 1) / 600)  # statsmodels also multiplies the variance by n / (n - 1)... removed
-    ours = standard_error(Units.of(make_matrix(scores, clusters), MEAN), np.array([-1.0, 1.0]))
-    assert groups > 30
-    assert ours == pytest.approx(cr1, rel=2e-3)
+    ours = spread(Units.of(make_matrix(scores, clusters), MEAN), GAIN).error
+    assert ours == pytest.approx(fit.bse[0], rel=1e-12)
 
 
 def test_stratified_standard_error_is_the_textbook_one(rng):
     strata = np.repeat(np.arange(5), [20, 30, 40, 50, 60])
     scores = rng.normal(size=(200, 1))
-    parts = [scores[strata == s, 0] for s in range(5)]
-    textbook = np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)) / 5
-    assert standard_error(Units.of(make_matrix(scores, strata=strata), MACRO), np.ones(1)) == pytest.approx(textbook)
+    variances = np.array([scores[strata == s, 0].var(ddof=1) / n for s, n in enumerate([20, 30, 40, 50, 60])])
+    ours = spread(Units.of(make_matrix(scores, strata=strata), MACRO), np.ones(1))
+    assert ours.error == pytest.approx(np.sqrt(variances.sum()) / 5)
+    assert ours.freedom == pytest.approx(variances.sum() ** 2 / (variances**2 / [19, 29, 39, 49, 59]).sum())
 
 
 def test_linearised_error_of_a_ratio_agrees_with_the_bootstrap(rng):
@@ -165,8 +188,8 @@ def test_linearised_error_of_a_ratio_agrees_with_the_bootstrap(rng):
     scores = rng.random((3000, 2)) < 0.85
     answers = np.where(yes, "yes", "no")
     units = Units.of(make_matrix(scores, np.repeat(np.arange(500), 6), answers=answers), find_metric("yes_f1"))
-    drawn = bootstrap(units, 10_000, rng) @ [-1, 1]
-    assert standard_error(units, np.array([-1.0, 1.0])) == pytest.approx(drawn.std(), rel=0.03)
+    drawn = bootstrap(units, 10_000, rng) @ GAIN
+    assert spread(units, GAIN).error == pytest.approx(drawn.std(), rel=0.03)
 
 
 def test_detectable_effect_is_found_four_times_in_five():
@@ -313,7 +336,7 @@ def test_no_input_gives_nan(n_clusters, n_strata, seed):
             numbers += [found.difference.ci_high, found.difference.standard_error, found.detectable]
             assert all(number is None or np.isfinite(number) for number in numbers)
         assert np.isfinite(max_t(analysis.units, 0, 1000, rng)).all()
-        assert np.isfinite(acceleration(analysis.left_out[:, 0], analysis.units))
+        assert np.isfinite(acceleration(analysis.units, np.array([-1.0, 1.0, 0.0])))
 
 
 def test_a_metric_without_any_document_is_refused():

@@ -10,7 +10,7 @@ from lmms_plam.stats.bootstrap import bootstrap, interval
 from lmms_plam.stats.matrix import FloatArray, ScoreMatrix
 from lmms_plam.stats.metrics import Metric
 from lmms_plam.stats.significance import mcnemar, sign_flip
-from lmms_plam.stats.standard_error import minimum_detectable_effect, standard_error
+from lmms_plam.stats.spread import minimum_detectable_effect, spread
 from lmms_plam.stats.units import Units
 
 FEW_CLUSTERS = 20
@@ -102,7 +102,6 @@ class Analysis:
         settings: level, draws, seed.
         units: the metric's totals by cluster.
         drawn: (draws, n_variants) the metric on resamples.
-        left_out: (n_rows, n_variants) the metric without one cluster of each row.
     """
 
     matrix: ScoreMatrix
@@ -110,7 +109,6 @@ class Analysis:
     settings: Settings
     units: Units
     drawn: FloatArray
-    left_out: FloatArray
 
     @classmethod
     def of(cls, matrix: ScoreMatrix, metric: Metric, settings: Settings | None = None) -> Analysis:
@@ -122,7 +120,7 @@ class Analysis:
         settings = settings or Settings()
         units = Units.of(matrix, metric)
         drawn = bootstrap(units, settings.draws, np.random.default_rng([settings.seed, 0]))
-        return cls(matrix, metric, settings, units, drawn, units.leave_one_out())
+        return cls(matrix, metric, settings, units, drawn)
 
     def score(self, variant: str) -> Estimate:
         """Return a variant's score.
@@ -169,13 +167,14 @@ class Analysis:
         units, settings = self.units, self.settings
         value = float(units.estimate() @ contrast)
         several = units.n_clusters > 1
-        found = interval(self.drawn @ contrast, value, self.left_out @ contrast, units, settings.level)
+        found = interval(self.drawn @ contrast, units, contrast, settings.level)
+        error = spread(units, contrast).error
         return Estimate(
             estimand=self.metric.estimand if contrast.sum() else f"paired difference of the {self.metric.estimand}",
             value=value,
             ci_low=found.low if several else None,
             ci_high=found.high if several else None,
-            standard_error=standard_error(units, contrast) if several else None,
+            standard_error=error if several else None,
             n=len(self.matrix.doc_ids),
             clusters=units.n_clusters,
             strata=len(units.stratum_sizes),
@@ -183,10 +182,10 @@ class Analysis:
             level=settings.level,
             draws=settings.draws,
             seed=settings.seed,
-            notes=tuple(self._notes(contrast, value)),
+            notes=tuple(self._notes(value, error)),
         )
 
-    def _notes(self, contrast: FloatArray, value: float) -> list[str]:
+    def _notes(self, value: float, error: float) -> list[str]:
         clusters, size = self.units.n_clusters, self.units.stratum_sizes
         if clusters == 1:
             return ["one cluster: neither an interval nor a p-value exists"]
@@ -196,7 +195,7 @@ class Analysis:
         single = int((size == 1).sum())
         if single:
             notes.append(f"{single} of {len(size)} strata have a single cluster, which the interval can't vary")
-        if not (self.units.linearised() @ contrast).any():
+        if error == 0:
             what = "no cluster differs" if value == 0 else "every cluster says the same"
             notes.append(f"{what}: an interval without width (up to {3 / clusters:.1%} unlike clusters may go unseen)")
         return notes

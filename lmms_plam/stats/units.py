@@ -123,19 +123,26 @@ class Units:
         share = self.scale / len(full) if self.pooling == "mean" else self.scale
         return np.asarray(self.value(credit, weight) + share * (without - full[self.stratum]))
 
-    def linearised(self) -> FloatArray:
-        """Return each cluster's first-order contribution to the metric, (n_rows, n_variants).
+    def influence(self, contrast: FloatArray) -> FloatArray:
+        """Return each cluster's first-order contribution to a contrast of variants, centred in its stratum, (n_rows,).
 
-        The metric's error is about the sum of these over the sampled clusters; for a metric with fixed weights
+        The contrast's error is about the sum of these over the sampled clusters; for a metric with fixed weights
         (accuracies, MMStar, MME) it is exactly that.
+
+        Args:
+            contrast: (n_variants,) coefficients: -1 and 1 for a paired difference, a single 1 for a score.
         """
         credit, weight = self.totals()
         if self.pooling == "all":
             credit, weight = credit.sum(axis=0), weight.sum(axis=0)
-            return self.scale * _ratio(self.credit - _ratio(credit, weight) * self.weight, weight)
-        share = self.scale / len(credit) if self.pooling == "mean" else self.scale
-        residual = self.credit - _ratio(credit, weight)[self.stratum] * self.weight
-        return share * _ratio(residual, weight[self.stratum])
+            part = self.scale * _ratio(self.credit - _ratio(credit, weight) * self.weight, weight)
+        else:
+            share = self.scale / len(credit) if self.pooling == "mean" else self.scale
+            residual = self.credit - _ratio(credit, weight)[self.stratum] * self.weight
+            part = share * _ratio(residual, weight[self.stratum])
+        of_contrast = part @ contrast
+        mean = np.bincount(self.stratum, weights=self.count * of_contrast) / self.stratum_sizes
+        return np.asarray(of_contrast - mean[self.stratum])
 
 
 def sum_strata(times: IntArray, values: FloatArray, stratum: IntArray, n_strata: int) -> FloatArray:

@@ -1,0 +1,213 @@
+"""Do the intervals cover, and do the p-values reject, as often as they say?
+
+Each row draws many samples from a known population of clusters, at the sizes of a real benchmark and with models that
+disagree on 2 to 8% of the answers, and counts how often the 95% interval of the paired difference covers the
+population's, and how often p < 0.05 where the two models are exchangeable.
+
+    python benchmarks/stats_coverage.py            # all rows, about 10 minutes on one core
+    python benchmarks/stats_coverage.py --samples 400 --only mmstar
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lmms_plam.stats.bootstrap import bootstrap, interval
+from lmms_plam.stats.significance import sign_flip
+from lmms_plam.stats.units import Units
+
+CONTRAST = np.array([-1.0, 1.0])
+MME_PAIRS = (30, 30, 30, 30, 147, 170, 200, 200, 200, 20, 70, 20, 20, 20)
+"""Image pairs in MME's ten perception and four cognition categories."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A population of clusters (as Units whose counts are proportions) and the size of a sample from each stratum."""
+
+    name: str
+    population: Units
+    sizes: tuple[int, ...]
+
+
+def sample(setting: Setting, rng: np.random.Generator) -> Units:
+    """Draw clusters from the population, stratum by stratum."""
+    population = setting.population
+    share = population.count / population.stratum_sizes[population.stratum]
+    starts = np.flatnonzero(np.diff(population.stratum)) + 1
+    count = np.concatenate(
+        [rng.multinomial(n, part) for n, part in zip(setting.sizes, np.split(share, starts), strict=True)]
+    )
+    rows = count > 0
+    return replace(
+        population,
+        credit=population.credit[rows],
+        weight=population.weight[rows],
+        count=count[rows],
+        stratum=population.stratum[rows],
+    )
+
+
+def exchangeable(population: Units) -> Units:
+    """Return the population in which each cluster may as well have its two sets of answers swapped."""
+    order = np.argsort(np.tile(population.stratum, 2), kind="stable")
+    return replace(
+        population,
+        credit=np.vstack([population.credit, population.credit[:, ::-1]])[order],
+        weight=np.vstack([population.weight, population.weight[:, ::-1]])[order],
+        count=np.tile(population.count, 2)[order],
+        stratum=np.tile(population.stratum, 2)[order],
+    )
+
+
+def plain(name: str, sizes: tuple[int, ...], discordance: float, pooling: str) -> Setting:
+    """One right-or-wrong answer a cluster; the second model gains 60% of the answers on which the two differ."""
+    credit, count, stratum = [], [], []
+    for place in range(len(sizes)):
+        accuracy = 0.45 + 0.3 * place / max(1, len(sizes) - 1)
+        both = accuracy - 0.4 * discordance
+        shares = np.array([both, 0.4 * discordance, 0.6 * discordance, 1 - both - discordance])
+        credit += [[1, 1], [1, 0], [0, 1], [0, 0]]
+        count += (shares * 1_000_000).round().astype(int).tolist()
+        stratum += [place] * 4
+    return Setting(name, _units(credit, np.ones((len(credit), 2)), count, stratum, pooling), sizes)
+
+
+def pairs(name: str, discordance: float) -> Setting:
+    """MME: two correlated questions an image, worth 0, 50 or 200, in 14 categories."""
+    credit, count, stratum = [], [], []
+    value = np.array([0.0, 50.0, 200.0])
+    for place in range(len(MME_PAIRS)):
+        for easiness, weight in ((0.55, 0.3), (0.85, 0.4), (0.97, 0.3)):
+            for outcome in np.ndindex(2, 2, 2, 2):
+                first, second = np.array(outcome[:2]), np.array(outcome[2:])
+                chance = np.where(first == 1, easiness, 1 - easiness).prod()
+                flip = np.where(first == 1, 0.8, 1.2) * discordance
+                chance *= np.where(first == second, 1 - flip, flip).prod()
+                credit.append([value[first.sum()], value[second.sum()]])
+                count.append(round(chance * weight * 1_000_000))
+                stratum.append(place)
+    return Setting(name, _units(credit, np.ones((len(credit), 2)), count, stratum, "sum"), MME_PAIRS)
+
+
+def images(name: str, n: int, questions: Callable[[int], np.ndarray], discordance: float, f1: bool = False) -> Setting:
+    """Several questions an image, whose easiness and discordance vary with the image; F1 or accuracy."""
+    rng = np.random.default_rng(99)
+    n_images = 20_000
+    image = np.repeat(np.arange(n_images), questions(n_images))
+    easiness = rng.beta(6, 1.5, n_images)[image]
+    shaken = (discordance * rng.gamma(2.0, 0.5, n_images)).clip(max=0.5)[image]
+    first = rng.random(len(image)) < easiness
+    second = np.where(rng.random(len(image)) < shaken * np.where(first, 0.8, 1.6), ~first, first)
+    right = np.column_stack([first, second]).astype(float)
+    truth = (rng.random(len(image)) < 0.5)[:, None]
+    credit, weight = right, np.ones_like(right)
+    if f1:
+        true_positive, wrong = truth * right, 1 - right
+        credit, weight = 2 * true_positive, 2 * true_positive + wrong
+    by_image = [np.stack([np.bincount(image, column) for column in part.T], axis=1) for part in (credit, weight)]
+    count = np.ones(n_images, dtype=int)
+    return Setting(name, _units(*by_image, count, np.zeros(n_images, dtype=int), "all"), (n,))
+
+
+def _units(credit, weight, count, stratum, pooling) -> Units:
+    return Units(
+        credit=np.asarray(credit, dtype=float),
+        weight=np.asarray(weight, dtype=float),
+        count=np.asarray(count, dtype=np.int64),
+        stratum=np.asarray(stratum, dtype=np.int64),
+        pooling=pooling,
+        scale=1.0,
+    )
+
+
+def settings() -> list[tuple[Setting, int]]:
+    """Return each setting with its number of draws; clusters of many questions get fewer, since they take longer."""
+    mmstar = tuple([84] * 6 + [83] * 12)
+    rng = np.random.default_rng(5)
+    gqa = 1 + rng.poisson(30.6, 20_000)
+    return [
+        *((plain(f"mean, realworldqa, 765 documents, {d:.0%}", (765,), d, "all"), 10_000) for d in (0.02, 0.05, 0.08)),
+        *((plain(f"mean, ai2d, 3088 documents, {d:.0%}", (3088,), d, "all"), 10_000) for d in (0.02, 0.08)),
+        *((plain(f"mean, mmmu_val, 30 x 30 documents, {d:.0%}", (30,) * 30, d, "all"), 4000) for d in (0.02, 0.08)),
+        *((plain(f"macro, mmstar, 18 categories, {d:.0%}", mmstar, d, "mean"), 4000) for d in (0.02, 0.05, 0.08)),
+        *((pairs(f"total, mme, 1187 pairs, {d:.0%}", d), 4000) for d in (0.02, 0.05, 0.08)),
+        *(
+            (images(f"F1, pope, 500 images x 18, {d:.0%}", 500, lambda n: np.full(n, 18), d, f1=True), 2000)
+            for d in (0.02, 0.08)
+        ),
+        *((images(f"mean, gqa, 398 images x 31.6, {d:.0%}", 398, lambda n: gqa, d), 2000) for d in (0.02, 0.08)),
+        *((images(f"mean, textvqa, 3166 images x 1.6, {d:.0%}", 3166, _textvqa, d), 2000) for d in (0.05,)),
+    ]
+
+
+def _textvqa(n: int) -> np.ndarray:
+    return 1 + np.random.default_rng(6).binomial(2, 0.29, n)
+
+
+def measure(setting: Setting, samples: int, draws: int, seed: int) -> dict[str, object]:
+    """Count how often the interval covers and the test rejects."""
+    truth = float(setting.population.estimate() @ CONTRAST)
+    null = replace(setting, population=exchangeable(setting.population))
+    low = high = rejected = rejected_without = 0
+    methods = set()
+    start = time.perf_counter()
+    for turn in range(samples):
+        rng = np.random.default_rng([seed, turn])
+        units = sample(setting, rng)
+        drawn = bootstrap(units, draws, rng) @ CONTRAST
+        found = interval(drawn, units, CONTRAST)
+        methods.add(found.method)
+        low += found.low > truth
+        high += found.high < truth
+        rejected += sign_flip(sample(null, rng), 0, 1, draws, rng) < 0.05
+        rejected_without += found.low > 0 or found.high < 0
+    coverage, false_positives = 1 - (low + high) / samples, rejected / samples
+    return {
+        "setting": setting.name,
+        "samples": samples,
+        "draws": draws,
+        "method": ", ".join(sorted(methods)),
+        "coverage": coverage,
+        "coverage_se": float(np.sqrt(coverage * (1 - coverage) / samples)),
+        "above": low / samples,
+        "below": high / samples,
+        "false_positives": false_positives,
+        "false_positives_se": float(np.sqrt(false_positives * (1 - false_positives) / samples)),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rows = []
+    for setting, draws in settings():
+        if arguments.only not in setting.name:
+            continue
+        row = measure(setting, arguments.samples, draws, arguments.seed)
+        rows.append(row)
+        if not arguments.json:
+            print(
+                f"{row['setting']:45} coverage {row['coverage']:.3f} ± {row['coverage_se']:.3f}"
+                f" (missed below {row['below']:.3f}, above {row['above']:.3f})"
+                f"  false positives {row['false_positives']:.3f} ± {row['false_positives_se']:.3f}"
+                f"  {row['method']}, {row['seconds']} s",
+                flush=True,
+            )
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Closed-form standard errors that know of clusters and strata, and what they tell about a sample's strength."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri
+
+from lmms_plam.stats.matrix import FloatArray
+from lmms_plam.stats.units import Units
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How a contrast of variants varies from sample to sample.
+
+    Attributes:
+        error: cluster-robust standard error: the root of the sum over strata of G / (G - 1) times the sum of squared
+            influences of its G clusters. For a mean over unclustered documents this is s / sqrt(n); with one stratum
+            of clusters it is the sandwich estimator with CR1's factor (Miller, arXiv 2411.00640, section 2.2). A
+            stratum of one cluster adds nothing.
+        plug_in: the same without the factors G / (G - 1), which is how far bootstrap draws spread.
+        freedom: degrees of freedom of `error`, by Welch and Satterthwaite over strata; infinite if nothing varies.
+        effective: the number of clusters that bear on the contrast: their number over the kurtosis of their
+            influences. For the paired difference of 0/1 scores, the number of documents on which the two differ.
+    """
+
+    error: float
+    plug_in: float
+    freedom: float
+    effective: float
+
+
+def spread(units: Units, contrast: FloatArray) -> Spread:
+    """Describe the sampling error of a contrast of variants.
+
+    Args:
+        units: the sample.
+        contrast: (n_variants,) coefficients: -1 and 1 for a paired difference, a single 1 for a score.
+    """
+    influence, size = units.influence(contrast), units.stratum_sizes
+    squares = np.bincount(units.stratum, weights=units.count * influence**2)
+    freedom = np.maximum(size - 1, 1)
+    variances = size / freedom * squares
+    variance, fourth = float(variances.sum()), float(units.count @ influence**4)
+    if variance <= 1e-24 * units.scale**2:
+        return Spread(0.0, 0.0, np.inf, 0.0)
+    return Spread(
+        error=variance**0.5,
+        plug_in=float(squares.sum()) ** 0.5,
+        freedom=variance**2 / float((variances**2 / freedom).sum()),
+        effective=float(squares.sum()) ** 2 / fourth,
+    )
+
+
+def minimum_detectable_effect(error: float, level: float = 0.95, power: float = 0.8) -> float:
+    """Return the true difference that a two-sided test finds with the given power: 2.80 standard errors by default."""
+    return float((ndtri((1 + level) / 2) + ndtri(power)) * error)
