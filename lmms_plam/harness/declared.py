@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,8 @@ def find_benchmarks(
             f"{task}: none of its metrics is a number for each document; say under `metadata: {{plam: {{score: ...}}}}`"
             " in its YAML where the number is"
         )
-    return [_benchmark(key, declaration) for key in keys]
+    metric = _import_metric(task, declaration.metric)
+    return [_benchmark(key, metric, declaration) for key in keys]
 
 
 def _declaration(task: str, entries: Mapping[str, Any]) -> Declaration:
@@ -79,6 +81,19 @@ def _declaration(task: str, entries: Mapping[str, Any]) -> Declaration:
         raise DataError(
             f"{task}: metadata.plam.{name}: {item['msg']}.{did_you_mean(name, known)} Known: {', '.join(known)}"
         ) from None
+
+
+def _import_metric(task: str, name: str) -> str:
+    """Import the module of a metric given as `module:name`, which registers it; return the name."""
+    module, _, metric = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise DataError(
+                f"{task}: metadata.plam.metric: the module '{module}' can't be imported ({error})"
+            ) from error
+    return metric
 
 
 def _numeric_metrics(config: Mapping[str, Any], sample: Sample) -> list[str]:
@@ -94,7 +109,7 @@ def _numeric_metrics(config: Mapping[str, Any], sample: Sample) -> list[str]:
     return found
 
 
-def _benchmark(score: str, declaration: Declaration) -> Benchmark:
+def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
     def read(sample: Sample) -> Record:
         cluster = declaration.cluster and _look_up(sample, declaration.cluster)
         question = declaration.question and _look_up(sample, declaration.question)
@@ -110,7 +125,7 @@ def _benchmark(score: str, declaration: Declaration) -> Benchmark:
         )
 
     key = score.removesuffix(".score")
-    return Benchmark(read, (Measure(key, declaration.metric),), image=declaration.cluster, needs_image=True)
+    return Benchmark(read, (Measure(key, metric),), image=declaration.cluster, needs_image=True)
 
 
 def _look_up(sample: Sample, path: str) -> Any:

@@ -1,0 +1,346 @@
+"""`plam compare` and `plam leaderboard` on result folders as lmms-eval writes them, good and bad."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lmms_plam.cli import main
+
+FIELDS = [
+    "task",
+    "metric",
+    "a",
+    "b",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "n",
+    "clusters",
+    "method",
+    "level",
+    "draws",
+    "seed",
+]
+
+
+def write_run(
+    folder: Path,
+    tasks: dict[str, list[dict[str, Any]]],
+    *,
+    scores: dict[str, dict[str, float]] | None = None,
+    configs: dict[str, dict[str, Any]] | None = None,
+    date: str = "20261122_120000",
+    model: str = "model",
+) -> Path:
+    """Write a results file and logged samples; a task's metrics default to its samples' `exact_match`."""
+    place = folder / model
+    place.mkdir(parents=True, exist_ok=True)
+    results = {
+        "results": {
+            task: {"alias": task, **{f"{key},none": value for key, value in (scores or {}).get(task, {}).items()}}
+            for task in tasks
+        },
+        "configs": {
+            task: {
+                "task": task,
+                "metric_list": [{"metric": "exact_match"}],
+                "metadata": [{"version": 0.0}],
+                **(configs or {}).get(task, {}),
+            }
+            for task in tasks
+        },
+        "versions": dict.fromkeys(tasks, "Yaml"),
+        "higher_is_better": {task: {"exact_match": True} for task in tasks},
+    }
+    (place / f"{date}_results.json").write_text(json.dumps(results))
+    for task, samples in tasks.items():
+        lines = [json.dumps(sample) for sample in samples]
+        (place / f"{date}_samples_{task}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def plain(n: int = 200, accuracy: float = 0.6, seed: int = 0, **more: Any) -> list[dict[str, Any]]:
+    """Samples of a task that scores exact_match; the same seed asks the same questions."""
+    rng = random.Random(f"{seed} {accuracy}")
+    return [
+        {"doc_id": i, "target": "x", "input": f"question {i}?", "filtered_resps": "x"}
+        | {"exact_match": float(rng.random() < accuracy), "doc_hash": "always the same", **more}
+        for i in range(n)
+    ]
+
+
+def mme(accuracy: float, pairs: int = 12) -> list[dict[str, Any]]:
+    rng = random.Random(f"mme {accuracy}")
+    samples = []
+    for category, key in (("OCR", "perception"), ("count", "perception"), ("code_reasoning", "cognition")):
+        for pair in range(pairs):
+            for target in ("Yes", "No"):
+                row = {"question_id": f"{pair}.png", "category": category, "score": float(rng.random() < accuracy)}
+                samples.append({"doc_id": len(samples), "target": target, "input": "?", "filtered_resps": "y"})
+                samples[-1][f"mme_{key}_score"] = row
+    return samples
+
+
+@pytest.fixture
+def runs(tmp_path) -> tuple[str, str]:
+    """Two runs of a user's own task, MME and a task that only one has."""
+    base = write_run(tmp_path / "base", {"mine": plain(), "mme": mme(0.7)})
+    merged = write_run(tmp_path / "merged", {"mine": plain(accuracy=0.75), "mme": mme(0.8), "only": plain(3)})
+    return str(base), str(merged)
+
+
+def compare(capsys, *arguments: str) -> list[dict[str, Any]]:
+    assert main(["compare", *arguments, "--json", "--draws", "2000"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """Run a command that must refuse; return its one sentence."""
+    assert main([*arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("plam: ")
+    return error
+
+
+def test_json_has_exactly_the_promised_fields(runs, capsys):
+    records = compare(capsys, *runs)
+    assert [list(record) for record in records] == [FIELDS] * 4
+    assert [(record["task"], record["metric"]) for record in records] == [
+        ("mine", "exact_match"),
+        ("mme", "mme_total_score"),
+        ("mme", "mme_perception_score"),
+        ("mme", "mme_cognition_score"),
+    ]
+    mine, total, perception, cognition = records
+    assert (mine["n"], mine["clusters"], mine["level"], mine["draws"], mine["seed"]) == (200, 200, 0.95, 2000, 0)
+    assert mine["a"] == np.mean([sample["exact_match"] for sample in plain()])
+    assert mine["difference"] == pytest.approx(mine["b"] - mine["a"])
+    assert mine["ci_low"] < mine["difference"] < mine["ci_high"]
+    assert (total["n"], total["clusters"]) == (72, 36)
+    assert total["difference"] == pytest.approx(perception["difference"] + cognition["difference"])
+
+
+def test_the_table_and_the_folder_say_the_same(runs, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    assert main(["compare", *runs, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    records = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for record in records:
+        assert any(
+            f"{record['difference']:+.4f}" in line or f"{record['difference']:+.1f}" in line
+            for line in printed.out.splitlines()
+            if record["metric"] in line
+        )
+    assert "merged against base" in printed.out
+    assert "only is only in" in printed.err
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        assert [row["metric"] for row in csv.DictReader(file)] == [record["metric"] for record in records]
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert "| mme | mme_total_score |" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_half_a_pair_is_left_out_and_counted(tmp_path, capsys):
+    for name, accuracy in (("base", 0.7), ("merged", 0.8)):
+        write_run(tmp_path / name, {"mme": mme(accuracy)[:-1]})
+    assert main(["compare", str(tmp_path / "base"), str(tmp_path / "merged"), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)[0]["clusters"] == 35
+    assert "mme: 1 incomplete units (1 documents) left out" in printed.err
+
+
+def test_another_number_than_the_harness_printed_is_said(tmp_path, capsys):
+    right = float(np.mean([sample["exact_match"] for sample in plain()]))
+    write_run(tmp_path / "base", {"mine": plain()}, scores={"mine": {"exact_match": right}})
+    write_run(tmp_path / "merged", {"mine": plain(accuracy=0.7)}, scores={"mine": {"exact_match": 0.123}})
+    assert main(["compare", str(tmp_path / "base"), str(tmp_path / "merged"), "--json"]) == 0
+    said = capsys.readouterr().err
+    assert "merged: the harness printed 0.123" in said
+    assert "base: the harness printed" not in said
+
+
+def test_the_newest_of_two_runs_counts(tmp_path, capsys):
+    write_run(tmp_path / "base", {"mine": plain(accuracy=0.1)}, date="20261121_120000")
+    write_run(tmp_path / "base", {"mine": plain()}, date="20261122_120000")
+    write_run(tmp_path / "merged", {"mine": plain(accuracy=0.75)})
+    records = compare(capsys, str(tmp_path / "base"), str(tmp_path / "merged"))
+    assert records[0]["a"] == np.mean([sample["exact_match"] for sample in plain()])
+
+
+# A benchmark of the user's own
+
+
+def test_cluster_stratum_and_metric_are_a_line_of_yaml(tmp_path, capsys, monkeypatch):
+    (tmp_path / "my_metrics.py").write_text(
+        "from lmms_plam.stats.metrics import mean, register\n"
+        "register('doubled', estimand='twice the mean', scale=2)(mean)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {
+        "metadata": {
+            "version": 1,
+            "plam": {"cluster": "info.image", "stratum": "info.part", "metric": "my_metrics:doubled"},
+        }
+    }
+    for name, accuracy in (("base", 0.5), ("merged", 0.8)):
+        samples = plain(accuracy=accuracy)
+        for sample in samples:
+            sample["info"] = {"image": f"{sample['doc_id'] // 5}", "part": sample["doc_id"] // 100}
+        write_run(tmp_path / name, {"mine": samples}, configs={"mine": config})
+    record = compare(capsys, str(tmp_path / "base"), str(tmp_path / "merged"))[0]
+    assert record["clusters"] == 40
+    assert record["a"] == pytest.approx(2 * np.mean([sample["exact_match"] for sample in plain(accuracy=0.5)]))
+
+
+def test_an_unknown_entry_in_that_line_is_refused(tmp_path, capsys):
+    for name in ("base", "merged"):
+        write_run(tmp_path / name, {"mine": plain()}, configs={"mine": {"metadata": {"plam": {"clusters": "x"}}}})
+    error = refusal(capsys, "compare", str(tmp_path / "base"), str(tmp_path / "merged"))
+    assert "metadata.plam.clusters" in error
+    assert "Did you mean 'cluster'?" in error
+
+
+def test_shared_images_without_names_get_no_interval_until_they_are_given(tmp_path, capsys):
+    for name, accuracy in (("base", 0.6), ("merged", 0.7)):
+        write_run(tmp_path / name, {"gqa": plain(accuracy=accuracy)})
+    arguments = [str(tmp_path / "base"), str(tmp_path / "merged")]
+    assert main(["compare", *arguments, "--json"]) == 0
+    printed = capsys.readouterr()
+    record = json.loads(printed.out)[0]
+    assert (record["ci_low"], record["ci_high"], record["p_value"], record["clusters"]) == (None, None, None, 1)
+    assert "give them with --clusters gqa=FILE" in printed.err
+    file = tmp_path / "images.csv"
+    file.write_text("doc_id,cluster\n" + "".join(f"{i},image{i // 4}\n" for i in range(200)))
+    record = compare(capsys, *arguments, "--clusters", f"gqa={file}")[0]
+    assert record["clusters"] == 50
+    assert record["ci_low"] is not None
+    file.write_text("doc_id,cluster\n0,a\n")
+    assert "lack 199 documents" in refusal(capsys, "compare", *arguments, "--clusters", f"gqa={file}")
+
+
+# Bad input
+
+
+def change(samples: list[dict[str, Any]], place: int, **entries: Any) -> list[dict[str, Any]]:
+    return [sample | entries if sample["doc_id"] == place else sample for sample in samples]
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (plain(199), "answered different documents (base: 200, merged: 199; 199 in common)"),
+        (change(plain(), 7, input="another question?"), "were asked with different prompts for document 7"),
+        (change(plain(), 7, target="y"), "have different targets for document 7"),
+        (change(plain(), 7, exact_match="right"), "document 7, variant 'merged': the score 'right' is not a number"),
+        ([*plain(), plain()[7]], "line 201 repeats document 7"),
+        (change(plain(), 7, doc_id=None), "line 8 is cut off or no logged sample"),
+    ],
+)
+def test_what_cannot_be_paired_is_refused_in_one_sentence(samples, message, tmp_path, capsys):
+    base = write_run(tmp_path / "base", {"mine": plain()})
+    merged = write_run(tmp_path / "merged", {"mine": samples})
+    assert message in refusal(capsys, "compare", str(base), str(merged))
+
+
+@pytest.mark.parametrize("samples", [plain(150), change(plain(), 7, input="another question?")])
+def test_the_intersection_is_compared_on_demand_and_said(samples, tmp_path, capsys):
+    base = write_run(tmp_path / "base", {"mine": plain()})
+    merged = write_run(tmp_path / "merged", {"mine": samples})
+    assert main(["compare", str(base), str(merged), "--intersection", "--json"]) == 0
+    printed = capsys.readouterr()
+    n = json.loads(printed.out)[0]["n"]
+    assert n in (150, 199)
+    assert f"{200 - n} of 200 documents left out" in printed.err
+
+
+def test_different_versions_of_a_task_are_refused(tmp_path, capsys):
+    base = write_run(tmp_path / "base", {"mine": plain()})
+    merged = write_run(tmp_path / "merged", {"mine": plain()}, configs={"mine": {"metadata": [{"version": 1.0}]}})
+    error = refusal(capsys, "compare", str(base), str(merged), "--intersection")
+    assert "different versions of the task (0.0, 1.0)" in error
+
+
+def test_a_line_cut_off_is_named(runs, capsys):
+    file = next(Path(runs[1]).rglob("*_samples_mine.jsonl"))
+    file.write_text(file.read_text()[:-40])
+    assert "line 200 is cut off" in refusal(capsys, "compare", *runs)
+
+
+def test_samples_of_another_schema_are_named(runs, capsys):
+    file = next(Path(runs[1]).rglob("*_samples_mme.jsonl"))
+    file.write_text("".join(json.dumps(sample) + "\n" for sample in plain(72)))
+    assert "document" in refusal(capsys, "compare", *runs)
+
+
+def test_folders_without_anything_to_compare_are_refused(runs, tmp_path, capsys):
+    base, merged = runs
+    other = write_run(tmp_path / "other", {"else": plain()})
+    assert "no task in common" in refusal(capsys, "compare", base, str(other))
+    assert "is no folder" in refusal(capsys, "compare", base, str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    assert "holds no results of lmms-eval" in refusal(capsys, "compare", base, str(tmp_path / "empty"))
+    for file in Path(merged).rglob("*.jsonl"):
+        file.unlink()
+    assert "run again with --log_samples" in refusal(capsys, "compare", base, merged)
+    assert "are the same folder" in refusal(capsys, "compare", base, base)
+    twice = write_run(tmp_path / "twice", {"mine": plain()}, model="one")
+    write_run(twice, {"mine": plain()}, model="two")
+    assert "holds mine twice, in 'one' and 'two'" in refusal(capsys, "compare", base, str(twice))
+    bad = next(Path(base).rglob("*_results.json"))
+    bad.write_text(bad.read_text()[:50])
+    assert "is cut off or no JSON" in refusal(capsys, "compare", base, str(other))
+
+
+# The leaderboard
+
+
+@pytest.fixture
+def board(tmp_path) -> Path:
+    for name, accuracy in (("base", 0.6), ("good", 0.9), ("twin", 0.61)):
+        tasks = {"mine": plain(accuracy=accuracy), "mme": mme(accuracy)}
+        write_run(tmp_path / "runs" / name, tasks if name != "twin" else {"mine": tasks["mine"]})
+    return tmp_path / "runs"
+
+
+def test_the_leaderboard_ranks_and_compares(board, capsys):
+    assert main(["leaderboard", str(board), "--reference", "base", "--json", "--draws", "2000"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    by = {(record["model"], record["task"]): record for record in records}
+    assert len(by) == 5
+    good = by["good", "mine"]
+    assert (good["best_rank"], good["worst_rank"]) == (1, 1)
+    assert (by["base", "mine"]["best_rank"], by["base", "mine"]["worst_rank"]) == (2, 3)
+    assert good["difference_ci_low"] > 0
+    assert good["holm_p"] >= good["p_value"]
+    assert by["base", "mine"]["reference"] is None
+    assert by["good", "mme"]["metric"] == "mme_total_score"
+
+
+def test_the_leaderboard_comes_as_markdown_and_files(board, capsys, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["leaderboard", str(board), "--reference", "base", "--draws", "2000"]
+    assert main([*arguments, "--markdown", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "| twin | 0." in printed
+    assert "not run" in printed
+    assert printed.strip() == (out / "leaderboard.md").read_text().strip()
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"leaderboard.{kind}" for kind in ("csv", "html", "json", "md")
+    ]
+    assert main(arguments) == 0
+    assert "place 1" in capsys.readouterr().out
+
+
+def test_an_unknown_reference_is_refused(board, capsys):
+    assert "Did you mean 'base'?" in refusal(capsys, "leaderboard", str(board), "--reference", "bas")
