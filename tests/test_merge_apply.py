@@ -23,6 +23,7 @@ from transformers import (
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import CheckpointError, ConfigError, MergeError, UnsupportedError
 from lmms_plam.merge import Checkpoint, merge_into, merged_tensors, plan_merge
+from lmms_plam.merge.apply import _is_finite
 
 DEPTH = 4
 SIZES = {
@@ -377,10 +378,11 @@ def test_a_quantised_base_lm_is_refused_by_name(tmp_path):
     refuse(UnsupportedError, r"q_proj\.weight' .* stored as F8_E4M3", qwen_vlm(), lm)
 
 
-def test_offloaded_weights_are_refused_by_name(tmp_path):
+@pytest.mark.parametrize("elsewhere", [torch.empty(16, 16, device="meta"), torch.empty(0)])
+def test_offloaded_weights_are_refused_by_name(tmp_path, elsewhere):
     model = qwen_vlm()
-    model.model.language_model.layers[3].self_attn.to("meta")
-    with pytest.raises(UnsupportedError, match=r"layers\.3\.self_attn\.q_proj\.weight' isn't in memory"):
+    model.model.language_model.layers[3].self_attn.q_proj.weight = nn.Parameter(elsewhere)
+    with pytest.raises(UnsupportedError, match=r"layers\.3\.self_attn\.q_proj\.weight' isn't in this process's memory"):
         merge_into(model, qwen_lm(tmp_path), recipe())
 
 
@@ -417,6 +419,17 @@ def test_a_model_without_a_recognisable_decoder_is_refused(tmp_path):
 def test_a_recipe_that_merges_nothing_is_refused(tmp_path):
     fields = {"modules": "embeddings", "start_layer": 1, "end_layer": 2}
     refuse(ConfigError, "merges nothing in layers 1 to 1", qwen_vlm(), qwen_lm(tmp_path), **fields)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_and_inf_are_seen_wherever_they_stand(dtype, value):
+    for length in (1, 7, 64, 131):
+        for position in range(length):
+            tensor = torch.linspace(-3, 3, length).to(dtype)
+            assert _is_finite(tensor)
+            tensor[position] = value
+            assert not _is_finite(tensor)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

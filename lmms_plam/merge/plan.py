@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,24 +85,24 @@ def plan_merge(model: nn.Module, source: Checkpoint, recipe: MergeRecipe) -> Mer
     _require_whole_decoder(names, depth)
     modules = (*recipe.modules, "qk_norms") if recipe.qk_norms else recipe.modules
     asked = frozenset[str](modules)
-    share = {
+    chosen = {
         tensor: coefficients(recipe, tensor.merged_with(depth), depth)
         for tensor, name in names.items()
         if tensor.merged_with(depth) in layers and _is_asked(tensor, name, asked)
     }
-    _require_every_module(share, asked, layers)
+    _require_every_module(chosen, asked, layers)
 
     base: dict[DecoderTensor, str] = {}
-    if any(pair.lm for pair in share.values()):
+    if any(pair.lm for pair in chosen.values()):
         base = decoder_tensors(source.files)
         if getattr(lm_config, "tie_word_embeddings", False) and _EMBEDDING in base:
             base[_HEAD] = base[_EMBEDDING]
-        elif _HEAD in base and _HEAD not in names and _EMBEDDING in share:
+        elif _HEAD in base and _HEAD not in names and _EMBEDDING in chosen:
             warnings.append(f"the base LM's {base[_HEAD]} is left out, since the VLM ties its head to its embedding")
-        _refuse_surplus(base, share, asked)
+        _refuse_surplus(base, chosen, asked)
 
     merged = []
-    for tensor, pair in share.items():
+    for tensor, pair in chosen.items():
         parameter = model.get_parameter(names[tensor])
         _require_mergeable(names[tensor], parameter)
         key = _find_source(tensor, base, source.reference) if pair.lm else None
@@ -113,7 +113,7 @@ def plan_merge(model: nn.Module, source: Checkpoint, recipe: MergeRecipe) -> Mer
         depth=depth,
         modules=modules,
         merged=tuple(merged),
-        kept=tuple(name for tensor, name in names.items() if tensor not in share),
+        kept=tuple(name for tensor, name in names.items() if tensor not in chosen),
         warnings=tuple(warnings),
     )
 
@@ -128,6 +128,7 @@ def _require_whole_decoder(names: Mapping[DecoderTensor, str], depth: int) -> No
 
 
 def _is_asked(tensor: DecoderTensor, name: str, asked: frozenset[str]) -> bool:
+    """Tell whether a tensor of a merged layer is to be merged; refuse what can't be told or is asked for in part."""
     modules = tensor.modules
     if not modules:
         raise UnsupportedError(f"'{name}' is in a merged layer but of no kind that lmms_plam.merge.names knows")
@@ -139,9 +140,8 @@ def _is_asked(tensor: DecoderTensor, name: str, asked: frozenset[str]) -> bool:
     return modules <= asked
 
 
-def _require_every_module(chosen: Iterable[DecoderTensor], asked: frozenset[str], layers: range) -> None:
+def _require_every_module(chosen: Collection[DecoderTensor], asked: frozenset[str], layers: range) -> None:
     """Refuse a decoder that lacks what is asked for, such as attention layers of another kind or packed weights."""
-    chosen = list(chosen)
     if not chosen:
         raise ConfigError(
             f"the recipe merges nothing in layers {layers.start} to {layers.stop - 1}: the embedding belongs to the "
@@ -156,12 +156,12 @@ def _require_every_module(chosen: Iterable[DecoderTensor], asked: frozenset[str]
 
 
 def _refuse_surplus(
-    base: Mapping[DecoderTensor, str], share: Mapping[DecoderTensor, Coefficients], asked: frozenset[str]
+    base: Mapping[DecoderTensor, str], chosen: Mapping[DecoderTensor, Coefficients], asked: frozenset[str]
 ) -> None:
     """Refuse a base LM with tensors that have no counterpart in the VLM, such as biases or q/k norms."""
-    layers = {tensor.layer for tensor, pair in share.items() if tensor.layer is not None and pair.lm}
+    layers = {tensor.layer for tensor, pair in chosen.items() if tensor.layer is not None and pair.lm}
     for tensor, key in base.items():
-        if tensor.layer in layers and tensor.modules & asked and tensor not in share:
+        if tensor.layer in layers and tensor.modules & asked and tensor not in chosen:
             raise MergeError(
                 f"the base LM's '{key}' has no counterpart in the VLM: is it the model that the VLM grew from, and are "
                 "q, k and v fused on both sides or on none?"
@@ -193,9 +193,9 @@ def _shared_rows(tensor: DecoderTensor, name: str, parameter: Tensor, key: str, 
 
 
 def _require_mergeable(name: str, parameter: Tensor) -> None:
-    if parameter.is_meta:
+    if parameter.is_meta or not parameter.numel():
         raise UnsupportedError(
-            f"'{name}' isn't in memory (offloaded or not loaded), so it can't be merged; load the VLM whole"
+            f"'{name}' isn't in this process's memory (offloaded or split), so it can't be merged; load the VLM whole"
         )
     if type(parameter.data) is not torch.Tensor or parameter.dtype not in MERGEABLE_DTYPES:
         kind = type(parameter.data).__name__
