@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -138,7 +139,7 @@ class FamilyTask(ConfigurableMessagesTask):
 
     def aggregation(self) -> dict[str, Callable[[list[Any]], float]]:
         """Return, for each reported number, what lmms-eval calls with all documents' rows."""
-        return {name: lambda items, name=name: self._report_once(items)[name] for name in self.reported}
+        return {name: partial(self._aggregate, name) for name in self.reported}
 
     def higher_is_better(self) -> dict[str, bool]:
         """Return which numbers are better when higher."""
@@ -153,6 +154,9 @@ class FamilyTask(ConfigurableMessagesTask):
             images = [visual for visual in self.doc_to_visual(doc) or [] if isinstance(visual, Image.Image)]
             shown.append(Example(doc_id, self.doc_to_text(doc), images[0] if images else None))
         return shown
+
+    def _aggregate(self, name: str, items: list[list[dict[str, Any]]]) -> float:
+        return self._report_once(items)[name]
 
     def _report_once(self, items: list[list[dict[str, Any]]]) -> dict[str, float]:
         if self._reported is None:

@@ -31,7 +31,8 @@ def intercept_generate(model: nn.Module, answer: Callable[..., Any]) -> Iterator
     def intercepted(**inputs: Any) -> Any:
         return answer(generate, **inputs)
 
-    model.generate = intercepted  # an instance attribute: it hides the class's method, which stays as it is
+    # an instance attribute hides the class's method, which stays as it is
+    model.generate = intercepted  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ so that positions, images and caches are exactly those of generation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.api.task import ConfigurableMessagesTask
+from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from lmms_plam.errors import UnsupportedError
@@ -36,13 +37,13 @@ class _Follow(LogitsProcessor):
     def __init__(self, tokens: list[int], prompt_length: int):
         self.tokens, self.prompt_length = tokens, prompt_length
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         forced = torch.full_like(scores, float("-inf"))
         forced[:, self.tokens[input_ids.shape[1] - self.prompt_length]] = 0
         return forced
 
 
-def score_tokens(generate: Generate, inputs: dict[str, Any], tokens: list[int]) -> tuple[Score, torch.Tensor]:
+def score_tokens(generate: Generate, inputs: dict[str, Any], tokens: list[int]) -> tuple[Score, Tensor]:
     """Score one continuation of one prompt.
 
     Args:
@@ -84,7 +85,7 @@ def loglikelihood(backend: lmms, model: Any, requests: list[Instance]) -> list[S
     scores: list[Score | None] = [None] * len(requests)
     current: list[int] = []  # the request that the backend is building a prompt for
 
-    def answer(generate: Generate, **inputs: Any) -> torch.Tensor:
+    def answer(generate: Generate, **inputs: Any) -> Tensor:
         index = current.pop()
         tokens = _continuation_tokens(
             backend.tokenizer, inputs["input_ids"][0], _continuation(backend, requests[index])
@@ -120,10 +121,11 @@ def _as_generation(backend: lmms, request: Instance, index: int, current: list[i
 
 def _continuation(backend: lmms, request: Instance) -> str:
     _, target, _, doc_id, task, split = request.args
-    return target(backend.task_dict[task][split][doc_id]) if isinstance(target, Callable) else target
+    continuation: str = target(backend.task_dict[task][split][doc_id]) if callable(target) else target
+    return continuation
 
 
-def _continuation_tokens(tokenizer: Any, prompt: torch.Tensor, continuation: str) -> list[int]:
+def _continuation_tokens(tokenizer: Any, prompt: Tensor, continuation: str) -> list[int]:
     """Tokenise a continuation as it follows the prompt.
 
     A chat template that already ends in white space separates the two itself: the continuation's own is dropped.
@@ -137,7 +139,7 @@ def _continuation_tokens(tokenizer: Any, prompt: torch.Tensor, continuation: str
 
 
 @contextmanager
-def _one_at_a_time(backend: lmms) -> Any:
+def _one_at_a_time(backend: lmms) -> Iterator[None]:
     batch_size = backend.batch_size_per_gpu
     backend.batch_size_per_gpu = 1
     try:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from lmms_plam.harness.join import join
 from lmms_plam.harness.paired import Options, unlike_harness
 from lmms_plam.harness.samples import TaskRun
 from lmms_plam.stats.comparison import Analysis, Comparison, Estimate
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.multiplicity import holm
-from lmms_plam.stats.ranks import rank_intervals
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +54,7 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
         measure, matrix = joined.measures()[0]
         analysis = Analysis.of(matrix, find_metric(measure.metric), options.settings)
         scores = {model: analysis.score(model) for model in runs}
-        sign = 1.0 if next(iter(runs.values())).higher_is_better(measure.key) else -1.0
-        values = np.array([score.value for score in scores.values()])
-        best, worst = rank_intervals(sign * analysis.drawn, sign * values, options.settings.level)
+        best, worst = analysis.ranks(next(iter(runs.values())).higher_is_better(measure.key))
         for place, (model, run) in enumerate(runs.items()):
             compared = reference in runs and model != reference
             check = unlike_harness(joined, run, measure.key, scores[model].value)

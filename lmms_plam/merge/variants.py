@@ -14,7 +14,7 @@ from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import CheckpointError, UnsupportedError
 from lmms_plam.merge.apply import merge_tensor
 from lmms_plam.merge.checkpoint import Checkpoint
-from lmms_plam.merge.names import decoder_tensors, parse_name
+from lmms_plam.merge.names import DecoderTensor, decoder_tensors, parse_name
 from lmms_plam.merge.plan import plan_merge
 
 BASE = "base"
@@ -55,9 +55,9 @@ def other_weights(
     return weights
 
 
-def _read(name: str, stored: Mapping[object, str], vlm: Checkpoint, model: nn.Module) -> Tensor:
+def _read(name: str, stored: Mapping[DecoderTensor, str], vlm: Checkpoint, model: nn.Module) -> Tensor:
     parameter, tensor = model.get_parameter(name), parse_name(name)
-    if tensor not in stored:
+    if tensor is None or tensor not in stored:
         raise CheckpointError(f"'{vlm.reference}' has no tensor for '{name}', which the loaded model has")
     rows = vlm.rows(stored[tensor], 0, parameter.shape[0])
     return rows.to(parameter.device, parameter.dtype)
