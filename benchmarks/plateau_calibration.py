@@ -1,7 +1,7 @@
 """How well the plateau onset's interval and verdict are calibrated, on simulated documents whose truth is known.
 
-    python benchmarks/plateau_calibration.py --quick             # about a minute
-    python benchmarks/plateau_calibration.py                     # about five minutes on one core, ten on a busy one
+    python benchmarks/plateau_calibration.py --quick             # half a minute
+    python benchmarks/plateau_calibration.py                     # two to three minutes on an idle core
     python benchmarks/plateau_calibration.py --noise lively      # or clustered: the same under other noise
 
 The truth is a curve p[k], drawn anew from its shape's family for every repetition; the population's onset is what the
@@ -198,11 +198,11 @@ def measure(shape: str, n: int, noise: Noise, repetitions: int, draws: int, seed
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="40 repetitions of 400 draws, not 300 of 1,000")
+    parser.add_argument("--quick", action="store_true", help="40 repetitions of 400 draws, not 200 of 600")
     parser.add_argument("--noise", choices=NOISES, default="calm")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    repetitions, draws = (40, 400) if arguments.quick else (300, 1000)
+    repetitions, draws = (40, 400) if arguments.quick else (200, 600)
     noise = NOISES[arguments.noise]
     cells = [(shape, n) for shape in SHAPES for n in (300, 1000, 1500)]
     results = [
