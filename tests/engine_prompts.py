@@ -71,11 +71,10 @@ def _processed(family: str, kind: Kind) -> dict[str, Any]:
         noise = [rng.integers(0, 255, (side, side, 3), dtype=np.uint8) for _ in range(message.count("image"))]
         images.append([Image.fromarray(pixels) for pixels in noise])
         videos += [rng.integers(0, 255, (4, 3, side, side), dtype=np.uint8) for _ in range(message.count("video"))]
-    media = (
-        {"videos": videos}
-        if videos
-        else {"images": images if len(images) == 1 or family.startswith("qwen") else sum(images, [])}
-    )
+    if videos:
+        media = {"videos": videos}
+    else:  # some processors want the images prompt by prompt, others in one list
+        media = {"images": images if family.startswith("qwen") else [image for own in images for image in own]}
     return dict(processor(text=texts, padding=True, return_tensors="pt", **media))
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from engine_prompts import NEW_TOKENS, hidden_from, logits_under, model_for, prompts_for
+from tiny_configs import LM_ROWS
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     MllamaConfig,
@@ -22,8 +25,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.model import Variant, find_decoder, generate_family, run_plainly
-from lmms_plam.model import family as engine
-from lmms_plam.model.decoding import Choir
+from lmms_plam.model import answers as growing
+from lmms_plam.model.decoding import DecodingBatch
 
 
 def all_cuts(model):
@@ -44,15 +47,25 @@ def masked_tokens(model, prompts, cut):
     return logits_under(model, prompts, hidden_from(model, prompts, cut))[0]
 
 
+def assert_generated(answers, sequences):
+    """The answers are the sequences up to their padding: what follows an answer's end is one token over and over."""
+    for answer, sequence in zip(answers, sequences.tolist(), strict=True):
+        assert answer == sequence[: len(answer)]
+        assert len(set(sequence[len(answer) :])) <= 1
+    assert max(map(len, answers)) == sequences.shape[1]
+
+
 def test_the_untouched_variant_is_the_model_bit_for_bit():
-    model, prompts = model_for("qwen2_5_vl"), prompts_for("qwen2_5_vl")
-    tokens, logits = logits_under(model, prompts, torch.no_grad())
+    model, prompts = model_for("qwen2_5_vl"), prompts_for("qwen2_5_vl", "one image")
+    tokens, logits = logits_under(model, prompts, nullcontext())
     alone = generate_family(model, [Variant("base")], prompts, keep_logits=True)
-    assert torch.equal(alone.trunk, model.generate(**prompts))
+    assert torch.equal(alone.logits[0][0], logits[0]), "alone, at every step"
+    prompts = prompts_for("qwen2_5_vl")
+    tokens, logits = logits_under(model, prompts, nullcontext())
     family = generate_family(model, all_cuts(model), prompts, keep_logits=True)
-    assert torch.equal(family.trunk, alone.trunk)
+    assert torch.equal(family.trunk, model.generate(**prompts))
     for row in range(len(tokens)):
-        assert torch.equal(family.logits[-1][row][0], logits[row, 0]), "the first token's logits are the prefill's own"
+        assert torch.equal(family.logits[-1][row][0], logits[row, 0]), "among others, in prefill"
 
 
 def test_nothing_of_the_engine_is_left_behind():
@@ -79,7 +92,7 @@ def test_a_failure_inside_leaves_the_model_as_it_was(monkeypatch):
 
 
 def test_answers_end_where_generate_ends_them_and_leave_the_batch(monkeypatch):
-    model, prompts = model_for("llava"), prompts_for("llava", max_new_tokens=8)
+    model, prompts = model_for("llava"), prompts_for("llava", max_new_tokens=8, eos_token_id=LM_ROWS - 1)
     plain = [masked_tokens(model, prompts, cut).tolist() for cut in range(6)]
 
     def expected(cut, row, ends):
@@ -92,13 +105,13 @@ def test_answers_end_where_generate_ends_them_and_leave_the_batch(monkeypatch):
     ends = max(([one, two] for one in plain[1][0] for two in plain[4][1]), key=lambda ends: len(lengths(ends) - {1}))
     assert len(lengths(ends) - {1}) > 2
     rows = []
-    step = Choir.step
+    step = DecodingBatch.step
     monkeypatch.setattr(
-        Choir, "step", lambda self, tokens, inputs: rows.append(len(tokens)) or step(self, tokens, inputs)
+        DecodingBatch, "step", lambda self, tokens, inputs: rows.append(len(tokens)) or step(self, tokens, inputs)
     )
     result = generate_family(model, all_cuts(model), {**prompts, "eos_token_id": ends, "pad_token_id": 0})
     assert result.tokens == [[expected(cut, row, ends) for row in range(3)] for cut in range(6)]
-    assert torch.equal(result.trunk, model.generate(**prompts, eos_token_id=ends, pad_token_id=0))
+    assert torch.equal(result.trunk, model.generate(**{**prompts, "eos_token_id": ends, "pad_token_id": 0}))
     asked = [answer for cut in range(5) for answer in result.tokens[cut][:2]] + result.tokens[5]
     assert sum(rows) == sum(len(answer) - 1 for answer in asked), "a step is for those who need it"
 
@@ -110,6 +123,7 @@ def test_answers_end_where_generate_ends_them_and_leave_the_batch(monkeypatch):
         {"no_repeat_ngram_size": 2, "min_new_tokens": 3},
         {"suppress_tokens": [3, 5], "bad_words_ids": [[225], [353, 86]]},
         {"use_cache": False},
+        {"cache_implementation": "static"},
     ],
     ids=lambda options: "+".join(options),
 )
@@ -117,7 +131,7 @@ def test_generation_options_are_applied(options):
     model, prompts = model_for("qwen2_vl"), prompts_for("qwen2_vl", **options)
     result = generate_family(model, all_cuts(model), prompts)
     for cut in range(6):
-        assert result.tokens[cut] == masked_tokens(model, prompts, cut).tolist()
+        assert_generated(result.tokens[cut], masked_tokens(model, prompts, cut))
 
 
 def test_generation_config_of_the_checkpoint_is_applied():
@@ -127,7 +141,7 @@ def test_generation_config_of_the_checkpoint_is_applied():
     result = generate_family(model, all_cuts(model), prompts)
     assert result.tokens != without.tokens
     for cut in range(6):
-        assert result.tokens[cut] == masked_tokens(model, prompts, cut).tolist()
+        assert_generated(result.tokens[cut], masked_tokens(model, prompts, cut))
 
 
 def test_prompts_without_an_image_are_answered_once():
@@ -147,9 +161,11 @@ def test_groups_that_fit_the_budget_give_the_same_answers(monkeypatch):
     model, prompts = model_for("gemma3"), prompts_for("gemma3")
     whole = generate_family(model, all_cuts(model), prompts)
     sizes = []
-    run = engine.run_branches
-    monkeypatch.setattr(engine, "run_branches", lambda tree, *rest: sizes.append(len(tree.paths)) or run(tree, *rest))
-    for budget, groups in ((1, [2, 1, 1, 1, 1]), (2**40, [6])):
+    run = growing.run_branches
+    monkeypatch.setattr(
+        growing, "run_branches", lambda batch, tree, *rest: sizes.append(len(tree.paths)) or run(batch, tree, *rest)
+    )
+    for budget, groups in ((1, [1] * 6), (2**40, [6])):
         sizes.clear()
         result = generate_family(model, all_cuts(model), prompts, memory_budget=budget)
         assert result.tokens == whole.tokens
@@ -177,6 +193,10 @@ class Unknown(LogitsProcessor):
         return scores
 
 
+class OwnCache(DynamicCache):
+    pass
+
+
 class Never(StoppingCriteria):
     def __call__(self, input_ids, scores, **kwargs):
         return torch.zeros(len(input_ids), dtype=torch.bool)
@@ -191,7 +211,6 @@ class Never(StoppingCriteria):
         ({"stopping_criteria": StoppingCriteriaList([Never()])}, "Never"),
         ({"guidance_scale": 1.5}, "UnbatchedClassifierFreeGuidanceLogitsProcessor"),
         ({"prompt_lookup_num_tokens": 3}, "assisted_generation"),
-        ({"cache_implementation": "static"}, "StaticCache"),
         ({"return_dict_in_generate": True}, "return_dict_in_generate"),
         ({"stop_strings": ["x"]}, "stop_strings"),
         ({"max_time": 100.0}, "MaxTimeCriteria"),
@@ -202,6 +221,15 @@ class Never(StoppingCriteria):
 def test_what_the_engine_cannot_apply_is_refused_by_name(options, named):
     model, prompts = model_for("qwen2_vl"), prompts_for("qwen2_vl", **options)
     with pytest.raises(UnsupportedError, match=named):
+        generate_family(model, all_cuts(model), prompts)
+
+
+def test_caches_that_may_change_what_they_hold_are_refused_by_name(monkeypatch):
+    model, prompts = copy.deepcopy(model_for("qwen2_vl")), prompts_for("qwen2_vl")
+    monkeypatch.setattr(
+        model, "_prepare_cache_for_generation", lambda config, kwargs, *rest: kwargs.update(past_key_values=OwnCache())
+    )
+    with pytest.raises(UnsupportedError, match="OwnCache"):
         generate_family(model, all_cuts(model), prompts)
 
 
@@ -235,17 +263,17 @@ def test_models_without_vision_in_the_sequence_are_refused_by_name():
         text_config={**text, "rope_parameters": rope},
         vision_config={**vision, "intermediate_layers_indices": [0], "supported_aspect_ratios": [[1, 1]]},
     )
-    with pytest.raises(UnsupportedError, match="Mllama.*cross-attention"):
+    with pytest.raises(UnsupportedError, match=r"Mllama.*cross-attention"):
         find_decoder(MllamaForConditionalGeneration(config))
     encoder = T5ForConditionalGeneration(
         T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=32)
     )
     with pytest.raises(UnsupportedError, match="encoder-decoder"):
         find_decoder(encoder)
+    flash = copy.deepcopy(model_for("llava"))
+    flash.model.language_model.config._attn_implementation_internal = "flash_attention_2"
     with pytest.raises(UnsupportedError, match="flash_attention_2"):
-        model = copy.deepcopy(model_for("llava"))
-        model.model.language_model.config._attn_implementation_internal = "flash_attention_2"
-        find_decoder(model)
+        find_decoder(flash)
 
 
 @pytest.mark.parametrize(
@@ -278,5 +306,5 @@ def test_the_plain_way_does_what_the_engine_refuses():
         assert torch.equal(result.trunk, model.generate(**prompts))
         with hidden_from(model, prompts, 2):
             expected = model.generate(**prompts)[:, prompts["input_ids"].shape[1] :]
-        assert result.tokens[1] == expected.tolist()
+        assert_generated(result.tokens[1], expected)
     assert not hooks_of(model)

@@ -1,13 +1,13 @@
 """The branches: what variants compute for themselves in prefill, started from the trunk, many side by side.
 
 At each layer, the branches that run with the same weights on the same positions go through `layer.forward` as one
-batch, with the trunk's own arguments taken at their positions. So rotary positions, masks, norms and mixtures stay the
+batch, with the trunk's own arguments taken at their positions. So rotary positions, masks, norms and experts stay the
 model's, and no code here knows a model family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,61 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from lmms_plam.errors import UnsupportedError
-from lmms_plam.model.anatomy import Decoder
-from lmms_plam.model.lanes import Lane, Prompts, QueryScope, last_only, text_lane
+from lmms_plam.model.batch import Batch
+from lmms_plam.model.lanes import KeysValues, Lane, Prompts, QueryScope, last_only, text_lane
 from lmms_plam.model.trunk import Keep, Trunk
 from lmms_plam.model.variants import Node, Tree, WeightSet, installed
 
 
-KeysValues = tuple[Tensor, Tensor]
-
-
-class _Handover(Exception):  # noqa: N818 - a signal, not an error
-    """Raised by the cache once it has the keys and values: the rest of the call isn't needed."""
-
-
-@dataclass(slots=True)
-class _LayerCache:
-    """What a decoder layer sees as its cache in prefill: it puts borrowed keys and values before the branch's own.
-
-    Attributes:
-        borrowed: keys and values to put first, None for none.
-        stop: give up the call once keys and values are known.
-        held: the joined keys and values; given beforehand, they're handed out and nothing is stored.
-    """
-
-    borrowed: KeysValues | None = None
-    stop: bool = False
-    held: KeysValues | None = None
-
-    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.held is None:
-            if self.borrowed is not None:
-                copies = len(keys) // len(self.borrowed[0])
-                keys = torch.cat([self.borrowed[0].repeat(copies, 1, 1, 1), keys], dim=2)
-                values = torch.cat([self.borrowed[1].repeat(copies, 1, 1, 1), values], dim=2)
-            self.held = keys, values
-        if self.stop:
-            raise _Handover
-        return self.held
-
-
-@dataclass(frozen=True, slots=True)
-class Branches:
-    """What the branches' prefill leaves behind.
-
-    Attributes:
-        states: by layer and node, keys and values, each [prompts of its lane, heads, length, dim].
-        last: by leaf node, the hidden states [prompts of its lane, 1, width] that the last layer returns for the
-            prompts' last position.
-    """
-
-    states: list[dict[Node, KeysValues]]
-    last: dict[Node, Tensor]
-
-
 class Layout:
-    """Which positions each node of a family computes.
+    """Which positions each node of a family computes, and in which rows.
 
     Args:
         prompts: the batch.
@@ -78,124 +31,162 @@ class Layout:
     """
 
     def __init__(self, prompts: Prompts, scope: QueryScope):
-        self.prompts = prompts
-        self.scope = scope
-        self._lanes: dict[bool, Lane] = {}
+        self._prompts = prompts
+        self._scope = scope
+        self._lanes: dict[bool, tuple[Lane, list[Tensor | None]]] = {}
 
     def lane(self, node: Node) -> Lane | None:
         """Return the lane of a blind node; None for one that sees: it computes every position of every prompt."""
-        if not node.blind:
-            return None
-        borrowing = all(variant.weights is None for variant in node.variants)
-        if not borrowing and self.scope == "last":
-            raise UnsupportedError("query scope 'last' for variants with replaced weights")
-        if borrowing not in self._lanes:
-            self._lanes[borrowing] = text_lane(self.prompts, self.scope, borrowing)
-        return self._lanes[borrowing]
+        return self._laid_out(node)[0] if node.blind else None
 
     def row(self, node: Node, prompt: int) -> int:
-        """Return the row of a prompt in the tensors of a node."""
-        return self.prompts.seeing.index(prompt) if node.blind else prompt
+        """Return the row of a prompt among those of a node."""
+        return self._prompts.seeing.index(prompt) if node.blind else prompt
 
     def text_states(self, node: Node, prompt: int, states: KeysValues) -> KeysValues:
-        """Keys and values [1, heads, text length, dim] of a prompt's text in a blind node, without padding."""
-        lane, row = self.lane(node), self.row(node, prompt)
-        assert lane is not None
+        """Keys and values [1, heads, text length, dim] of a prompt's text, out of those of a blind node."""
+        row = self.row(node, prompt)
+        columns = self._laid_out(node)[1][row]
         keys, values = (part[row : row + 1] for part in states)
-        real = lane.keys_real[row]
-        return (keys, values) if real.all() else (keys[:, :, real], values[:, :, real])
+        return (keys, values) if columns is None else (keys[:, :, columns], values[:, :, columns])
 
-    def entrance(self, node: Node) -> tuple[str, Callable[[Tensor], Tensor]]:
-        """Name and selection of the hidden states with which a node starts, out of all positions."""
+    def entrance(self, node: Node) -> Callable[[Tensor], Tensor]:
+        """Return the selection of a node's states from those of all positions."""
         lane = self.lane(node)
-        return ("all", lambda states: states) if lane is None else (f"lane {id(lane)}", lane.take)
+        return lane.take if lane is not None else lambda states: states
+
+    def _laid_out(self, node: Node) -> tuple[Lane, list[Tensor | None]]:
+        borrowing = all(variant.weights is None for variant in node.variants)
+        if not borrowing and self._scope == "last":
+            raise UnsupportedError("query scope 'last' for variants with replaced weights")
+        if borrowing not in self._lanes:
+            lane = text_lane(self._prompts, self._scope, borrowing)
+            self._lanes[borrowing] = lane, lane.text_columns()
+        return self._lanes[borrowing]
 
 
-def what_to_keep(trees: list[Tree], layout: Layout) -> Keep:
-    """Say which hidden states of the trunk the branches of these trees will start from."""
-    keep: dict[int, dict[str, Callable[[Tensor], Tensor]]] = {}
+def what_to_keep(trees: Sequence[Tree], layout: Layout) -> Keep:
+    """Say which of the trunk's hidden states the branches of these trees start from: by layer and lane."""
+    keep: dict[int, dict[object, Callable[[Tensor], Tensor]]] = {}
     for tree in trees:
         for node in tree.nodes:
-            if node.parent is tree.nodes[0]:
-                name, selection = layout.entrance(node)
-                keep.setdefault(node.start, {})[name] = selection
+            if node.parent is tree.root:
+                keep.setdefault(node.start, {})[layout.lane(node)] = layout.entrance(node)
     return keep
 
 
-def run_branches(
-    tree: Tree, trunk: Trunk, layout: Layout, decoder: Decoder, weights: Mapping[str, WeightSet]
-) -> Branches:
-    """Compute everything of a family's prefill that the trunk hasn't.
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """What the branches' prefill leaves behind.
+
+    Attributes:
+        states: by layer and node, keys and values; which row is whose, the layout tells.
+        last: by leaf node, the hidden states [rows, 1, width] that the last layer returns for the last position.
+    """
+
+    states: list[dict[Node, KeysValues]]
+    last: dict[Node, Tensor]
+
+
+def run_branches(batch: Batch, tree: Tree, trunk: Trunk, layout: Layout, weights: Mapping[str, WeightSet]) -> Branches:
+    """Compute all of a family's prefill that the trunk hasn't.
 
     Args:
+        batch: the prompts.
         tree: the family; its root is the trunk.
         trunk: the watched prefill.
         layout: the positions by node.
-        decoder: the model's decoder.
         weights: weight sets by name.
+
+    Raises:
+        UnsupportedError: weights replaced below a layer at which the model still adds vision features.
+        MergeError: weights that don't fit the model.
     """
     for node in tree.nodes[1:]:
         if not node.blind and any(node.start <= layer < node.end - 1 for layer in trunk.added):
             raise UnsupportedError(
-                f"weight set '{node.weights}' starts at layer {node.start}, where this model still adds vision features "
-                f"to the states (after layer {max(trunk.added)})"
+                f"weight set '{node.weights}' starts at layer {node.start}; {type(batch.model).__name__} adds vision "
+                f"features to the states after layer {max(trunk.added)}: start above it"
             )
     hidden: dict[Node, Tensor] = {}
     states: list[dict[Node, KeysValues]] = []
-    for index, layer in enumerate(decoder.layers):
+    for index, layer in enumerate(batch.decoder.layers):
         for node in tree.nodes[1:]:
             if node.start == index:
                 hidden[node] = _enter(node, tree, trunk, layout, hidden)
-        batches: dict[tuple[Node | Lane, str | None], list[Node]] = {}
-        for node in [node for node in hidden if index < node.end]:
-            name = node.weights if node.weights is not None and index in weights[node.weights].layers else None
-            batches.setdefault((layout.lane(node) or node, name), []).append(node)
+        together: dict[tuple[Lane | Node, str | None], list[Node]] = {}
+        for node in hidden:
+            if index < node.end:
+                name = node.weights if node.weights and index in weights[node.weights].layers else None
+                together.setdefault((layout.lane(node) or node, name), []).append(node)
         entering, hidden = hidden, {}
         states.append({})
-        for (_, name), nodes in batches.items():
-            with installed(weights[name] if name is not None else None, {index: layer}):
-                output, keys, values = _run_layer(
-                    layer, torch.cat([entering[node] for node in nodes]), layout.lane(nodes[0]), index, trunk, decoder
-                )
-            parts = (tensor.chunk(len(nodes)) for tensor in (output, keys, values))
-            for node, part, key, value in zip(nodes, *parts, strict=True):
-                hidden[node] = part
-                states[index][node] = key, value
+        for (_, name), nodes in together.items():
+            rows = torch.cat([entering[node] for node in nodes])
+            with installed(weights[name] if name else None, {index: layer}):
+                output, both = _run_layer(batch, index, rows, layout.lane(nodes[0]), trunk)
+            hidden |= zip(nodes, output.chunk(len(nodes)), strict=True)
+            states[index] |= zip(nodes, zip(*(part.chunk(len(nodes)) for part in both), strict=True), strict=True)
     return Branches(states, hidden)
 
 
 def _enter(node: Node, tree: Tree, trunk: Trunk, layout: Layout, hidden: Mapping[Node, Tensor]) -> Tensor:
-    """The hidden states with which a node starts: its parent's, at its own positions."""
-    parent = node.parent
-    assert parent is not None
-    name, selection = layout.entrance(node)
-    if parent is tree.nodes[0]:
-        return trunk.entering[node.start][name]
-    return hidden[parent] if parent.blind else selection(hidden[parent])
+    """Return the hidden states with which a node starts: its parent's, at its own positions."""
+    if node.parent is None or node.parent is tree.root:
+        return trunk.entering[node.start][layout.lane(node)]
+    return hidden[node.parent] if node.parent.blind else layout.entrance(node)(hidden[node.parent])
 
 
-def _run_layer(
-    layer: nn.Module, hidden: Tensor, lane: Lane | None, index: int, trunk: Trunk, decoder: Decoder
-) -> tuple[Tensor, Tensor, Tensor]:
+class _HandoverError(Exception):
+    """Raised by the cache once it has the keys and values, to leave a call of which nothing else is needed."""
+
+
+@dataclass(slots=True)
+class _LayerCache:
+    """What a decoder layer sees as its cache in prefill: it puts borrowed keys and values before the rows' own.
+
+    Attributes:
+        borrowed: keys and values to put first.
+        hand_over: leave the call once keys and values are known.
+        held: the joined keys and values, once they are known.
+    """
+
+    borrowed: KeysValues | None
+    hand_over: bool = False
+    held: KeysValues | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> KeysValues:
+        if self.held is None:
+            if self.borrowed is not None:
+                copies = len(keys) // len(self.borrowed[0])
+                keys = torch.cat([self.borrowed[0].repeat(copies, 1, 1, 1), keys], dim=2)
+                values = torch.cat([self.borrowed[1].repeat(copies, 1, 1, 1), values], dim=2)
+            self.held = keys, values
+        if self.hand_over:
+            raise _HandoverError
+        return self.held
+
+
+def _run_layer(batch: Batch, index: int, hidden: Tensor, lane: Lane | None, trunk: Trunk) -> tuple[Tensor, KeysValues]:
     """Run a decoder layer on branches side by side; of the last layer, only what the next token needs.
 
     Returns:
-        Hidden states, keys (with the borrowed ones before them) and values.
+        Hidden states, of the last layer only those of the last position, and keys and values, borrowed ones included.
     """
-    if lane is None:
-        arguments, borrowed = trunk.arguments[index], None
-    else:
-        eager = hidden.dtype if decoder.attention == "eager" else None
-        arguments = lane.arguments(trunk.arguments[index], len(hidden) // len(lane.prompts), eager)
-        keys, values = trunk.states(index)
-        borrowed = (lane.borrow(keys), lane.borrow(values)) if lane.borrowed.numel() else None
+    layer: nn.Module = batch.decoder.layers[index]
+    arguments, borrowed = trunk.arguments[index], None
+    if lane is not None:
+        eager = hidden.dtype if batch.decoder.attention == "eager" else None
+        arguments = lane.arguments(arguments, len(hidden) // len(lane.prompts), eager)
+        borrowed = lane.borrow(trunk.states(index))
     cache = _LayerCache(borrowed)
-    if index == decoder.depth - 1 and hidden.shape[1] > 1:
-        cache.stop = True
-        with suppress(_Handover):
+    if index == batch.decoder.depth - 1 and hidden.shape[1] > 1:
+        cache.hand_over = True
+        with suppress(_HandoverError):
             layer.forward(hidden, past_key_values=cache, **arguments)
-        cache.stop = False
+        cache.hand_over = False
         hidden, arguments = hidden[:, -1:], last_only(arguments)
-    output = layer.forward(hidden, past_key_values=cache, **arguments)
-    assert cache.held is not None
-    return output, *cache.held
+    output: Tensor = layer.forward(hidden, past_key_values=cache, **arguments)
+    if cache.held is None:
+        raise UnsupportedError(f"{type(layer).__name__} doesn't hand its keys and values to the cache")
+    return output, cache.held

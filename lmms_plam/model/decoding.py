@@ -1,8 +1,8 @@
-"""Decoding: all variants' next tokens from one forward of the model, each row reading the keys that its variant may.
+"""Decoding: the next tokens of many answers from one forward of the model, each row reading what its variant may.
 
-The rows of a batch are answers: pairs of a variant and a prompt. The model runs as it always does, only its attention
-function is wrapped while it runs: rows that still see at a layer share the prompt's one copy of keys and values, blind
-rows have their own short ones. The model's own attention function then does the arithmetic.
+A row is an answer, of one variant to one prompt. The model runs as it always does; only its attention function is
+wrapped meanwhile: rows that still see at a layer share one copy of the prompt's keys and values, blind rows have short
+ones of their own. The model's own attention then does the arithmetic.
 """
 
 from __future__ import annotations
@@ -14,37 +14,18 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lmms_plam.errors import UnsupportedError
-from lmms_plam.model.anatomy import Decoder
+from lmms_plam.model.batch import Batch
+from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.variants import WeightSet, installed
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-"""The model's attention: queries, keys and values [rows, heads, length, dim] and a mask, to [rows, length, heads, dim]."""
+"""Queries, keys and values [rows, heads, length, dim] and a mask, to attention [rows, length, heads, dim]."""
 
-KeysValues = tuple[Tensor, Tensor]
-
-Part = TypeVar("Part", "Lineup", "Choir")
-
-
-class Clock(DynamicCache):
-    """Tells the model how many positions lie behind it; the keys and values are in the lineups."""
-
-    def __init__(self, length: int):
-        super().__init__()
-        self.length = length
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.length
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> KeysValues:
-        return keys, values
+Part = TypeVar("Part", "Lineup", "DecodingBatch")
 
 
 class Lineup:
@@ -57,9 +38,9 @@ class Lineup:
     Args:
         prompt: index of the prompt.
         cuts: by row, the cut layer; the depth for rows that always see.
-        seen: by layer, keys and values of the whole prompt, [1, heads, length, dim]; None where no row sees.
+        seen: by layer, keys and values of the whole prompt, one row; None where no row sees.
         seen_positions: [length], their positions.
-        blind: by layer, keys and values of the text, [blind rows, heads, length, dim]; None where every row sees.
+        blind: by layer, keys and values of the text, as many rows as are blind; None where every row sees.
         blind_positions: [length], their positions.
     """
 
@@ -67,59 +48,58 @@ class Lineup:
         self,
         prompt: int,
         cuts: Sequence[int],
-        seen: list[KeysValues | None],
+        seen: Sequence[KeysValues | None],
         seen_positions: Tensor,
-        blind: list[KeysValues | None],
+        blind: Sequence[KeysValues | None],
         blind_positions: Tensor,
     ):
         self.prompt = prompt
-        self.cuts = list(cuts)
-        self._seen, self._seen_positions = seen, seen_positions
-        self._blind, self._blind_positions = blind, blind_positions
-        self._rows = torch.arange(len(cuts), device=seen_positions.device)
-        self._owners = self._rows.new_full(
-            seen_positions.shape, -1
-        )  # of the columns of `seen`; -1: the prompt, for all
+        self._cuts = list(cuts)
+        self._seen, self._seen_positions = list(seen), seen_positions
+        self._blind, self._blind_positions = list(blind), blind_positions
+        self._names = torch.arange(len(cuts), device=seen_positions.device)  # of the rows, for life
+        self._owners = torch.full_like(seen_positions, -1)  # of the columns of `seen`; -1: the prompt's, for all
         self._alone = len(cuts) == 1
         self._own: Tensor | None = None
 
     @property
     def rows(self) -> int:
         """The number of answers."""
-        return len(self.cuts)
+        return len(self._cuts)
 
     def advance(self, position: int) -> None:
         """Make room for the next token of every row, at this position."""
-        self._owners = torch.cat([self._owners, self._rows])
-        self._seen_positions = _extended(self._seen_positions, position, len(self._rows))
+        self._owners = torch.cat([self._owners, self._names])
+        self._seen_positions = _extended(self._seen_positions, position, self.rows)
         self._blind_positions = _extended(self._blind_positions, position, 1)
         if not self._alone:
-            self._own = (self._owners == -1) | (self._owners == self._rows[:, None])
+            self._own = ((self._owners == -1) | (self._owners == self._names[:, None]))[None, None]
 
     def keep(self, rows: list[int]) -> None:
         """Drop all other rows."""
         for layer, blind in enumerate(self._blind):
             seeing = self._seeing(layer)
             if blind is not None:
-                chosen = [row - seeing for row in rows if row >= seeing]
-                self._blind[layer] = (blind[0][chosen], blind[1][chosen]) if chosen else None
-            if not any(row < seeing for row in rows):
+                left = torch.tensor([row - seeing for row in rows if row >= seeing], device=self._names.device)
+                self._blind[layer] = (blind[0][left], blind[1][left]) if len(left) else None
+            if rows[0] >= seeing:
                 self._seen[layer] = None
-        self.cuts = [self.cuts[row] for row in rows]
-        self._rows = self._rows[rows]
+        self._cuts = [self._cuts[row] for row in rows]
+        self._names = self._names[rows]
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, attention: Attention
+        self, layer: int, attention: Attention, mask: Tensor | None, query: Tensor, key: Tensor, value: Tensor
     ) -> Tensor:
         """Attend from the rows' new tokens.
 
         Args:
             layer: index of the decoder layer.
+            attention: the model's own.
+            mask: the model's own, [rows, 1, 1, positions so far], boolean or additive; None: all visible. It is the
+                same for all rows of a prompt.
             query: [rows, heads, 1, dim].
-            key: [rows, key heads, 1, dim], stored.
-            value: the same, stored.
-            mask: the model's own, [rows, 1, 1, positions so far], boolean or additive, None for all visible.
-            attention: the model's attention.
+            key: [rows, key heads, 1, dim], kept for later steps.
+            value: the same.
 
         Returns:
             [rows, 1, heads, dim].
@@ -128,7 +108,7 @@ class Lineup:
         outputs = []
         if (seen := self._seen[layer]) is not None:
             seen = self._seen[layer] = _joined(seen, key.transpose(0, 2), value.transpose(0, 2))
-            own = None if self._own is None else self._own[None, None, :seeing]
+            own = None if self._own is None else self._own[:, :, :seeing]
             visible = None if mask is None else mask[:1, ..., self._seen_positions]
             output, _ = attention(query[:seeing].transpose(0, 2), *seen, _both(own, visible))
             outputs.append(output.transpose(0, 1))
@@ -139,7 +119,8 @@ class Lineup:
         return torch.cat(outputs)
 
     def _seeing(self, layer: int) -> int:
-        return sum(cut > layer for cut in self.cuts)
+        """Count the rows that see at this layer."""
+        return sum(cut > layer for cut in self._cuts)
 
 
 def _extended(positions: Tensor, position: int, times: int) -> Tensor:
@@ -169,25 +150,19 @@ def keep_rows(parts: Sequence[Part], rows: list[int]) -> list[Part]:
     return left
 
 
-class Choir:
+class DecodingBatch:
     """All answers that go on with the same weights: they share the model's forward.
 
     Args:
-        model: the vision-language model.
-        decoder: its decoder.
-        weights: the weight set, None for the loaded weights.
+        batch: the prompts.
+        weights: the weight set; None: the weights as loaded.
         lineups: the answers, prompt by prompt.
-        batch: number of prompts.
     """
 
-    def __init__(
-        self, model: nn.Module, decoder: Decoder, weights: WeightSet | None, lineups: list[Lineup], batch: int
-    ):
-        self._model = model
-        self._decoder = decoder
-        self._weights = weights
-        self._lineups = lineups
+    def __init__(self, batch: Batch, weights: WeightSet | None, lineups: Sequence[Lineup]):
         self._batch = batch
+        self._weights = weights
+        self._lineups = list(lineups)
 
     @property
     def rows(self) -> int:
@@ -203,36 +178,37 @@ class Choir:
 
         Args:
             tokens: [rows].
-            inputs: arguments of the model's forward for one token of each prompt, with a `Clock` as cache.
+            inputs: arguments of the model's forward for one token of each prompt, from `Batch.inputs_by_token`.
 
         Returns:
             Logits [rows, vocabulary], float32.
         """
         for lineup in self._lineups:
             lineup.advance(inputs["past_key_values"].length)
-        rows = for_rows(inputs, [lineup.prompt for lineup in self._lineups for _ in range(lineup.rows)], self._batch)
+        rows = self._batch.for_rows(inputs, [lineup.prompt for lineup in self._lineups for _ in range(lineup.rows)])
         rows["input_ids"] = tokens[:, None]
-        with installed(self._weights, self._decoder.by_index()), self._attention_wrapped():
-            logits: Tensor = self._model(**rows, return_dict=True).logits
+        with installed(self._weights, self._batch.decoder.by_index()), self._own_attention():
+            logits: Tensor = self._batch.model(**rows, return_dict=True).logits
         return logits[:, -1].float()
 
     @contextmanager
-    def _attention_wrapped(self) -> Iterator[None]:
-        """Have the attention of each lineup computed on its own keys."""
-        name, met = self._decoder.attention, set()
-        before = ALL_ATTENTION_FUNCTIONS.get(name)  # None for eager, which each modeling file defines for itself
+    def _own_attention(self) -> Iterator[None]:
+        """Have attention computed lineup by lineup, in place of the model's implementation."""
+        name = self._batch.decoder.attention
+        before = ALL_ATTENTION_FUNCTIONS.get(name)  # None for eager: each modeling file has its own
+        sizes = [lineup.rows for lineup in self._lineups]
+        met = set()
 
         def attend(
-            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+            module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
         ) -> tuple[Tensor, None]:
-            plain = before or sys.modules[type(module).__module__].eager_attention_forward
-            sizes = [lineup.rows for lineup in self._lineups]
-            parts = zip(*(tensor.split(sizes) for tensor in (query, key, value)), strict=True)
-            masks = [None] * len(sizes) if mask is None else mask.expand(len(query), -1, -1, -1).split(sizes)
             met.add(module.layer_idx)
+            plain = partial(before or sys.modules[type(module).__module__].eager_attention_forward, module, **kwargs)
+            masks = [None] * len(sizes) if mask is None else mask.expand(len(query), -1, -1, -1).split_with_sizes(sizes)
+            parts = zip(*(tensor.split_with_sizes(sizes) for tensor in (query, key, value)), strict=True)
             outputs = [
-                lineup.attend(module.layer_idx, *part, one, partial(plain, module, **kwargs))
-                for lineup, part, one in zip(self._lineups, parts, masks, strict=True)
+                lineup.attend(module.layer_idx, plain, visible, *part)
+                for lineup, visible, part in zip(self._lineups, masks, parts, strict=True)
             ]
             return torch.cat(outputs), None
 
@@ -241,56 +217,7 @@ class Choir:
             yield
         finally:
             del ALL_ATTENTION_FUNCTIONS[name]
-            if ALL_ATTENTION_FUNCTIONS.get(name) is not before:
+            if ALL_ATTENTION_FUNCTIONS.get(name) is not before:  # someone had put theirs over the library's
                 ALL_ATTENTION_FUNCTIONS[name] = before
-        if len(met) < self._decoder.depth:
-            raise UnsupportedError(
-                f"the attention of {type(self._model).__name__} doesn't go through AttentionInterface"
-            )
-
-
-def for_rows(inputs: Mapping[str, Any], prompts: Sequence[int], batch: int) -> dict[str, Any]:
-    """Repeat the arguments of the model's forward, one row for each of `batch` prompts, for rows of these prompts.
-
-    The layout is transformers' own convention, that of `_expand_inputs_for_generation`: prompts come first, but second
-    in three-dimensional position ids. The padding mask is left out: a lineup's keys hold no padding.
-    """
-    rows = dict(inputs)
-    for name, value in inputs.items():
-        dim = 1 if name == "position_ids" and value.ndim == 3 else 0
-        if isinstance(value, Tensor) and value.shape[dim] in (1, batch):
-            index = torch.tensor(prompts, device=value.device)
-            rows[name] = value.index_select(dim, index if value.shape[dim] == batch else torch.zeros_like(index))
-    rows["attention_mask"] = None
-    return rows
-
-
-class _Given(nn.Module):
-    """Stands in for all decoder layers and returns the states that they would."""
-
-    def __init__(self, states: Tensor):
-        super().__init__()
-        self.states = states
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.states
-
-
-def read_out(model: nn.Module, decoder: Decoder, states: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-    """Turn what the last decoder layer returns into logits by the model's own forward: norm, head, scaling, capping.
-
-    Args:
-        model: the vision-language model.
-        decoder: its decoder.
-        states: [rows, 1, width].
-        inputs: arguments of the model's forward for these rows.
-
-    Returns:
-        Logits [rows, vocabulary], float32.
-    """
-    layers = decoder.text.layers
-    decoder.text.layers = nn.ModuleList([_Given(states)])
-    try:
-        return model(**inputs, return_dict=True).logits[:, -1].float()
-    finally:
-        decoder.text.layers = layers
+        if len(met) < self._batch.decoder.depth:
+            raise UnsupportedError(f"{type(self._batch.model).__name__} doesn't attend through AttentionInterface")

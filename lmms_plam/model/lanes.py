@@ -16,13 +16,41 @@ from torch import Tensor
 
 from lmms_plam.errors import UnsupportedError
 
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values, each [rows, heads, positions, dim]."""
+
 QueryScope = Literal["all", "text", "last"]
 """From which queries vision is hidden: all of them; those of text, prompt or answer; or only the last token of the
 prompt and the answer's. `all` and `text` give the same answers: nothing that text reads depends on the difference."""
 
 
+class Prompts:
+    """What the positions of a prompt batch hold.
+
+    Args:
+        vision: bool [prompts, length], the vision tokens.
+        real: bool [prompts, length], False for padding.
+
+    Attributes:
+        text: bool [prompts, length], neither vision nor padding.
+        seeing: the prompts that have vision tokens.
+        starts: by prompt, the first position that is no padding.
+    """
+
+    def __init__(self, vision: Tensor, real: Tensor):
+        if (real[:, 1:] < real[:, :-1]).any():
+            raise UnsupportedError("the prompts are padded on the right: generation needs padding on the left")
+        if vision[:, -1].any():
+            raise UnsupportedError("a prompt ends with a vision token: the engine needs text to answer from")
+        self.vision = vision
+        self.real = real
+        self.text = real & ~vision
+        self.seeing: list[int] = vision.any(dim=1).nonzero().flatten().tolist()
+        self.starts: list[int] = real.int().argmax(dim=1).tolist()
+
+
 def translate(
-    layer: Mapping[str, Any], mask: Callable[[Any], Tensor | None], states: Callable[[Tensor], Tensor]
+    layer: Mapping[str, Any], mask: Callable[[Tensor | None], Tensor | None], states: Callable[[Tensor], Tensor]
 ) -> dict[str, Any]:
     """Carry the keyword arguments of a decoder layer over to other positions.
 
@@ -38,11 +66,11 @@ def translate(
     for name, value in layer.items():
         if name == "attention_mask":
             result[name] = mask(value)
-        elif name.startswith("position_embeddings") and all(part.ndim == 3 for part in value):
+        elif name == "position_embeddings" and all(part.ndim == 3 for part in value):
             result[name] = tuple(states(part) for part in value)
         elif name == "position_ids" and isinstance(value, Tensor) and value.ndim == 2:
             result[name] = states(value[..., None])[..., 0]
-        elif name.startswith("position_embeddings") or isinstance(value, Tensor):
+        elif name == "position_embeddings" or isinstance(value, Tensor):
             raise UnsupportedError(f"decoder layers that take '{name}' in a layout that the engine doesn't know")
     return result
 
@@ -53,43 +81,14 @@ def last_only(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Prompts:
-    """The batch of prompts.
-
-    Attributes:
-        vision: bool [prompts, length], the vision tokens.
-        real: bool [prompts, length], False for padding.
-    """
-
-    vision: Tensor
-    real: Tensor
-
-    def __post_init__(self) -> None:
-        if (self.real[:, 1:] < self.real[:, :-1]).any():
-            raise UnsupportedError("the prompts are padded on the right: generation needs padding on the left")
-        if self.vision[:, -1].any():
-            raise UnsupportedError("a prompt ends with a vision token: the engine needs a text token to answer from")
-
-    @property
-    def text(self) -> Tensor:
-        """Bool [prompts, length]: text tokens, without padding."""
-        return self.real & ~self.vision
-
-    @property
-    def seeing(self) -> list[int]:
-        """The prompts that have vision tokens."""
-        return [int(index) for index in self.vision.any(dim=1).nonzero()]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
 class Lane:
-    """The positions of a kind of branch, for those prompts that have vision tokens.
+    """The positions of blind branches, for those prompts that have vision tokens.
 
-    Both lists are padded on the left to a common length; padding is told by the `real` tensors.
+    Positions are padded on the left to a common length; the `real` tensors tell.
 
     Attributes:
         prompts: [n], the prompts.
-        own: [n, own length], positions that the branch computes, ending with the prompt's last.
+        own: [n, own length], positions that the branch computes, the prompt's last at the end.
         own_real: bool, same shape.
         borrowed: [n, borrowed length], positions whose keys and values come from the trunk.
         borrowed_real: bool, same shape.
@@ -102,23 +101,22 @@ class Lane:
     borrowed_real: Tensor
     _memo: dict[tuple[int, ...], tuple[Any, dict[str, Any]]] = field(default_factory=dict)
 
-    @property
-    def keys(self) -> Tensor:
-        """[n, borrowed + own length]: the position of each key that a query can meet."""
-        return torch.cat([self.borrowed, self.own], dim=1)
-
-    @property
-    def keys_real(self) -> Tensor:
-        """Bool, same shape as `keys`."""
-        return torch.cat([self.borrowed_real, self.own_real], dim=1)
-
     def take(self, states: Tensor) -> Tensor:
         """[prompts, length, width] to [n, own length, width]."""
         return states[self.prompts[:, None], self.own]
 
-    def borrow(self, states: Tensor) -> Tensor:
-        """Keys or values [prompts, heads, length, dim] to [n, heads, borrowed length, dim]."""
-        return states[self.prompts[:, None], :, self.borrowed].transpose(1, 2)
+    def borrow(self, states: KeysValues) -> KeysValues | None:
+        """The trunk's keys and values at the borrowed positions, if there are any."""
+        if not self.borrowed.numel():
+            return None
+        keys, values = (part[self.prompts[:, None], :, self.borrowed].transpose(1, 2) for part in states)
+        return keys, values
+
+    def text_columns(self) -> list[Tensor | None]:
+        """By row, the columns of borrowed and own keys that are no padding; None for all of them."""
+        real = torch.cat([self.borrowed_real, self.own_real], dim=1)
+        complete = real.all(dim=1).tolist()
+        return [None if whole else row.nonzero().flatten() for whole, row in zip(complete, real, strict=True)]
 
     def arguments(self, layer: dict[str, Any], copies: int, eager: torch.dtype | None) -> dict[str, Any]:
         """Turn the trunk's arguments of a decoder layer into those of `copies` branches side by side.
@@ -129,12 +127,16 @@ class Lane:
             eager: dtype of an additive mask if the attention needs one (eager), None for a boolean one (sdpa).
         """
         key = tuple(id(value) for value in layer.values())
-        if key not in self._memo:  # most layers are called with the very same objects; holding them keeps their ids
+        if key not in self._memo:  # most layers are called with the very same objects; kept, so that ids stay theirs
             self._memo[key] = layer, translate(layer, lambda mask: self._mask(mask, eager), self._at_own)
         mine = self._memo[key][1]
         if len(self.prompts) == 1:  # broadcasting does
             return mine
-        return translate(mine, lambda mask: mask.repeat(copies, 1, 1, 1), lambda states: states.repeat(copies, 1, 1))
+        return translate(
+            mine,
+            lambda mask: None if mask is None else mask.repeat(copies, 1, 1, 1),
+            lambda states: states.repeat(copies, 1, 1),
+        )
 
     def _at_own(self, states: Tensor) -> Tensor:
         """[prompts or 1, length, width] to [n, own length, width]."""
@@ -142,21 +144,20 @@ class Lane:
 
     def _mask(self, trunk: Tensor | None, eager: torch.dtype | None) -> Tensor:
         """The trunk's mask at this lane's queries and keys, [n, 1, own length, borrowed + own length]."""
-        queries, keys = self.own[:, :, None], self.keys[:, None, :]
+        queries, keys = self.own[:, :, None], torch.cat([self.borrowed, self.own], dim=1)[:, None, :]
         if trunk is None:
             mask = keys <= queries
-        elif trunk.ndim == 4:
-            mask = trunk[:, 0][self.prompts[:, None, None] if len(trunk) > 1 else 0, queries, keys]
         else:
-            raise UnsupportedError(f"attention masks of the shape {tuple(trunk.shape)}")
-        mine = torch.ones_like(mask[0], dtype=torch.bool).tril(self.borrowed.shape[1]).triu(self.borrowed.shape[1])
-        hidden = ~self.keys_real[:, None, :] & ~mine
-        if mask.dtype == torch.bool:
-            mask = mask & ~hidden | mine
-            if eager is None:
-                return mask[:, None]
-            return torch.zeros_like(mask, dtype=eager).masked_fill(~mask, torch.finfo(eager).min)[:, None]
-        return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[:, None]
+            mask = trunk[:, 0][self.prompts[:, None, None] if len(trunk) > 1 else 0, queries, keys]
+        offset = self.borrowed.shape[1]
+        itself = torch.ones_like(mask[0], dtype=torch.bool).tril(offset).triu(offset)
+        padding = ~torch.cat([self.borrowed_real, self.own_real], dim=1)[:, None, :]
+        if mask.dtype != torch.bool:
+            return mask.masked_fill(padding & ~itself, torch.finfo(mask.dtype).min)[:, None]
+        mask = (mask & ~padding | itself)[:, None]  # a query of padding sees itself: with no key at all it would be NaN
+        if eager is None:
+            return mask
+        return torch.zeros_like(mask, dtype=eager).masked_fill(~mask, torch.finfo(eager).min)
 
 
 def text_lane(prompts: Prompts, scope: QueryScope, borrowing: bool) -> Lane:
@@ -169,18 +170,18 @@ def text_lane(prompts: Prompts, scope: QueryScope, borrowing: bool) -> Lane:
     """
     index = torch.tensor(prompts.seeing, device=prompts.real.device)
     text, vision = prompts.text[index], prompts.vision[index]
-    own = text
-    if borrowing and scope == "last":
+    if not borrowing:
+        own = text
+    elif scope == "last":
         own = torch.zeros_like(text)
         own[:, -1] = True
-    elif borrowing:
+    else:
         own = text & vision.cumsum(dim=1).bool()
-    borrowed = text & ~own if borrowing else torch.zeros_like(text)
-    return Lane(index, *_aligned(own), *_aligned(borrowed))
+    return Lane(index, *_aligned(own), *_aligned(text & ~own))
 
 
 def _aligned(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the True entries of [n, length], right-aligned, and which of them are no padding."""
+    """Positions of the True entries of [n, length], aligned on the right, and which of them are no padding."""
     width = int(chosen.sum(dim=1).max())
     positions = chosen.int().argsort(dim=1, stable=True)[:, chosen.shape[1] - width :]
     return positions, chosen.gather(1, positions)

@@ -1,20 +1,20 @@
 """The same variants the plain way, one run of the model each, under a mask: twice, by two independent mechanisms.
 
-`masked` rewrites the attention mask that each late decoder layer is given; `dropped` takes vision keys and values out of
-the attention function's arguments. The family engine is tested against both. `run_plainly` uses the first for what the
-engine refuses: it costs a whole run for each variant, and any way of generating will do.
+`masked` rewrites the attention mask that each late decoder layer is given; `dropped` takes vision keys and values out
+of what the attention function is given. The family engine is tested against both. `run_plainly` uses the first for what
+the engine refuses: it costs a whole run for each variant, and any way of generating will do.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -26,7 +26,7 @@ from lmms_plam.model.variants import Variant, WeightSet, check_variants, install
 
 
 def run_plainly(
-    model: nn.Module,
+    model: PreTrainedModel,
     variants: Sequence[Variant],
     generate_kwargs: Mapping[str, Any],
     *,
@@ -54,7 +54,7 @@ def run_plainly(
     if input_ids is None:
         raise UnsupportedError("vision tokens can be told only with input_ids among the arguments of generate")
     vision = vision_positions(model, input_ids, generate_kwargs)
-    generate = type(model).generate  # type: ignore[attr-defined]
+    generate = type(model).generate
     trunk = generate(model, **generate_kwargs)
     tokens = []
     for variant in variants:
@@ -81,7 +81,7 @@ def _ended(tokens: list[int], model: Any, generate_kwargs: Mapping[str, Any]) ->
 
 
 @contextmanager
-def masked(model: nn.Module, vision: Tensor, cut: int, scope: QueryScope = "all") -> Iterator[None]:
+def masked(model: PreTrainedModel, vision: Tensor, cut: int, scope: QueryScope = "all") -> Iterator[None]:
     """Hide vision in layers `cut` and later through the attention mask that these layers are given.
 
     Args:
@@ -92,12 +92,9 @@ def masked(model: nn.Module, vision: Tensor, cut: int, scope: QueryScope = "all"
     """
     decoder = find_decoder(model)
 
-    def hook(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden = args[0] if args else kwargs["hidden_states"]
-        cache, layer = kwargs.get("past_key_values"), module.self_attn.layer_idx
-        queries = hidden.shape[1]
+        cache, layer, queries = kwargs.get("past_key_values"), module.self_attn.layer_idx, hidden.shape[1]
         start = cache.get_seq_length(layer) if cache is not None else 0
         length, offset = cache.get_mask_sizes(queries, layer) if cache is not None else (queries, 0)
         query = torch.arange(start, start + queries, device=hidden.device)[:, None]
@@ -129,7 +126,7 @@ def masked(model: nn.Module, vision: Tensor, cut: int, scope: QueryScope = "all"
 
 
 @contextmanager
-def dropped(model: nn.Module, vision: Tensor, cut: int) -> Iterator[None]:
+def dropped(model: PreTrainedModel, vision: Tensor, cut: int) -> Iterator[None]:
     """Hide vision in layers `cut` and later by leaving its keys and values out of attention, prompt by prompt.
 
     Queries at vision positions may be left with no key at all; what they compute is never read.
@@ -144,7 +141,7 @@ def dropped(model: nn.Module, vision: Tensor, cut: int) -> Iterator[None]:
     past: dict[int, int] = {}  # positions seen so far, by layer
 
     def attend(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, None]:
         plain = (
             ALL_ATTENTION_FUNCTIONS.get(decoder.attention)

@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-from transformers import (
-    DynamicCache,
-    EosTokenCriteria,
-    GenerationConfig,
-    LogitsProcessorList,
-    MaxLengthCriteria,
-    StoppingCriteriaList,
-)
+import torch
+from transformers import Cache, DynamicCache, EosTokenCriteria, MaxLengthCriteria, PreTrainedModel, StaticCache
 from transformers import generation as hf
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from transformers.generation import GenerationMode
 
 from lmms_plam.errors import UnsupportedError
+from lmms_plam.model.anatomy import Decoder
+from lmms_plam.model.batch import Rules
 
 _PLAIN_WAY = "; run_plainly can, at the price of one run for each variant"
 
@@ -28,6 +21,7 @@ _REFUSED_ARGUMENTS = (
     "inputs_embeds",
     "negative_prompt_ids",
     "past_key_values",
+    "prefill_chunk_size",
     "prefix_allowed_tokens_fn",
     "return_dict_in_generate",
     "stop_strings",
@@ -52,15 +46,21 @@ _ROW_BY_ROW = (
     hf.SuppressTokensAtBeginLogitsProcessor,
     hf.SuppressTokensLogitsProcessor,
 )
-"""Logits processors that look at nothing but a row's own tokens and scores, and remember nothing."""
+"""Logits processors that look at nothing but their prompt, a row's tokens and its scores, and remember nothing."""
 
 
-def check_request(model: nn.Module, generate_kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments of `generate` that the engine's decoding loop can't honour.
+def check_request(model: PreTrainedModel, decoder: Decoder, generate_kwargs: Mapping[str, Any]) -> None:
+    """Refuse a model or arguments of `generate` that the engine can't honour.
 
     Raises:
-        UnsupportedError: such an argument, named.
+        UnsupportedError: what it is, named.
     """
+    devices = {parameter.device for parameter in decoder.layers.parameters()}
+    if len(devices) > 1 or torch.device("meta") in devices:
+        where = ", ".join(sorted(map(str, devices)))
+        raise UnsupportedError(
+            f"the engine needs all decoder layers on one device, and they are on {where}{_PLAIN_WAY}"
+        )
     for name in _REFUSED_ARGUMENTS:
         value = generate_kwargs.get(name, getattr(model.generation_config, name, None))
         if value is not None and value is not False:
@@ -69,35 +69,24 @@ def check_request(model: nn.Module, generate_kwargs: Mapping[str, Any]) -> None:
         raise UnsupportedError("the engine needs input_ids among the arguments of generate")
 
 
-def check_generation(
-    config: GenerationConfig,
-    processors: LogitsProcessorList,
-    criteria: StoppingCriteriaList,
-    model_kwargs: Mapping[str, Any],
-) -> None:
-    """Refuse what `generate` has prepared unless it is greedy decoding with row-by-row processors and dynamic caches.
+def check_generation(rules: Rules, cache: Cache | None) -> None:
+    """Refuse what `generate` has prepared unless it is greedy decoding with rules that go row by row.
+
+    Args:
+        rules: the rules.
+        cache: the cache, which the engine replaces by its own; so it mustn't be one that changes what it holds.
 
     Raises:
-        UnsupportedError: such a mode, processor, criterion or cache, named.
+        UnsupportedError: a mode, processor, criterion or cache, named.
     """
-    mode = config.get_generation_mode()
-    if mode != GenerationMode.GREEDY_SEARCH:
+    mode = rules.config.get_generation_mode()
+    if mode != hf.GenerationMode.GREEDY_SEARCH:
         raise UnsupportedError(f"the engine decodes greedily and can't apply {mode.value}{_PLAIN_WAY}")
-    for processor in processors:
+    for processor in rules.processors:
         if type(processor) not in _ROW_BY_ROW:
-            raise UnsupportedError(
-                f"the engine can't apply the logits processor {type(processor).__name__}{_PLAIN_WAY}"
-            )
-    for criterion in criteria:
+            raise UnsupportedError(f"the engine can't apply {type(processor).__name__}{_PLAIN_WAY}")
+    for criterion in rules.criteria:
         if type(criterion) not in (MaxLengthCriteria, EosTokenCriteria):
-            raise UnsupportedError(f"the engine can't apply the criterion {type(criterion).__name__}{_PLAIN_WAY}")
-    if config.prefill_chunk_size is not None:
-        raise UnsupportedError(f"the engine can't apply generate's prefill_chunk_size{_PLAIN_WAY}")
-    cache = model_kwargs.get("past_key_values")
-    if cache is not None and (type(cache) is not DynamicCache or cache.offloading):
-        raise UnsupportedError(f"the engine can't apply a {type(cache).__name__} (cache_implementation){_PLAIN_WAY}")
-    for layer in cache.layers if cache is not None else ():
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-            raise UnsupportedError(
-                f"the engine can't handle decoder layers with a {type(layer).__name__}, only attention"
-            )
+            raise UnsupportedError(f"the engine can't apply {type(criterion).__name__}{_PLAIN_WAY}")
+    if cache is not None and type(cache) not in (DynamicCache, StaticCache):
+        raise UnsupportedError(f"the engine can't apply a {type(cache).__name__}{_PLAIN_WAY}")

@@ -1,7 +1,7 @@
 """The trunk: the model's own prefill of the untouched variant, watched so that branches can start from it.
 
 Nothing of the model is replaced. A hook on each decoder layer notes with what arguments the model calls it, and keeps
-the hidden states that enter the layers at which branches part from the trunk; keys and values are in the model's cache.
+the hidden states that enter the layers at which branches part from the trunk; keys and values are in the cache.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from lmms_plam.errors import UnsupportedError
-from lmms_plam.model.anatomy import Decoder
-from lmms_plam.model.lanes import Prompts
+from lmms_plam.model.batch import Batch
+from lmms_plam.model.lanes import KeysValues, Prompts
+
+Keep = Mapping[int, Mapping[object, Callable[[Tensor], Tensor]]]
+"""What to keep of the hidden states [prompts, length, width] that enter a layer: selections by layer and a key."""
 
 
 @dataclass(slots=True)
@@ -24,85 +27,77 @@ class Trunk:
     """What the trunk's prefill leaves behind.
 
     Attributes:
-        cache: keys and values, [prompts, heads, length, dim] in each layer.
+        cache: keys and values of each layer.
         arguments: by layer, the keyword arguments of its call, without hidden states and cache.
-        entering: by layer, what was kept of the hidden states that enter it, by the name of who asked.
-        added: layers after which the model changed the hidden states (DeepStack adds vision features there).
+        entering: by layer and key, what was kept of the hidden states that enter it.
+        added: layers after which the model changed the states of vision tokens (DeepStack adds features there).
         logits: [prompts, vocabulary], float32, for the first new token.
     """
 
     cache: DynamicCache
     arguments: list[dict[str, Any]] = field(default_factory=list)
-    entering: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    entering: dict[int, dict[object, Tensor]] = field(default_factory=dict)
     added: list[int] = field(default_factory=list)
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def states(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, each [prompts, heads, length, dim]."""
+    def states(self, layer: int) -> KeysValues:
+        """Keys and values of a layer, of all positions of all prompts."""
         return self.cache.layers[layer].keys, self.cache.layers[layer].values
 
 
-Keep = Mapping[int, Mapping[str, Callable[[Tensor], Tensor]]]
-"""What to keep of the hidden states [prompts, length, width] that enter a layer: by layer and name, a selection."""
-
-
-def run_trunk(model: nn.Module, decoder: Decoder, prompts: Prompts, inputs: dict[str, Any], keep: Keep) -> Trunk:
+def run_trunk(batch: Batch, keep: Keep) -> Trunk:
     """Run the model's prefill and watch it.
 
     Args:
-        model: the vision-language model.
-        decoder: its decoder.
-        prompts: the batch.
-        inputs: arguments of the model's forward, with an empty `DynamicCache` as `past_key_values`.
+        batch: the prompts.
         keep: which hidden states to keep.
+
+    Raises:
+        UnsupportedError: the model doesn't run its decoder layers one after another on the prompt, or lets text before
+            an image read it.
     """
+    inputs = batch.prefill_inputs()
     trunk = Trunk(cache=inputs["past_key_values"])
-    previous: list[Tensor] = []
+    name = type(batch.model).__name__
+    output_before: Tensor | None = None
 
-    def watch(layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            arguments = dict(kwargs)
-            hidden = args[0] if args else arguments.pop("hidden_states")
-            if len(args) > 1 or not isinstance(output, Tensor) or hidden.shape[:2] != prompts.real.shape:
-                raise UnsupportedError(
-                    f"{type(module).__name__} isn't called as a decoder layer on the prompt: {len(args)} positional "
-                    f"arguments, states {tuple(hidden.shape)} for prompts {tuple(prompts.real.shape)}"
-                )
-            arguments.pop("past_key_values", None)
-            trunk.arguments.append(arguments)
-            trunk.entering[layer] = {name: select(hidden) for name, select in keep.get(layer, {}).items()}
-            if previous and hidden is not previous[0]:
-                if (hidden != previous[0])[prompts.text].any():
-                    raise UnsupportedError(
-                        f"the model changes the states of text between layers {layer - 1} and {layer}"
-                    )
-                trunk.added.append(layer - 1)
-            previous[:] = [output]
+    def watch(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        nonlocal output_before
+        index, arguments = len(trunk.arguments), dict(kwargs)
+        hidden = args[0] if args else arguments.pop("hidden_states")
+        arguments.pop("past_key_values", None)
+        if len(args) > 1 or not isinstance(output, Tensor) or hidden.shape[:2] != batch.input_ids.shape:
+            raise UnsupportedError(f"{name} doesn't call {type(layer).__name__} as the engine knows decoder layers")
+        if output_before is not None and hidden is not output_before:
+            if (hidden != output_before)[batch.prompts.text].any():
+                raise UnsupportedError(f"{name} changes the states of text between layers {index - 1} and {index}")
+            trunk.added.append(index - 1)
+        trunk.arguments.append(arguments)
+        trunk.entering[index] = {key: select(hidden) for key, select in keep.get(index, {}).items()}
+        output_before = output
 
-        return hook
-
-    handles = [
-        layer.register_forward_hook(watch(index), with_kwargs=True) for index, layer in enumerate(decoder.layers)
-    ]
+    handles = [layer.register_forward_hook(watch, with_kwargs=True) for layer in batch.decoder.layers]
     try:
-        outputs = model(**inputs, return_dict=True)
+        outputs = batch.model(**inputs, return_dict=True)
     finally:
         for handle in handles:
             handle.remove()
-    if len(trunk.arguments) != decoder.depth:
-        raise UnsupportedError(f"{type(model).__name__} ran {len(trunk.arguments)} of {decoder.depth} decoder layers")
-    for mask in {id(mask): mask for mask in (call.get("attention_mask") for call in trunk.arguments)}.values():
-        _check_blind_prefix(mask, prompts)
+    if len(trunk.arguments) != batch.decoder.depth:
+        raise UnsupportedError(f"{name} ran {len(trunk.arguments)} of its {batch.decoder.depth} decoder layers")
+    masks = [arguments.get("attention_mask") for arguments in trunk.arguments]
+    for mask in {id(mask): mask for mask in masks if mask is not None}.values():
+        _check_mask(mask, batch.prompts, name)
     trunk.logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32)
     return trunk
 
 
-def _check_blind_prefix(mask: Tensor | None, prompts: Prompts) -> None:
-    """Text before the first vision token must not see it: the branches take its keys and values from the trunk."""
-    if mask is None:
-        return
+def _check_mask(mask: Tensor, prompts: Prompts, name: str) -> None:
+    """Text before the first vision token must not see it: branches take its keys and values from the trunk."""
+    length = prompts.real.shape[1]
+    if mask.shape[-3:] != (1, length, length):
+        raise UnsupportedError(f"{name} gives its decoder layers attention masks of the shape {tuple(mask.shape)}")
     visible = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min
     seen = prompts.vision.cumsum(dim=1).bool()
     before = prompts.real & ~seen
     if (visible & before[:, :, None] & seen[:, None, :]).any():
-        raise UnsupportedError("this model lets text before an image read it (bidirectional attention over the prompt)")
+        raise UnsupportedError(f"{name} lets text before an image read it (attention isn't causal over the prompt)")

@@ -60,29 +60,34 @@ def installed(weights: WeightSet | None, layers: Mapping[int, nn.Module]) -> Ite
     """
     loaded: list[tuple[nn.Module, str, nn.Parameter]] = []
     try:
-        for index in layers if weights is not None else ():
-            for name, tensor in weights.layers.get(index, {}).items():
-                *path, leaf = name.split(".")
-                try:
-                    owner = layers[index].get_submodule(".".join(path))
-                    old = owner.get_parameter(leaf)
-                except AttributeError:
-                    known = [known for known, _ in layers[index].named_parameters()]
+        if weights is not None:
+            for index in layers.keys() & weights.layers.keys():
+                for name, tensor in weights.layers[index].items():
                     where = f"weight set '{weights.name}', layer {index}"
-                    raise MergeError(
-                        f"{where}: the layer has no parameter '{name}'.{did_you_mean(name, known)}"
-                    ) from None
-                if (tensor.shape, tensor.dtype, tensor.device) != (old.shape, old.dtype, old.device):
-                    raise MergeError(
-                        f"weight set '{weights.name}', layer {index}, '{name}': {tuple(tensor.shape)} {tensor.dtype} on "
-                        f"{tensor.device} can't stand in for {tuple(old.shape)} {old.dtype} on {old.device}"
-                    )
-                loaded.append((owner, leaf, old))
-                setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
+                    owner, leaf, old = _find_parameter(layers[index], name, where)
+                    if _kind(tensor) != _kind(old):
+                        raise MergeError(f"{where}, '{name}': {_kind(tensor)} can't stand in for {_kind(old)}")
+                    loaded.append((owner, leaf, old))
+                    setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
         yield
     finally:
         for owner, leaf, old in loaded:
             setattr(owner, leaf, old)
+
+
+def _find_parameter(layer: nn.Module, name: str, where: str) -> tuple[nn.Module, str, nn.Parameter]:
+    """Return the submodule that owns a parameter, the parameter's name in it, and the parameter."""
+    path, _, leaf = name.rpartition(".")
+    try:
+        owner = layer.get_submodule(path)
+        return owner, leaf, owner.get_parameter(leaf)
+    except AttributeError:
+        known = [known for known, _ in layer.named_parameters()]
+        raise MergeError(f"{where}: the layer has no parameter '{name}'.{did_you_mean(name, known)}") from None
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
 
 
 @dataclass(eq=False, slots=True)
@@ -114,6 +119,11 @@ class Tree:
 
     nodes: list[Node]
     paths: dict[Variant, list[Node]]
+
+    @property
+    def root(self) -> Node:
+        """The untouched model."""
+        return self.nodes[0]
 
     def at(self, variant: Variant, layer: int) -> Node:
         """Return the node that computes this layer for this variant."""
