@@ -39,7 +39,7 @@ def vlm(base_lm, tokenizer):
 
 def answer_places(packer, kind):
     """Places of a kind's answer in the packed row that a plain prompt has too: all but the padding."""
-    return packer.layout.kinds == list(KINDS).index(kind)
+    return packer.layout.questions == list(KINDS).index(kind)
 
 
 @torch.no_grad()

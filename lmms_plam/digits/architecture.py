@@ -8,6 +8,7 @@ is one token. Numbers are split into digits, as Qwen does, so a sum above nine i
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     )
 
 PATCH, MERGE = 14, 2
-VISION_TOKENS = ROWS * COLUMNS * (CELL_PIXELS // (PATCH * MERGE)) ** 2
-"""Tokens of a picture in the prompt: 24, two by two a digit."""
+"""Qwen2.5-VL's own: patches of 14 pixels, two by two to a token. So a cell of 56 pixels is four tokens, a grid 24."""
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -86,8 +86,6 @@ def build_tokenizer() -> Qwen2Tokenizer:
         vocab_size=1000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     learner.train_from_iterator(lines, trainer)
-    import json
-
     learnt = json.loads(learner.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=learnt["vocab"],

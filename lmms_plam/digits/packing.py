@@ -1,4 +1,4 @@
-"""Training batches: one question of every kind behind a shared grid, so that the grid is read once for all of them.
+"""Training batches: several questions behind a shared grid, so that the grid is read once for all of them.
 
 The mask lets a question see the grid and itself, never another question, and positions start anew after the grid. So
 each question gets exactly the answer that it would get alone, and one fixed layout serves every grid.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lmms_plam.digits.architecture import MERGE, PATCH
-from lmms_plam.digits.grids import CELL_PIXELS, COLUMNS, ROWS, Grid
+from lmms_plam.digits.grids import CELL_PIXELS, CELLS, COLUMNS, ROWS, Grid
 from lmms_plam.digits.questions import KINDS, Question, ask, write
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ IGNORED = -100
 
 _TOKENS_A_SIDE = CELL_PIXELS // (PATCH * MERGE)
 IMAGE_ROWS, IMAGE_COLUMNS = ROWS * _TOKENS_A_SIDE, COLUMNS * _TOKENS_A_SIDE
+_OPENING = 4
+"""Tokens before the picture: the start of the message, its role, a new line, the start of the picture."""
+_SHARED = -1
 _LONGEST_ANSWER = {kind: 2 if kind == "sum" else 1 for kind in KINDS}
 
 
@@ -35,20 +38,18 @@ class Layout:
     """Where everything stands in a packed sequence of S tokens.
 
     Attributes:
-        prefix: number of tokens of the shared grid, with the opening of the chat.
         images: the places of the picture's tokens; empty for a grid that is written out.
         positions: (1, S), or (3, S) for the rotary positions (time, row, column) of a prompt with a picture.
         mask: (S, S), true where the row's token may see the column's.
         answers: (T,), the places whose next token is learnt.
-        kinds: (T,), the index of each answer place's kind in `KINDS`.
+        questions: (T,), the number of the question that each answer place belongs to.
     """
 
-    prefix: int
     images: slice
     positions: Tensor
     mask: Tensor
     answers: Tensor
-    kinds: Tensor
+    questions: Tensor
 
     def additive_mask(self, hide_images: bool = False) -> Tensor:
         """Return the mask to add to attention scores, (1, 1, S, S); optionally no token sees the picture."""
@@ -59,54 +60,64 @@ class Layout:
 
 
 class Packer:
-    """Turns grids and their questions into token rows under one layout."""
+    """Turns grids and their questions into token rows under one layout.
 
-    def __init__(self, tokenizer: Qwen2Tokenizer, *, pictures: bool) -> None:
+    Args:
+        tokenizer: of the models.
+        pictures: grids are shown rather than written out.
+        kinds: the kinds of the questions about each grid, in order.
+    """
+
+    def __init__(self, tokenizer: Qwen2Tokenizer, *, pictures: bool, kinds: Sequence[str] = tuple(KINDS)) -> None:
         self._encode = cache(lambda text: tuple(tokenizer.encode(text)))
         self.tokenizer = tokenizer
         self._end = tokenizer.eos_token_id
         self.pictures = pictures
+        self.kinds = tuple(kinds)
         self.layout = self._plan()
 
     def _prefix(self, grid: Grid | None) -> tuple[int, ...]:
         if self.pictures:
             pads = "<|image_pad|>" * (IMAGE_ROWS * IMAGE_COLUMNS)
             return self._encode(f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>")
-        return self._encode("<|im_start|>user\n") + self._encode(write(grid.digits if grid else range(6)))
+        return self._encode("<|im_start|>user\n") + self._encode(write(grid.digits if grid else range(len(CELLS))))
 
     def _question(self, question: Question) -> tuple[int, ...]:
         return self._encode(f"{question.text}<|im_end|><|im_start|>assistant\n")
 
-    def _plan(self) -> Layout:
-        prefix = len(self._prefix(None))
-        image = slice(4, 4 + IMAGE_ROWS * IMAGE_COLUMNS) if self.pictures else slice(0, 0)
-        shared = torch.arange(prefix).repeat(3 if self.pictures else 1, 1)
-        if self.pictures:
-            rows, columns = torch.meshgrid(torch.arange(IMAGE_ROWS), torch.arange(IMAGE_COLUMNS), indexing="ij")
-            start = image.start
-            shared[:, image] = start + torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)
-            shared[:, image.stop :] = start + max(IMAGE_ROWS, IMAGE_COLUMNS) + torch.arange(prefix - image.stop)
-        after = int(shared.max()) + 1
+    def _grid_positions(self) -> tuple[Tensor, slice]:
+        """Return the rotary positions of the shared grid and the places of the picture's tokens."""
+        length = len(self._prefix(None))
+        if not self.pictures:
+            return torch.arange(length)[None], slice(0, 0)
+        start, stop = _OPENING, _OPENING + IMAGE_ROWS * IMAGE_COLUMNS
+        rows, columns = torch.meshgrid(torch.arange(IMAGE_ROWS), torch.arange(IMAGE_COLUMNS), indexing="ij")
+        picture = start + torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)
+        closing = int(picture.max()) + 1 + torch.arange(length - stop)
+        parts = [torch.arange(start).expand(3, -1), picture, closing.expand(3, -1)]
+        return torch.cat(parts, dim=1), slice(start, stop)
 
-        positions, answers, kinds, segments = [shared], [], [], [torch.full((prefix,), -1)]
-        place = prefix
-        for index, kind in enumerate(KINDS):
-            asked = len(self._question(ask(kind, range(6), random.Random(0))))
+    def _plan(self) -> Layout:
+        grid, images = self._grid_positions()
+        positions, answers, questions = [grid], [], []
+        segments = [torch.full(grid.shape[1:], _SHARED)]
+        place = grid.shape[1]
+        for number, kind in enumerate(self.kinds):
+            asked = len(self._question(ask(kind, range(len(CELLS)), random.Random(0))))
             length, learnt = asked + _LONGEST_ANSWER[kind], _LONGEST_ANSWER[kind] + 1
-            positions.append((after + torch.arange(length)).expand(len(shared), -1))
+            positions.append((grid.max() + 1 + torch.arange(length)).expand(len(grid), -1))
             answers.append(place + asked - 1 + torch.arange(learnt))
-            kinds.append(torch.full((learnt,), index))
-            segments.append(torch.full((length,), index))
+            questions.append(torch.full((learnt,), number))
+            segments.append(torch.full((length,), number))
             place += length
         segment = torch.cat(segments)
-        visible = (segment[:, None] == segment) | (segment == -1)
+        visible = (segment[:, None] == segment) | (segment == _SHARED)
         return Layout(
-            prefix=prefix,
-            images=image,
+            images=images,
             positions=torch.cat(positions, dim=1),
             mask=visible & torch.ones(place, place).tril().bool(),
             answers=torch.cat(answers),
-            kinds=torch.cat(kinds),
+            questions=torch.cat(questions),
         )
 
     def pack(self, grids: Sequence[Grid], questions: Sequence[Sequence[Question]]) -> tuple[Tensor, Tensor]:
