@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ if "HF_HOME" not in os.environ:  # workers of pytest-xdist inherit it
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 from checkpoints import FAMILIES, TinyPair, build_pair
+from tiny_tasks import write_tasks
 
 
 class Pairs(Mapping[str, TinyPair]):
@@ -47,3 +49,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
 def pair(request: pytest.FixtureRequest, pairs: Pairs) -> TinyPair:
     """Each family's pair in turn."""
     return pairs[request.param]
+
+
+@pytest.fixture(scope="session")
+def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `tiny_tasks`, for `--include_path`."""
+    folder = tmp_path_factory.mktemp("tasks")
+    write_tasks(folder)
+    return folder

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from tiny_configs import INTERNVL_IMAGE, LLAVA_IMAGE, ONEVISION_GRID, ONEVISION_IMAGE, PATCH, WORDS
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessor,
@@ -28,8 +29,6 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
-
-from tiny_configs import INTERNVL_IMAGE, LLAVA_IMAGE, ONEVISION_GRID, ONEVISION_IMAGE, PATCH, WORDS
 
 _CORPUS = """
 Is there a red circle in the image? Please answer yes or no. How many people are in the picture? Answer the question
