@@ -77,7 +77,8 @@ class Documents:
 
 def plam(pair, folder, **overrides) -> Plam:
     path = folder / "pair.yaml"
-    path.write_text(yaml.safe_dump({"vlm": str(pair.vlm), "base_lm": str(pair.base_lm), "backend_args": pair.backend_args}))
+    content = {"vlm": str(pair.vlm), "base_lm": str(pair.base_lm), "backend_args": pair.backend_args}
+    path.write_text(yaml.safe_dump(content))
     return Plam(config=str(path), **overrides)
 
 

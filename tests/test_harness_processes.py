@@ -18,9 +18,8 @@ def run(pair, folder: Path, *launch: str) -> dict[str, object]:
     output = folder / f"runs{len(launch)}"
     arguments = f"--model plam --model_args config={config} --tasks plam_digits,plam_probe_digits --limit 15"
     command = [sys.executable, *launch, "-m", "lmms_eval", *arguments.split(), "--output_path", str(output)]
-    done = subprocess.run(
-        [*command, "--log_samples"], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--log_samples"], env=variables, capture_output=True, text=True, check=False)
     found = list(output.glob("**/*_results.json"))
     assert found, done.stdout + done.stderr
     samples = [json.loads(line) for line in next(output.glob("**/*_samples_plam_digits.jsonl")).open()]

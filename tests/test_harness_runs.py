@@ -151,7 +151,9 @@ def test_the_results_folder_says_what_answered(pairs, tmp_path):
 
 def test_a_probe_writes_its_curve_and_ends_where_the_plain_run_does(pairs, tmp_path):
     path = config_file(pairs["qwen2_5_vl"], tmp_path)
-    results = evaluate("plam", f"config={path}", ["plam_probe_digits", "plam_digits"], output=tmp_path / "runs", limit=8)
+    results = evaluate(
+        "plam", f"config={path}", ["plam_probe_digits", "plam_digits"], output=tmp_path / "runs", limit=8
+    )
     folder = tmp_path / "runs" / "plam" / "plam_probe_digits"
     assert {p.name for p in folder.iterdir()} == {
         "matrix.parquet", "curve.json", "plateau.json", "curve.png", "curve.svg"
@@ -167,7 +169,8 @@ def test_a_probe_writes_its_curve_and_ends_where_the_plain_run_does(pairs, tmp_p
 
 def test_what_an_interrupted_probe_answered_is_not_asked_again(pairs, tmp_path, generated):
     path = config_file(pairs["qwen2_5_vl"], tmp_path)
-    run = {"model": "plam", "model_args": f"config={path}", "tasks": ["plam_probe_digits"], "output": tmp_path / "runs"}
+    run = {"model": "plam", "model_args": f"config={path}", "tasks": ["plam_probe_digits"]}
+    run["output"] = tmp_path / "runs"
     generated.stop_after = 3
     with pytest.raises(KeyboardInterrupt):
         evaluate(**run)
@@ -194,9 +197,8 @@ def test_a_comparison_answers_as_two_separate_runs_do(pairs, tmp_path):
 
 
 def test_further_recipes_stand_beside_the_merge_in_a_comparison(pairs, tmp_path):
-    path = config_file(
-        pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 2}, recipes={"strong": {"start_layer": 1, "lambda_lm": 1.0}}
-    )
+    recipes = {"strong": {"start_layer": 1, "lambda_lm": 1.0}}
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 2}, recipes=recipes)
     evaluate("plam", f"config={path}", ["plam_compare_digits"], output=tmp_path / "runs")
     matrix = ScoreMatrix.read(tmp_path / "runs" / "plam" / "plam_compare_digits" / "matrix.parquet")
     assert matrix.variants == ("base", "merged", "strong")
@@ -244,5 +246,3 @@ def test_batches_of_family_requests_reach_their_documents(pairs, tmp_path):
         evaluate("plam", f"config={path}", ["plam_probe_digits"], output=output, batch_size=batch_size, limit=6)
         answers.append(ScoreMatrix.read(output / "plam" / "plam_probe_digits" / "matrix.parquet").answers.tolist())
     assert answers[0] == answers[1]
-
-

@@ -47,8 +47,8 @@ def test_the_package_comes_from_the_wheel(environment, tmp_path):
 
 
 def test_the_main_job_runs_from_the_wheel(environment, tmp_path):
-    arguments = "--model plam --model_args config=digits --tasks plam_digits --limit 4 --output_path runs".split()
-    run(environment, "-m", "lmms_eval", *arguments, folder=tmp_path)
+    what = ("--model", "plam", "--model_args", "config=digits", "--tasks", "plam_digits")
+    run(environment, "-m", "lmms_eval", *what, "--limit", "4", "--output_path", "runs", folder=tmp_path)
     results = json.loads(next(tmp_path.glob("runs/**/*_results.json")).read_text())
     assert results["n-samples"]["plam_digits"]["effective"] == 4
     record = json.loads(next(tmp_path.glob("runs/**/*_plam.json")).read_text())
