@@ -16,10 +16,10 @@ The vision tower learns to turn a digit into the base LM's embedding of its word
 from the base LM, learns the questions on pictures, without any text grids: it forgets much of them, as real VLMs forget
 some of what their base LM could do. Nothing was tuned towards a merge.
 
-The masking curve: in half of the last stage's steps the picture is hidden from a random layer on (6 to 11 of 12), so **a
-plateau from layer 6 on is trained in**. In fact the model reads all it needs in its first layer: accuracy rises from
-chance to its full value between no visible layer and one. A run without hiding, looked at after 200, 400 and 600 steps,
-did so too.
+The masking curve: in half of the last stage's steps the picture is hidden from a random layer on (6 to 11 of 12), so
+**a plateau from layer 6 on is trained in**. In fact the model reads all it needs in its first layer: accuracy rises
+from chance to its full value between no visible layer and one. A run without hiding, looked at after 200, 400 and 600
+steps, did so too.
 
 Shipped is seed 0, chosen before training. `training.json`, written by train.py, has every seed's scores, times and
 masking curve; the times are wall-clock minutes of one thread on a busy machine.
