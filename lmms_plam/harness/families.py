@@ -21,13 +21,12 @@ from torch import nn
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.harness.intercept import Generate, intercept_generate
 from lmms_plam.harness.journal import Journal, prompt_digest
-from lmms_plam.model.family import FamilyResult
-from lmms_plam.model.variants import Variant
+from lmms_plam.model import FamilyResult, QueryScope, Variant
 
 ANCHOR = "plam"
 """Key of a request's metadata under which a family task puts its FamilyMember."""
 
-Engine = Callable[[Sequence[Variant], dict[str, Any]], FamilyResult]
+Engine = Callable[[Sequence[Variant], QueryScope, dict[str, Any]], FamilyResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +35,14 @@ class FamilyMember:
 
     Attributes:
         variant: which variant answers it.
-        identity: tells the variant from others of its name, under other weights.
+        identity: tells the variant from others of its name, under other weights or another scope.
+        scope: from which queries a cut hides vision.
         folder: where answers are kept meanwhile; None: nowhere.
     """
 
     variant: Variant
     identity: str
+    scope: QueryScope
     folder: Path | None
 
 
@@ -71,7 +72,7 @@ def answer_families(
     Args:
         backend: the lmms-eval backend that builds prompts and decodes answers.
         model: its Hugging Face model.
-        engine: answers for variants, given the backend's arguments for `model.generate`.
+        engine: answers for variants, given a query scope and the backend's arguments for `model.generate`.
         requests: requests whose metadata hold a FamilyMember.
         fingerprint: the model's, under which answers are kept.
 
@@ -137,7 +138,7 @@ def _run(
     def answer(generate: Generate, **inputs: Any) -> Any:
         batch = [families[doc_id] for doc_id in asked.take()]
         variants = list(dict.fromkeys(member.variant for family in batch for member in family.members))
-        result = engine(variants, inputs)
+        result = engine(variants, first.metadata[ANCHOR].scope, inputs)
         for row, family in enumerate(batch):
             given = {}
             for member, places in family.members.items():

@@ -22,7 +22,7 @@ from lmms_plam.harness import host
 from lmms_plam.harness.declared import find_benchmarks
 from lmms_plam.harness.families import ANCHOR, FamilyMember
 from lmms_plam.harness.units import Benchmark
-from lmms_plam.model.variants import Variant
+from lmms_plam.model import QueryScope, Variant
 from lmms_plam.probes.record import MATRIX
 from lmms_plam.report.wandb_log import Example
 from lmms_plam.stats.matrix import ScoreMatrix
@@ -52,6 +52,8 @@ class FamilyTask(ConfigurableMessagesTask):
     options_class: ClassVar[type[FamilyOptions]] = FamilyOptions
     reported: ClassVar[Mapping[str, bool]] = {}
     """Names of the numbers in lmms-eval's table, and whether higher is better."""
+    scope: QueryScope = "all"
+    """From which queries a cut hides vision."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.options = _read_options(self.options_class, config)
@@ -84,6 +86,9 @@ class FamilyTask(ConfigurableMessagesTask):
         output = getattr(getattr(self, "args", None), "output_path", None)
         return Path(output) / "plam" / self.options.task if output else None
 
+    def _identify(self, variant: Variant) -> str:
+        return f"{self.plam.identify(variant)} {self.scope}"
+
     def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
         """Load the wrapped task's data, with each document's number, which scoring isn't told otherwise."""
         super().download(dataset_kwargs)
@@ -93,7 +98,7 @@ class FamilyTask(ConfigurableMessagesTask):
 
     def dump_config(self) -> dict[str, Any]:
         """Return the wrapped task's config and what is varied: lmms-eval's caches tell tasks apart by it."""
-        varied = [self.plam.identify(variant) for variant in self.variants]
+        varied = [self._identify(variant) for variant in self.variants]
         return {**super().dump_config(), "plam": {**self.options.model_dump(), "variants": varied}}
 
     def construct_requests(self, doc_id: int, ctx: str, **kwargs: Any) -> list[Instance]:
@@ -107,7 +112,7 @@ class FamilyTask(ConfigurableMessagesTask):
             member.raw_filtered_resps = {}
             member.metadata = {
                 **request.metadata,
-                ANCHOR: FamilyMember(variant, self.plam.identify(variant), self.folder),
+                ANCHOR: FamilyMember(variant, self._identify(variant), self.scope, self.folder),
             }
             requests.append(member)
         return requests

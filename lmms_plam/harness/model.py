@@ -12,7 +12,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 
 from lmms_plam.config import DEFAULT_CONFIG, load_config
-from lmms_plam.errors import ConfigError
+from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import backend_name, build_backend
 from lmms_plam.harness.families import answer_families, is_family
@@ -20,8 +20,7 @@ from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.loglikelihood import loglikelihood
 from lmms_plam.harness.provenance import describe, digest_tensors
 from lmms_plam.merge import Checkpoint, MergeReport, merge_into, other_weights
-from lmms_plam.model.family import FamilyResult, generate_family
-from lmms_plam.model.variants import Variant, WeightSet
+from lmms_plam.model import FamilyResult, QueryScope, Variant, WeightSet, generate_family, run_plainly
 
 
 class Plam(lmms):
@@ -66,6 +65,7 @@ class Plam(lmms):
             for warning in merge.warnings:
                 logger.warning(f"{settings.name}: {warning}")
         self._merge = merge
+        self._said: set[str] = set()
         self.provenance = describe(settings, self.backend_name, self.model, merge.to_dict() if merge else None)
         host.announce(self)
         logger.info(
@@ -157,9 +157,16 @@ class Plam(lmms):
         """lmms-eval tells the model, not the backend, which of several processes it is."""
         self.backend._rank, self.backend._world_size = self.rank, self.world_size
 
-    def _engine(self, variants: Sequence[Variant], inputs: dict[str, Any]) -> FamilyResult:
+    def _engine(self, variants: Sequence[Variant], scope: QueryScope, inputs: dict[str, Any]) -> FamilyResult:
+        """Answer for all variants at once, or one by one where the engine can't apply what the backend asks for."""
         weights = [self.other_weights[variant.weights] for variant in variants if variant.weights is not None]
-        return generate_family(self.model, variants, inputs, weights=weights)
+        try:
+            return generate_family(self.model, variants, inputs, weights=weights, query_scope=scope)
+        except UnsupportedError as error:
+            if str(error) not in self._said:
+                self._said.add(str(error))
+                logger.warning(f"{error}; each variant runs by itself, which takes longer")
+            return run_plainly(self.model, variants, inputs, weights=weights, query_scope=scope)
 
     def clean(self) -> None:
         """Free the weights, as the harness asks after the last request."""

@@ -22,8 +22,7 @@ from lmms_plam.harness.family_task import FamilyOptions, FamilyTask
 from lmms_plam.harness.paired import Result, adjust
 from lmms_plam.harness.units import Benchmark
 from lmms_plam.merge import BASE
-from lmms_plam.model.anatomy import find_decoder
-from lmms_plam.model.variants import Variant
+from lmms_plam.model import QueryScope, Variant, find_decoder
 from lmms_plam.probes.record import Origin, analyse
 from lmms_plam.report.comparison import write
 from lmms_plam.report.curve import draw_curve
@@ -38,9 +37,11 @@ class ProbeOptions(FamilyOptions):
 
     Attributes:
         cuts: `all`, every n-th layer as `every 4` (the first and the last are always there), or a list of cut layers.
+        queries: from which queries vision is hidden: `all`, `text` or `last` (see lmms_plam.model.QueryScope).
     """
 
     cuts: str | list[int] = "all"
+    queries: QueryScope = "all"
 
     def layers(self, depth: int) -> list[int]:
         """Return the cut layers k to ask for, ascending, the full depth among them.
@@ -78,6 +79,7 @@ class MaskingProbe(FamilyTask):
 
     def make_variants(self) -> tuple[Variant, ...]:
         """Return one variant for each cut, the deepest of them the untouched model."""
+        self.scope = self.options.queries
         return tuple(Variant(str(cut), cut=cut) for cut in self.options.layers(find_decoder(self.plam.model).depth))
 
     def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float]:
