@@ -54,6 +54,7 @@ def table(results: Sequence[Result]) -> Table:
                 f"{found.b:.{unit}f}",
                 f"{found.difference.value:+.{unit}f}",
                 "none" if low is None or high is None else f"{low:+.{unit}f} to {high:+.{unit}f}",
+                found.difference.method.removesuffix(" bootstrap"),
                 _p(found.p_value),
                 _p(result.holm_p),
                 _p(found.mcnemar_p),
@@ -62,11 +63,11 @@ def table(results: Sequence[Result]) -> Table:
                 f"{found.difference.clusters:,}",
             )
         )
-    level = f"{first.difference.level:.0%}"
-    headings = ("difference", f"{level} interval", "p", "Holm p", "McNemar p", "detectable", "documents", "clusters")
+    interval = f"{first.difference.level:.0%} interval"
+    numbers = ("difference", interval, "method", "p", "Holm p", "McNemar p", "detectable", "documents", "clusters")
     return Table(
         title=f"{first.variant} against {first.reference}",
-        columns=("task", "metric", first.reference, first.variant, *headings),
+        columns=("task", "metric", first.reference, first.variant, *numbers),
         rows=rows,
         notes=(*_method(results), *_notes(results)),
         labels=2,
@@ -81,7 +82,7 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
         found, point = result.comparison.difference, 100 / result.perfect
         rows.append(
             ForestRow(
-                label=f"{result.task}  {result.metric}" if not result.headline else result.task,
+                label=result.task if result.headline else f"{result.task}: {result.metric}",
                 value=found.value * point,
                 low=None if found.ci_low is None else found.ci_low * point,
                 high=None if found.ci_high is None else found.ci_high * point,
@@ -115,10 +116,10 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _method(results: Sequence[Result]) -> list[str]:
     first = results[0].comparison.difference
-    methods = sorted({result.comparison.difference.method for result in results})
     family = sum(result.holm_p is not None for result in results)
     return [
-        f"interval: {' or '.join(methods)} over clusters, {first.draws:,} draws, seed {first.seed}",
+        f"interval: bootstrap of clusters, {first.draws:,} draws, seed {first.seed};"
+        " BCa, or percentile where few clusters bear on the difference",
         f"p: sign flips of whole clusters, two-sided mid-p; Holm over the {family} tasks' first metrics",
         "detectable: the true difference that would be found with power 0.8",
     ]

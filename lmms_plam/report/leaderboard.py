@@ -49,7 +49,7 @@ def table(standings: Sequence[Standing], reference: str | None) -> Table:
     """Return models x benchmarks; in a cell the score with its interval, the ranks, the difference to the reference."""
     level = standings[0].score.level
     cells = {(standing.model, standing.task): standing for standing in standings}
-    models = list(dict.fromkeys(standing.model for standing in standings))
+    models = _by_rank(standings)
     tasks = list(dict.fromkeys(standing.task for standing in standings))
     compared = sum(standing.holm_p is not None for standing in standings)
     notes = [
@@ -78,6 +78,14 @@ def write(standings: Sequence[Standing], reference: str | None, folder: Path) ->
     write_text(folder / "leaderboard.csv", to_csv(records(standings)))
     write_text(folder / "leaderboard.md", found.to_markdown())
     write_text(folder / "leaderboard.html", page(found.title, [found.to_html()], "made by plam leaderboard"))
+
+
+def _by_rank(standings: Sequence[Standing]) -> list[str]:
+    """Return the models by the mean of the places they could hold, the best first."""
+    places: dict[str, list[float]] = {}
+    for standing in standings:
+        places.setdefault(standing.model, []).append((standing.best_rank + standing.worst_rank) / 2)
+    return sorted(places, key=lambda model: sum(places[model]) / len(places[model]))
 
 
 def _metric(standings: Sequence[Standing], task: str) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lmms_plam.stats.bootstrap import bootstrap, interval
-from lmms_plam.stats.matrix import FloatArray, ScoreMatrix
+from lmms_plam.stats.matrix import FloatArray, IntArray, ScoreMatrix
 from lmms_plam.stats.metrics import Metric
+from lmms_plam.stats.ranks import rank_intervals
 from lmms_plam.stats.significance import mcnemar, sign_flip
 from lmms_plam.stats.spread import minimum_detectable_effect, spread
 from lmms_plam.stats.units import Units
@@ -156,6 +157,14 @@ class Analysis:
             mcnemar_p=mcnemar(self.units, a, b) if testable else None,
             detectable=None if error is None else minimum_detectable_effect(error, self.settings.level),
         )
+
+    def ranks(self, higher_is_better: bool = True) -> tuple[IntArray, IntArray]:
+        """Return the best and the worst rank that each variant could hold, each (n_variants,)."""
+        n_variants = len(self.matrix.variants)
+        if self.units.n_clusters == 1:
+            return np.ones(n_variants, dtype=np.int64), np.full(n_variants, n_variants, dtype=np.int64)
+        sign = 1.0 if higher_is_better else -1.0
+        return rank_intervals(sign * self.drawn, sign * self.units.estimate(), self.settings.level)
 
     def perfect(self) -> float:
         """Return the metric's value where every document scores 1."""

@@ -30,9 +30,9 @@ def sign_flip(units: Units, reference: int, variant: int, flips: int, rng: np.ra
         flips: number of random label assignments.
         rng: source of randomness.
     """
-    observed = np.abs(np.diff(units.estimate()[[reference, variant]]))
-    flipped, exact = _flipped_differences(units, reference, np.array([variant]), flips, rng)
-    return float(_mid_p(observed, np.abs(flipped), exact)[0])
+    pair = units.select([reference, variant])
+    flipped, exact = _flipped_differences(pair, 0, np.array([1]), flips, rng)
+    return float(_mid_p(np.abs(np.diff(pair.estimate())), np.abs(flipped), exact)[0])
 
 
 def max_t(units: Units, reference: int, flips: int, rng: np.random.Generator) -> FloatArray:

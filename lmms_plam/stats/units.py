@@ -8,7 +8,8 @@ documents become four rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -53,18 +54,28 @@ class Units:
         names, first, cluster = np.unique(matrix.clusters, return_index=True, return_inverse=True)
         _, strata = np.unique(matrix.strata, return_inverse=True)
         columns = [*credit.T, *weight.T]
-        totals = np.stack([np.bincount(cluster, weights=column, minlength=len(names)) for column in columns], axis=1)
-        table = np.column_stack([strata[first], totals])
-        distinct, count = np.unique(table, axis=0, return_counts=True)
-        totals = distinct[:, 1:]
+        totals = np.stack([np.bincount(cluster, weights=column) for column in columns], axis=1).astype(np.float64)
         n_variants = credit.shape[1]
         return cls(
-            credit=np.ascontiguousarray(totals[:, :n_variants]),
-            weight=np.ascontiguousarray(totals[:, n_variants:]),
-            count=count.astype(np.int64),
-            stratum=distinct[:, 0].astype(np.int64),
+            credit=totals[:, :n_variants],
+            weight=totals[:, n_variants:],
+            count=np.ones(len(names), dtype=np.int64),
+            stratum=strata[first],
             pooling=metric.pooling,
             scale=metric.scale,
+        ).select(range(n_variants))
+
+    def select(self, variants: Sequence[int]) -> Units:
+        """Return the units of some variants, rows that are equal among these merged."""
+        columns = list(variants)
+        table = np.column_stack([self.stratum, self.credit[:, columns], self.weight[:, columns]])
+        distinct, row = np.unique(table, axis=0, return_inverse=True)
+        return replace(
+            self,
+            credit=np.ascontiguousarray(distinct[:, 1 : len(columns) + 1]),
+            weight=np.ascontiguousarray(distinct[:, len(columns) + 1 :]),
+            count=np.bincount(row.ravel(), weights=self.count).astype(np.int64),
+            stratum=distinct[:, 0].astype(np.int64),
         )
 
     @property
