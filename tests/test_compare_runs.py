@@ -8,7 +8,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import PIL.Image
 import pytest
 
 from lmms_plam.cli import main
@@ -227,6 +229,22 @@ def test_shared_images_without_names_get_no_interval_until_they_are_given(tmp_pa
     assert record["ci_low"] is not None
     file.write_text("doc_id,cluster\n0,a\n")
     assert "lack 199 documents" in refusal(capsys, "compare", *arguments, "--clusters", f"gqa={file}")
+
+
+@pytest.mark.parametrize(("task", "column"), [("gqa", "imageId"), ("ai2d", "image")])
+def test_shared_images_are_found_in_a_dataset_on_this_machine(task, column, tmp_path, capsys):
+    """GQA's documents name their image; AI2D's only hold it, so that equal pictures are told by their contents."""
+    names = [f"image {i // 4}" for i in range(200)]
+    pictures = [PIL.Image.new("RGB", (8, 8), (i // 4, 0, 0)) for i in range(200)]
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    values = names if column == "imageId" else pictures
+    datasets.Dataset.from_dict({column: values}).to_parquet(dataset / "test-00000-of-00001.parquet")
+    config = {"dataset_path": str(dataset), "test_split": "test"}
+    for name, accuracy in (("base", 0.6), ("merged", 0.7)):
+        write_run(tmp_path / name, {task: plain(accuracy=accuracy)}, configs={task: config})
+    record = compare(capsys, str(tmp_path / "base"), str(tmp_path / "merged"))[0]
+    assert (record["n"], record["clusters"]) == (200, 50)
 
 
 # Bad input

@@ -11,7 +11,7 @@ from lmms_plam.harness.join import Clusters, Joined, join
 from lmms_plam.harness.samples import TaskRun, find_runs
 from lmms_plam.stats.comparison import Analysis, Comparison, Settings
 from lmms_plam.stats.metrics import find_metric
-from lmms_plam.stats.multiplicity import holm
+from lmms_plam.stats.multiplicity import holm_family
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ def runs_by_task(folder: Path, label: str) -> dict[str, TaskRun]:
 
 def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
     """Compare two runs of one task, b minus a, on each of its metrics; `holm_p` is left for `adjust`."""
-    results = []
+    results: list[Result] = []
     for joined in join({a.label: a, b.label: b}, options.clusters.get(a.task), intersection=options.intersection):
-        for place, (measure, matrix) in enumerate(joined.measures()):
+        for measure, matrix in joined.measures():
             analysis = Analysis.of(matrix, find_metric(measure.metric), options.settings)
             found = analysis.compare(a.label, b.label)
             checks = [unlike_harness(joined, run, measure.key, ours) for run, ours in ((a, found.a), (b, found.b))]
@@ -79,7 +79,7 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
                 Result(
                     task=a.task,
                     metric=measure.key,
-                    headline=place == 0,
+                    headline=not results,
                     comparison=found,
                     perfect=analysis.perfect(),
                     holm_p=None,
@@ -101,7 +101,5 @@ def unlike_harness(joined: Joined, run: TaskRun, metric: str, ours: float) -> st
 def adjust(results: Iterable[Result]) -> list[Result]:
     """Fill in Holm's adjustment over the headline metrics that have a p-value."""
     results = list(results)
-    family = [i for i, result in enumerate(results) if result.headline and result.comparison.p_value is not None]
-    for i, p_value in zip(family, holm([results[i].comparison.p_value or 0.0 for i in family]), strict=True):
-        results[i] = replace(results[i], holm_p=float(p_value))
-    return results
+    adjusted = holm_family([result.comparison.p_value if result.headline else None for result in results])
+    return [replace(result, holm_p=p_value) for result, p_value in zip(results, adjusted, strict=True)]

@@ -10,7 +10,7 @@ from lmms_plam.harness.paired import Options, unlike_harness
 from lmms_plam.harness.samples import TaskRun
 from lmms_plam.stats.comparison import Analysis, Comparison, Estimate
 from lmms_plam.stats.metrics import find_metric
-from lmms_plam.stats.multiplicity import holm
+from lmms_plam.stats.multiplicity import holm_family
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,40 +48,36 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
         reference: the model that others are compared with.
         options: how runs are joined and inferred from.
     """
-    task = next(iter(runs.values())).task
+    first = next(iter(runs.values()))
+    joined = join(runs, options.clusters.get(first.task), intersection=options.intersection)[0]
+    measure, matrix = joined.measures()[0]
+    analysis = Analysis.of(matrix, find_metric(measure.metric), options.settings)
+    best, worst = analysis.ranks(first.higher_is_better(measure.key))
     standings = []
-    for joined in join(runs, options.clusters.get(task), intersection=options.intersection):
-        measure, matrix = joined.measures()[0]
-        analysis = Analysis.of(matrix, find_metric(measure.metric), options.settings)
-        scores = {model: analysis.score(model) for model in runs}
-        best, worst = analysis.ranks(next(iter(runs.values())).higher_is_better(measure.key))
-        for place, (model, run) in enumerate(runs.items()):
-            compared = reference in runs and model != reference
-            check = unlike_harness(joined, run, measure.key, scores[model].value)
-            standings.append(
-                Standing(
-                    model=model,
-                    task=task,
-                    metric=measure.key,
-                    score=scores[model],
-                    best_rank=int(best[place]),
-                    worst_rank=int(worst[place]),
-                    comparison=analysis.compare(str(reference), model) if compared else None,
-                    holm_p=None,
-                    notes=(*joined.notes, *scores[model].notes, *filter(None, [check])),
-                )
+    for place, (model, run) in enumerate(runs.items()):
+        score = analysis.score(model)
+        check = unlike_harness(joined, run, measure.key, score.value)
+        standings.append(
+            Standing(
+                model=model,
+                task=first.task,
+                metric=measure.key,
+                score=score,
+                best_rank=int(best[place]),
+                worst_rank=int(worst[place]),
+                comparison=None
+                if reference in (None, model) or reference not in runs
+                else analysis.compare(reference, model),
+                holm_p=None,
+                notes=(*joined.notes, *score.notes, *filter(None, [check])),
             )
+        )
     return standings
 
 
 def adjust(standings: Iterable[Standing]) -> list[Standing]:
     """Fill in Holm's adjustment over every difference to the reference."""
     standings = list(standings)
-    p_values = {
-        i: standing.comparison.p_value
-        for i, standing in enumerate(standings)
-        if standing.comparison is not None and standing.comparison.p_value is not None
-    }
-    for i, p_value in zip(p_values, holm(list(p_values.values())), strict=True):
-        standings[i] = replace(standings[i], holm_p=float(p_value))
-    return standings
+    compared = [standing.comparison for standing in standings]
+    adjusted = holm_family([None if comparison is None else comparison.p_value for comparison in compared])
+    return [replace(standing, holm_p=p_value) for standing, p_value in zip(standings, adjusted, strict=True)]

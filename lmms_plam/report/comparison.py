@@ -39,6 +39,21 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
+def _details(result: Result) -> dict[str, Any]:
+    found = result.comparison
+    return {
+        "reference": found.reference,
+        "variant": found.variant,
+        "estimand": found.difference.estimand,
+        "standard_error": found.difference.standard_error,
+        "detectable": found.detectable,
+        "holm_p": result.holm_p,
+        "mcnemar_p": found.mcnemar_p,
+        "strata": found.difference.strata,
+        "notes": result.notes,
+    }
+
+
 def table(results: Sequence[Result]) -> Table:
     """Return the comparison as a table for people."""
     first = results[0].comparison
@@ -94,9 +109,10 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
 
 
 def write(results: Sequence[Result], folder: Path) -> None:
-    """Write comparison.json, .csv, .md, .html and the forest plot."""
+    """Write comparison.json (the records and all else that is known), .csv, .md, .html and the forest plot."""
     found = table(results)
-    write_text(folder / "comparison.json", json.dumps(records(results), indent=2) + "\n")
+    full = [record | _details(result) for record, result in zip(records(results), results, strict=True)]
+    write_text(folder / "comparison.json", json.dumps(full, indent=2) + "\n")
     write_text(folder / "comparison.csv", to_csv(records(results)))
     write_text(folder / "comparison.md", found.to_markdown())
     svg = forest(results).decode()
@@ -126,7 +142,14 @@ def _method(results: Sequence[Result]) -> list[str]:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(f"{result.task}: {note}" for result in results for note in result.notes))
+    """Return what was estimated and what to know of it, task by task, each line once."""
+    return list(
+        dict.fromkeys(
+            f"{result.task}: {note}"
+            for result in results
+            for note in (result.comparison.difference.estimand, *result.notes)
+        )
+    )
 
 
 def _decimals(perfect: float) -> int:

@@ -137,8 +137,9 @@ class Analysis:
         """Return the paired difference, variant minus reference.
 
         Raises:
-            DataError: there is no such variant.
+            DataError: there is no such variant, or only one.
         """
+        self.matrix.require_variants()
         a, b = self.matrix.column(reference), self.matrix.column(variant)
         contrast = np.zeros(len(self.matrix.variants))
         contrast[[a, b]] = -1.0, 1.0

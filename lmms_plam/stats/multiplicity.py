@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +25,12 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
+
+
+def holm_family(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust the p-values of a family some of whose members have none; these stay None and count for nothing."""
+    adjusted = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else float(next(adjusted)) for p in p_values]
 
 
 def benjamini_hochberg(p_values: npt.ArrayLike) -> FloatArray:
