@@ -15,8 +15,7 @@ LAYERS = (
     {"errors", "paths", "files", "config"},
     {"merge.methods", "merge.schedules", "probes", "stats"},
     {"model", "merge", "digits"},
-    {"harness"},
-    {"report"},
+    {"harness", "report"},
     {"cli"},
 )
 """From the bottom up: a module imports from its own layer and from those below."""

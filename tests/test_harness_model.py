@@ -117,8 +117,11 @@ def test_a_full_merge_changes_the_answers(pair, tmp_path):
 @pytest.mark.parametrize("family", BATCHING)
 def test_batches_answer_as_single_prompts_do(pairs, family, tmp_path):
     documents = Documents(count=6)
-    _, single = ask(plam(pairs[family], tmp_path), documents)
-    _, batched = ask(plam(pairs[family], tmp_path, batch_size=4), documents)
+    one, four = plam(pairs[family], tmp_path), plam(pairs[family], tmp_path, batch_size=4)
+    for lm in (one, four):
+        lm.model.float()  # where answers don't hang on the rounding of a near-tie
+    _, single = ask(one, documents)
+    _, batched = ask(four, documents)
     assert batched == single
 
 

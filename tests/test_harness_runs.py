@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lmms_eval.tasks import TaskManager
 
 from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.harness import host
+from lmms_plam.harness.model import Plam
 from lmms_plam.paths import data_folder
 from lmms_plam.stats.matrix import ScoreMatrix
 
@@ -54,15 +56,30 @@ def config_file(pair, folder: Path, **content) -> Path:
     return path
 
 
+@cache
+def task_manager(include: str | None) -> TaskManager:
+    """Index the harness's thousands of YAML files once."""
+    return TaskManager(include_path=include)
+
+
+def exact(path: Path, **options) -> Plam:
+    """A model in float32, where answers don't hang on the rounding of a near-tie."""
+    lm = Plam(config=str(path), **options)
+    lm.model.float()
+    return lm
+
+
 def evaluate(model, model_args, tasks, *, limit=4, include=None, output=None, **options):
     """Run the harness as its command line does, and save results if a folder is given."""
     arguments = argparse.Namespace(output_path=str(output) if output else None, process_with_media=False)
     tracker = EvaluationTracker(output_path=str(output)) if output else None
+    manager = task_manager(include and str(include))
+    manager.model_name = model if isinstance(model, str) else "plam"
     results = simple_evaluate(
         model=model,
         model_args=model_args,
         tasks=tasks,
-        task_manager=TaskManager(include_path=include and str(include), model_name=model),
+        task_manager=manager,
         limit=limit,
         cli_args=arguments,
         evaluation_tracker=tracker,
@@ -151,9 +168,7 @@ def test_the_results_folder_says_what_answered(pairs, tmp_path):
 
 def test_a_probe_writes_its_curve_and_ends_where_the_plain_run_does(pairs, tmp_path):
     path = config_file(pairs["qwen2_5_vl"], tmp_path)
-    results = evaluate(
-        "plam", f"config={path}", ["plam_probe_digits", "plam_digits"], output=tmp_path / "runs", limit=8
-    )
+    results = evaluate(exact(path), "", ["plam_probe_digits", "plam_digits"], output=tmp_path / "runs", limit=8)
     folder = tmp_path / "runs" / "plam" / "plam_probe_digits"
     assert {p.name for p in folder.iterdir()} == {
         "matrix.parquet", "curve.json", "plateau.json", "curve.png", "curve.svg"
@@ -185,12 +200,12 @@ def test_a_comparison_answers_as_two_separate_runs_do(pairs, tmp_path):
     pair = pairs["qwen2_5_vl"]
     recipe = {"start_layer": 2, "lambda_lm": 1.0, "lambda_vlm": 0.0}
     path = config_file(pair, tmp_path, merge=recipe)
-    evaluate("plam", f"config={path}", ["plam_compare_digits"], output=tmp_path / "runs", limit=8)
+    evaluate(exact(path), "", ["plam_compare_digits"], output=tmp_path / "runs", limit=8)
     folder = tmp_path / "runs" / "plam" / "plam_compare_digits"
     matrix = ScoreMatrix.read(folder / "matrix.parquet")
     assert {"comparison.json", "comparison.html", "forest.svg"} <= {p.name for p in folder.iterdir()}
     for variant, merge in (("base", "none"), ("merged", recipe)):
-        alone = evaluate("plam", f"config={config_file(pair, tmp_path, merge=merge)}", ["plam_digits"], limit=8)
+        alone = evaluate(exact(config_file(pair, tmp_path, merge=merge)), "", ["plam_digits"], limit=8)
         expected = [sample["filtered_resps"][0] for sample in alone["samples"]["plam_digits"]]
         assert matrix.answers[:, matrix.column(variant)].tolist() == expected
     assert (matrix.answers[:, 0] != matrix.answers[:, 1]).any()
@@ -218,6 +233,7 @@ def test_a_family_task_needs_the_plam_model(pairs, monkeypatch):
         ("of: plam_digits\ncutts: all", ConfigError, "Did you mean 'cuts'?"),
         ("of: plam_digits\ncuts: some", ConfigError, "cuts are 'all', 'every N' or a list"),
         ("of: plam_digits\ncuts: [0, 99]", ConfigError, "cuts lie between 0 and the model's"),
+        ("of: plam_digits\ncuts: [1, 2]", ConfigError, "a curve of 4 cuts shows no plateau"),
         ("of: plam_probe_nine", ConfigError, "is a group of tasks"),
         ("of: plam_probe_mme", UnsupportedError, "is a Python class"),
     ],
@@ -243,6 +259,6 @@ def test_batches_of_family_requests_reach_their_documents(pairs, tmp_path):
     answers = []
     for batch_size in (1, 4):
         output = tmp_path / f"runs{batch_size}"
-        evaluate("plam", f"config={path}", ["plam_probe_digits"], output=output, batch_size=batch_size, limit=6)
+        evaluate(exact(path, batch_size=batch_size), "", ["plam_probe_digits"], output=output, limit=6)
         answers.append(ScoreMatrix.read(output / "plam" / "plam_probe_digits" / "matrix.parquet").answers.tolist())
     assert answers[0] == answers[1]

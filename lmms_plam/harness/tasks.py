@@ -31,12 +31,14 @@ from lmms_plam.stats.comparison import Analysis
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 
+FEWEST_CUTS = 5
+
 
 class ProbeOptions(FamilyOptions):
     """Options of a masking probe.
 
     Attributes:
-        cuts: `all`, every n-th layer as `every 4` (the first and the last are always there), or a list of cut layers.
+        cuts: `all`, every n-th layer as `every 4`, or a list of cut layers; 0 and the full depth are always there.
         queries: from which queries vision is hidden: `all`, `text` or `last` (see lmms_plam.model.QueryScope).
     """
 
@@ -44,13 +46,13 @@ class ProbeOptions(FamilyOptions):
     queries: QueryScope = "all"
 
     def layers(self, depth: int) -> list[int]:
-        """Return the cut layers k to ask for, ascending, the full depth among them.
+        """Return the cut layers k to ask for, ascending.
 
         Raises:
-            ConfigError: a cut outside 0..depth, or words that mean none.
+            ConfigError: a cut outside 0..depth, too few cuts for a curve, or words that mean none.
         """
         if isinstance(self.cuts, list):
-            chosen = {*self.cuts, depth}
+            chosen = {0, *self.cuts, depth}
         elif self.cuts == "all":
             chosen = set(range(depth + 1))
         elif match := re.fullmatch(r"every ([1-9]\d*)", self.cuts):
@@ -60,6 +62,10 @@ class ProbeOptions(FamilyOptions):
         if not chosen <= set(range(depth + 1)):
             raise ConfigError(
                 f"task {self.task}: cuts lie between 0 and the model's {depth} layers, not {sorted(chosen)}"
+            )
+        if len(chosen) < FEWEST_CUTS:
+            raise ConfigError(
+                f"task {self.task}: a curve of {len(chosen)} cuts shows no plateau; {FEWEST_CUTS} are the least"
             )
         return sorted(chosen)
 
