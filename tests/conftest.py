@@ -19,6 +19,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZE
 from checkpoints import FAMILIES, TinyPair, build_pair
 from tiny_tasks import write_tasks
 
+from benchmarks import benchmarks_at_hand, write_benchmarks
+
 
 class Pairs(Mapping[str, TinyPair]):
     """The pairs by family, each written when it is first asked for."""
@@ -57,3 +59,18 @@ def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
     write_tasks(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def benchmark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The datasets of `benchmarks`: a process that runs in this folder finds them under their hub names."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    write_benchmarks(folder)
+    return folder
+
+
+@pytest.fixture
+def benchmark_fixtures(benchmark_folder: Path) -> Iterator[Path]:
+    """Run the test where upstream's unmodified tasks find their datasets; the value is that folder."""
+    with benchmarks_at_hand(benchmark_folder):
+        yield benchmark_folder

@@ -1,4 +1,4 @@
-"""The tiny checkpoints are what the tests take them for: read without remainder, and answered by lmms-eval's backends."""
+"""The tiny checkpoints load without remainder, and lmms-eval's own backends answer through them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The released config.json of every family, scaled down: 5 narrow decoder layers, 2 to 4 of vision, few image tokens."""
+"""The released config.json of every family, scaled down: few narrow layers, few tokens an image."""
 
 from __future__ import annotations
 
