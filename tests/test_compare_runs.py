@@ -153,6 +153,14 @@ def test_the_table_and_the_folder_say_the_same(runs, capsys, tmp_path, monkeypat
     assert "| mme | mme_total_score |" in (tmp_path / "out" / "comparison.md").read_text()
 
 
+def test_a_narrow_screen_gets_the_table_in_parts(runs, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["compare", *runs, "--draws", "2000"]) == 0
+    lines = capsys.readouterr().out.split("- interval")[0].splitlines()
+    assert sum(line.startswith("task") for line in lines) > 1
+    assert max(map(len, lines)) <= 80
+
+
 def test_half_a_pair_is_left_out_and_counted(tmp_path, capsys):
     for name, accuracy in (("base", 0.7), ("merged", 0.8)):
         write_run(tmp_path / name, {"mme": mme(accuracy)[:-1]})
@@ -162,13 +170,18 @@ def test_half_a_pair_is_left_out_and_counted(tmp_path, capsys):
     assert "mme: 1 incomplete units (1 documents) left out" in printed.err
 
 
-def test_another_number_than_the_harness_printed_is_said(tmp_path, capsys):
+@pytest.mark.parametrize("task", ["realworldqa", "mine"])
+def test_another_number_than_the_harness_printed_is_said_or_refused(task, tmp_path, capsys):
+    """The table's own benchmarks are known; an unknown task whose score is no mean can't be guessed at."""
     right = float(np.mean([sample["exact_match"] for sample in plain()]))
-    write_run(tmp_path / "base", {"mine": plain()}, scores={"mine": {"exact_match": right}})
-    write_run(tmp_path / "merged", {"mine": plain(accuracy=0.7)}, scores={"mine": {"exact_match": 0.123}})
-    assert main(["compare", str(tmp_path / "base"), str(tmp_path / "merged"), "--json"]) == 0
+    base = write_run(tmp_path / "base", {task: plain()}, scores={task: {"exact_match": right}})
+    merged = write_run(tmp_path / "merged", {task: plain(accuracy=0.7)}, scores={task: {"exact_match": 0.123}})
+    if task == "mine":
+        assert "prints other numbers than the mean" in refusal(capsys, "compare", str(base), str(merged))
+        return
+    assert main(["compare", str(base), str(merged), "--json"]) == 0
     said = capsys.readouterr().err
-    assert "merged: the harness printed 0.123" in said
+    assert "merged: the harness printed 0.123 as exact_match" in said
     assert "base: the harness printed" not in said
 
 

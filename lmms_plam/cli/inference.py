@@ -66,11 +66,12 @@ def select_tasks(found: list[str], wanted: str | None) -> list[str]:
 
 
 def print_table(table: Table) -> None:
-    """Print a table and its notes."""
+    """Print a table, in parts where the screen is narrower, and its notes."""
     from rich.console import Console
 
     console = Console()
-    console.print(table.to_rich())
+    for part in table.fit(console.width):
+        console.print(part.to_rich())
     for note in table.notes:
         console.print(f"- {note}", highlight=False, markup=False)
 

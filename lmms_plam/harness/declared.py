@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,6 +59,7 @@ def find_benchmarks(
     """
     if "plam" not in metadata and task in BENCHMARKS:
         return [BENCHMARKS[task]]
+    assumed = "metric" not in (metadata.get("plam") or {})
     declaration = _declaration(task, metadata.get("plam") or {})
     if declaration.cluster is None:
         declaration = declaration.model_copy(update={"cluster": config.get("cluster_key")})
@@ -68,7 +70,7 @@ def find_benchmarks(
             " in its YAML where the number is"
         )
     metric = _import_metric(task, declaration.metric)
-    return [_benchmark(key, metric, declaration) for key in keys]
+    return [replace(_benchmark(key, metric, declaration), assumed=assumed) for key in keys]
 
 
 def _declaration(task: str, entries: Mapping[str, Any]) -> Declaration:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmms_plam.errors import DataError
-from lmms_plam.harness.join import Clusters, Joined, join
+from lmms_plam.harness.join import Clusters, join
 from lmms_plam.harness.samples import TaskRun, find_runs
 from lmms_plam.stats.comparison import Analysis, Comparison, Settings
 from lmms_plam.stats.metrics import find_metric
@@ -70,11 +70,12 @@ def runs_by_task(folder: Path, label: str) -> dict[str, TaskRun]:
 def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
     """Compare two runs of one task, b minus a, on each of its metrics; `holm_p` is left for `adjust`."""
     results: list[Result] = []
-    for joined in join({a.label: a, b.label: b}, options.clusters.get(a.task), intersection=options.intersection):
+    runs = {a.label: a, b.label: b}
+    for joined in join(runs, options.clusters.get(a.task), intersection=options.intersection):
+        checks = [note for name, run in runs.items() for note in joined.unlike_harness(name, run)]
         for measure, matrix in joined.measures():
             analysis = Analysis.of(matrix, find_metric(measure.metric), options.settings)
             found = analysis.compare(a.label, b.label)
-            checks = [unlike_harness(joined, run, measure.key, ours) for run, ours in ((a, found.a), (b, found.b))]
             results.append(
                 Result(
                     task=a.task,
@@ -83,19 +84,10 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
                     comparison=found,
                     perfect=analysis.perfect(),
                     holm_p=None,
-                    notes=(*joined.notes, *found.difference.notes, *filter(None, checks)),
+                    notes=(*joined.notes, *found.difference.notes, *checks),
                 )
             )
     return results
-
-
-def unlike_harness(joined: Joined, run: TaskRun, metric: str, ours: float) -> str:
-    """Say that the harness printed another number for the same documents; empty if it didn't."""
-    theirs = run.scores.get(metric)
-    rounding = 6e-6 if abs(ours) <= 1 else 6e-3  # the harness rounds some scores to 5 decimals, percents to 2
-    if joined.left_out or theirs is None or abs(ours - theirs) <= rounding:
-        return ""
-    return f"{run.label}: the harness printed {theirs:.6g}, and here it is {ours:.6g}"
 
 
 def adjust(results: Iterable[Result]) -> list[Result]:

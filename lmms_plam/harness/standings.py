@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from lmms_plam.harness.join import join
-from lmms_plam.harness.paired import Options, unlike_harness
+from lmms_plam.harness.paired import Options
 from lmms_plam.harness.samples import TaskRun
 from lmms_plam.stats.comparison import Analysis, Comparison, Estimate
 from lmms_plam.stats.metrics import find_metric
@@ -56,7 +56,6 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
     standings = []
     for place, (model, run) in enumerate(runs.items()):
         score = analysis.score(model)
-        check = unlike_harness(joined, run, measure.key, score.value)
         standings.append(
             Standing(
                 model=model,
@@ -69,7 +68,7 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
                 if reference in (None, model) or reference not in runs
                 else analysis.compare(reference, model),
                 holm_p=None,
-                notes=(*joined.notes, *score.notes, *filter(None, [check])),
+                notes=(*joined.notes, *score.notes, *joined.unlike_harness(model, run)),
             )
         )
     return standings

@@ -74,6 +74,7 @@ class Benchmark:
         needs_image: so many questions share an image that no interval is given without its name.
         questions_per_image: where images are asked about in blocks of so many consecutive question ids, and their
             names aren't logged, the blocks stand for the images.
+        assumed: nobody said how the task is aggregated, so that its mean stands only where the harness prints it too.
     """
 
     read: Callable[[Sample], Record]
@@ -81,6 +82,7 @@ class Benchmark:
     image: str | None = None
     needs_image: bool = False
     questions_per_image: int | None = None
+    assumed: bool = False
 
     def record(self, sample: Sample) -> Record:
         """Read a sample; its cluster is the image where the document is at hand and questions share images."""
@@ -294,3 +296,15 @@ BENCHMARKS: dict[str, Benchmark] = {
     "mathvision_testmini": Benchmark(_mathvision, (Measure("mathvision_standard_eval", "percent"),)),
 }
 """The benchmarks of the papers, by lmms-eval's task name (facts: the tasks' own utils.py, lmms-eval 0.7.3)."""
+
+_SCORED_ALIKE = {
+    "mmstar": ("mmstar_qwen", "mmstar_oc"),
+    "mmmu_val": ("mmmu_val_qwen",),
+    "pope": ("pope_adv", "pope_pop", "pope_random"),
+    "gqa": ("gqa_lite",),
+    "textvqa_val": ("textvqa_val_lite",),
+    "scienceqa_img": ("scienceqa",),
+    "ai2d": ("ai2d_lite", "ai2d_no_mask"),
+    "mathvision_testmini": ("mathvision_test",),
+}
+BENCHMARKS |= {other: BENCHMARKS[name] for name, others in _SCORED_ALIKE.items() for other in others}

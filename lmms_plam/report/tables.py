@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +28,20 @@ class Table:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     labels: int = 1
+
+    def fit(self, width: int) -> list[Table]:
+        """Return tables that are at most so many characters wide, the words repeated in each and notes in none."""
+
+        def room(place: int) -> int:
+            return 2 + max(len(line) for row in (self.columns, *self.rows) for line in row[place].split("\n"))
+
+        words = list(range(self.labels))
+        parts: list[list[int]] = [[]]
+        for place in range(self.labels, len(self.columns)):
+            if parts[-1] and sum(map(room, [*words, *parts[-1], place])) > width + 2:
+                parts.append([])
+            parts[-1].append(place)
+        return [self._select([*words, *part]) for part in parts]
 
     def to_rich(self) -> RichTable:
         """Return it for the terminal."""
@@ -63,6 +77,10 @@ class Table:
             f"<h2>{html.escape(self.title)}</h2>\n<table>\n<thead><tr>{line(self.columns, 'th')}</tr></thead>\n"
             f"<tbody>\n{body}\n</tbody>\n</table>\n" + (f"<ul>{notes}</ul>\n" if notes else "")
         )
+
+    def _select(self, places: Sequence[int]) -> Table:
+        columns, *rows = [[row[place] for place in places] for row in (self.columns, *self.rows)]
+        return replace(self, columns=columns, rows=rows, notes=())
 
 
 def _markdown_cell(cell: str) -> str:
