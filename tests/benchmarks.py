@@ -1,53 +1,26 @@
-"""The benchmarks of the papers in small: a few made-up documents each, under the real names, columns and structure.
+"""The papers' benchmarks for running upstream's unmodified tasks offline, and a model that answers them.
 
-lmms-eval's unmodified tasks ask `datasets` for hub datasets such as `lmms-lab-encoder/POPE`. Where a folder of that name
-lies in the working directory, `datasets` reads it instead, so a run in the folder that `write_benchmarks` fills needs
-neither hub nor patches, also in a process of its own. What depends on each other does so here: MME's image pairs,
-POPE's images with the same positives in three parts, MMBench's rotations at index + 1,000,000, GQA's questions on
-images of another config, HallusionBench's questions crossed with figures.
+The tasks ask `datasets` for hub datasets such as `lmms-lab-encoder/POPE`. Where a folder of that name lies in the
+working directory, `datasets` reads it instead, so a run in the folder that `write_benchmarks` fills needs neither hub
+nor patches, also in a process of its own. The documents are in benchmark_tables.py.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import benchmark_tables as tables
 import datasets
 import pytest
 import yaml
+from benchmark_tables import LETTERS, Document, Table
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
-from tiny_tasks import picture
-
-Document = dict[str, Any]
-Columns = Mapping[str, Any]
-LETTERS = "ABCD"
-TEXT, INTEGER, IMAGE, TEXTS = (
-    datasets.Value("string"),
-    datasets.Value("int64"),
-    datasets.Image(),
-    datasets.List(datasets.Value("string")),
-)
-
-
-def columns(*texts: str, **others: Any) -> Columns:
-    """Return features: the named text columns and the given others."""
-    return {**dict.fromkeys(texts, TEXT), **others}
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A split of a dataset on the hub, with its documents."""
-
-    path: str
-    split: str
-    columns: Columns
-    documents: Callable[[], Iterator[Document]]
-    config: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +42,11 @@ class Benchmark:
 
 def write_benchmarks(folder: Path) -> None:
     """Write every table as Parquet to `folder/<dataset's hub name>`, with the card that names configs and splits."""
-    tables = [table for benchmark in BENCHMARKS.values() for table in (benchmark.table, *benchmark.beside)]
-    for path in dict.fromkeys(table.path for table in tables):
+    every = [table for benchmark in BENCHMARKS.values() for table in (benchmark.table, *benchmark.beside)]
+    for path in dict.fromkeys(table.path for table in every):
         (folder / path).mkdir(parents=True)
         configs = []
-        for table in (table for table in tables if table.path == path):
+        for table in (table for table in every if table.path == path):
             file = f"{table.config}-{table.split}.parquet"
             documents = datasets.Dataset.from_list(list(table.documents()), features=datasets.Features(table.columns))
             documents.to_parquet(folder / path / file)
@@ -135,411 +108,73 @@ class ScriptedJudge:
         return {"choices": [{"message": {"content": self._verdict}}]}
 
 
-def another_letter(letter: str, among: str = LETTERS) -> str:
+def _another_letter(letter: str, among: str = LETTERS) -> str:
     return among[(among.index(letter) + 1) % len(among)]
 
 
-def opposite(answer: str) -> str:
+def _opposite(answer: str) -> str:
     return {"yes": "no", "no": "yes"}[answer.lower()]
 
 
-def _mmstar() -> Iterator[Document]:
-    parts = {
-        "coarse perception": ("image scene and topic", "image style & quality", "image emotion"),
-        "fine-grained perception": ("object counting", "recognition", "localization"),
-        "instance reasoning": (
-            "single-instance reasoning",
-            "cross-instance attribute reasoning",
-            "cross-instance relation reasoning",
-        ),
-        "logical reasoning": ("code & sequence reasoning", "diagram reasoning", "common reasoning"),
-        "science & technology": (
-            "biology & chemistry & physics",
-            "electronics & energy & mechanical eng.",
-            "geography & earth science & agriculture",
-        ),
-        "math": ("geometry", "numeric commonsense and calculation", "statistical reasoning"),
-    }
-    every = [(category, part) for category, names in parts.items() for part in names]
-    for index, (category, part) in enumerate(every + every[::3]):  # sizes differ, so that macro is not micro
-        yield {
-            "index": index,
-            "question": f"Which shape is in picture {index}?\nOptions: A: circle, B: square, C: star, D: none",
-            "image": picture(index),
-            "answer": LETTERS[index % 4],
-            "category": category,
-            "l2_category": part,
-            "meta_info": {"source": "MMBench", "split": "val", "image_path": f"images/{index}.jpg"},
-        }
-
-
-def _mme() -> Iterator[Document]:
-    categories = (
-        *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"),
-        *("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"),
-    )
-    for number, category in enumerate(categories + categories[::7]):
-        for shape, answer in (("circle", "Yes"), ("square", "No")):
-            yield {
-                "question_id": f"{category}/{number:04d}.png",
-                "image": picture(number),
-                "question": f"Is there a {shape} in this image? Please answer yes or no.",
-                "answer": answer,
-                "category": category,
-            }
-
-
-def _mmmu_val() -> Iterator[Document]:
-    subjects = ("Accounting", "Art_Theory", "Biology", "Clinical_Medicine", "Energy_and_Power", "Sociology")
-    for number in range(18):
-        subject, opened, two = subjects[number % 6], number % 5 == 4, number % 7 == 3
-        images = {f"image_{place}": None for place in range(1, 8)}
-        images |= {"image_1": picture(number)} | ({"image_2": picture(number + 1)} if two else {})
-        yield {
-            "id": f"validation_{subject}_{1 + number // 6}",
-            "question": "Which sum does <image 1> show?" + (" Compare with <image 2>." if two else ""),
-            "options": "[]" if opened else str(["$10", "$20", "$30", "$40"]),
-            "explanation": "",
-            **images,
-            "img_type": "['Diagrams']",
-            "answer": str(7 + number) if opened else LETTERS[number % 4],
-            "topic_difficulty": "Easy",
-            "question_type": "open" if opened else "multiple-choice",
-            "subfield": subject,
-        }
-
-
-def _mmbench() -> Iterator[Document]:
-    for group, (category, options) in enumerate(
-        (
-            ("object_localization", ("left", "right", "top", "bottom")),
-            ("attribute_recognition", ("red", "green", "blue", "white")),
-            ("image_emotion", ("happy", "sad", "nan", "nan")),
-            ("ocr", ("stop", "go", "slow", "exit")),
-            ("object_localization", ("near", "far", "nan", "nan")),
-        )
-    ):
-        texts = [text for text in options if text != "nan"]
-        for rotation in range(len(texts)):
-            shown = texts[rotation:] + texts[:rotation]
-            yield {
-                "index": group + rotation * 1_000_000,
-                "question": f"What does picture {group} show?",
-                "hint": "nan" if group % 2 else "Look at the circle.",
-                "answer": LETTERS[shown.index(texts[group % len(texts)])],
-                **dict(zip(LETTERS, shown + ["nan"] * (4 - len(texts)), strict=True)),
-                "category": category,
-                "image": picture(group),
-                "source": "made up",
-                "L2-category": "finegrained_perception (instance-level)" if group % 2 else "coarse_perception",
-                "comment": "nan",
-                "split": "dev",
-            }
-
-
-def _realworldqa() -> Iterator[Document]:
-    letter = "Please answer directly with only the letter of the correct option and nothing else."
-    for index in range(12):
-        opened = index % 3 == 2
-        options = "" if opened else "\n\nA. Left.\nB. Straight.\nC. Right.\n"
-        ending = "Please answer directly with a single word or number." if opened else letter
-        yield {
-            "image_path": f"{index // 2}.webp",
-            "image": picture(index // 2),  # two questions an image
-            "question": f"Where does lane {index} lead?{options}{ending}",
-            "answer": str(index) if opened else LETTERS[index % 3],
-        }
-
-
-def _pope() -> Iterator[Document]:
-    objects = {"random": "ski", "popular": "chair", "adversarial": "fork"}
-    for part, (category, absent) in enumerate(objects.items()):
-        for question in range(12):
-            image, present = question // 6, question % 2 == 0
-            thing = f"circle {question % 6}" if present else f"{absent} {question % 6}"  # the same positives each time
-            yield {
-                "id": str(12 * part + question),
-                "question_id": str(question + 1),
-                "question": f"Is there a {thing} in the image?",
-                "answer": "yes" if present else "no",
-                "image_source": f"COCO_val2014_{image:012d}",
-                "image": picture(image),
-                "category": category,
-            }
-
-
-def _gqa_questions() -> Iterator[Document]:
-    for number in range(12):
-        answer = ("red", "yes", "left")[number % 3]
-        yield {
-            "id": f"20{number:07d}",
-            "imageId": f"n{number // 4}",
-            "question": f"What about thing {number}?",
-            "answer": answer,
-            "fullAnswer": f"It is {answer}.",
-            "isBalanced": True,
-            "groups": {"global": "color", "local": f"10q-{number}"},
-            "entailed": "[]",
-            "equivalent": f"['20{number:07d}']",
-            "types": {"structural": "query", "semantic": "attr", "detailed": "color"},
-            "semanticStr": "select: thing->query: color",
-        }
-
-
-def _gqa_images() -> Iterator[Document]:
-    return ({"id": f"n{image}", "image": picture(image)} for image in range(3))
-
-
-def _textvqa() -> Iterator[Document]:
-    for number in range(10):
-        word = ("stop", "bakery", "7 up", "exit", "40")[number % 5]
-        question = f"what does sign {number} say?"
-        yield {
-            "image_id": f"00{number // 2:04x}",  # two questions an image
-            "question_id": 34_602 + number,
-            "question": question,
-            "question_tokens": question.rstrip("?").split(),
-            "image": picture(number // 2),
-            "image_width": 84,
-            "image_height": 84,
-            "flickr_original_url": "",
-            "flickr_300k_url": "",
-            "answers": [word] * (2 + number % 9) + ["unanswerable"] * (8 - number % 9),  # full and partial credit
-            "image_classes": ["Sign"],
-            "set_name": "val",
-            "ocr_tokens": [word],
-        }
-
-
-def _scienceqa() -> Iterator[Document]:
-    for number in range(12):
-        yield {
-            "image": picture(number // 2),
-            "question": f"Which property do the objects in figure {number} share?",
-            "choices": ["hard", "soft", "sweet", "blue"][: 2 + number % 3],
-            "answer": number % 2,
-            "hint": "Select the better answer." if number % 2 else "",
-            "task": "closed choice",
-            "grade": "grade4",
-            "subject": "natural science",
-            "topic": "physics",
-            "category": "Materials",
-            "skill": "Compare properties of objects",
-            "lecture": "",
-            "solution": "",
-        }
-
-
-def _hallusion() -> Iterator[Document]:
-    for category, subcategory in (("VD", "illusion"), ("VD", "math"), ("VS", "chart"), ("VS", "map")):
-        first = 0 if category == "VD" else 1  # figure 0 of VS is no figure: those questions are in another split
-        for set_id in range(2):
-            for figure in (first, first + 1):
-                for question in range(2):
-                    yes = (figure + question) % 2 == 0
-                    yield {
-                        "category": category,
-                        "subcategory": subcategory,
-                        "visual_input": "1" if figure == first else "2",
-                        "set_id": str(set_id),
-                        "figure_id": str(figure),
-                        "sample_note": "circles",
-                        "question_id": str(question),
-                        "question": f"Is the left circle {'larger' if question else 'smaller'}?",
-                        "gt_answer_details": f"{'Yes' if yes else 'No'}, as drawn.",
-                        "gt_answer": "1" if yes else "0",
-                        "filename": f"./hallusion_bench/{category}/{subcategory}/{set_id}_{figure}.png",
-                        "image": picture(figure),
-                    }
-
-
-def _ai2d() -> Iterator[Document]:
-    for number in range(10):
-        yield {
-            "question": f"Which letter marks the stem in diagram {number // 2}?",
-            "options": ["root", "stem", "leaf", "flower"],
-            "answer": str(number % 4),
-            "image": picture(number // 2),
-        }
-
-
-def _mathvision() -> Iterator[Document]:
-    for number in range(10):
-        choices = number % 2 == 0
-        yield {
-            "id": str(number + 1),
-            "question": "How many circles are there?\n<image1>",
-            "options": ["3", "4", "5", "6", "7"] if choices else [],
-            "image": f"images/{number + 1}.jpg",
-            "decoded_image": picture(number),
-            "answer": LETTERS[number % 4] if choices else str(number),
-            "solution": None,
-            "level": 1 + number % 5,
-            "subject": "counting",
-        }
-
-
-_GQA = "lmms-lab-encoder/GQA"
-
 BENCHMARKS: dict[str, Benchmark] = {
     "mmstar": Benchmark(
-        Table(
-            "Lin-Chen/MMStar",
-            "val",
-            columns(
-                *("question", "answer", "category", "l2_category"),
-                index=INTEGER,
-                image=IMAGE,
-                meta_info=columns("source", "split", "image_path"),
-            ),
-            _mmstar,
-        ),
+        tables.mmstar,
         right=lambda doc: doc["answer"],
-        wrong=lambda doc: another_letter(doc["answer"]),
+        wrong=lambda doc: _another_letter(doc["answer"]),
     ),
     "mme": Benchmark(
-        Table(
-            "lmms-lab-encoder/MME",
-            "test",
-            columns("question_id", "question", "answer", "category", image=IMAGE),
-            _mme,
-        ),
+        tables.mme,
         right=lambda doc: doc["answer"],
-        wrong=lambda doc: opposite(doc["answer"]),
+        wrong=lambda doc: _opposite(doc["answer"]),
     ),
     "mmmu_val": Benchmark(
-        Table(
-            "lmms-lab-encoder/MMMU",
-            "validation",
-            columns(
-                *("id", "question", "options", "explanation", "img_type", "answer", "topic_difficulty"),
-                *("question_type", "subfield"),
-                **{f"image_{place}": IMAGE for place in range(1, 8)},
-            ),
-            _mmmu_val,
-        ),
+        tables.mmmu,
         right=lambda doc: doc["answer"],
-        wrong=lambda doc: "0" if doc["question_type"] == "open" else another_letter(doc["answer"]),
+        wrong=lambda doc: "0" if doc["question_type"] == "open" else _another_letter(doc["answer"]),
     ),
     "mmbench_en_dev_static": Benchmark(
-        Table(
-            "lmms-lab-encoder/MMBench",
-            "dev",
-            columns(
-                *("question", "hint", "answer", *LETTERS, "category", "source", "L2-category", "comment", "split"),
-                index=INTEGER,
-                image=IMAGE,
-            ),
-            _mmbench,
-            config="en",
-        ),
+        tables.mmbench,
         right=lambda doc: doc["answer"],
-        wrong=lambda doc: another_letter(doc["answer"], "AB" if doc["C"] == "nan" else LETTERS),
+        wrong=lambda doc: _another_letter(doc["answer"], "AB" if doc["C"] == "nan" else LETTERS),
     ),
     "realworldqa": Benchmark(
-        Table(
-            "lmms-lab-encoder/RealWorldQA",
-            "test",
-            columns("image_path", "question", "answer", image=IMAGE),
-            _realworldqa,
-        ),
+        tables.realworldqa,
         right=lambda doc: doc["answer"],
         wrong=lambda doc: "D",
     ),
     "pope": Benchmark(
-        Table(
-            "lmms-lab-encoder/POPE",
-            "test",
-            columns("id", "question_id", "question", "answer", "image_source", "category", image=IMAGE),
-            _pope,
-        ),
+        tables.pope,
         right=lambda doc: doc["answer"].capitalize(),
-        wrong=lambda doc: opposite(doc["answer"]),
+        wrong=lambda doc: _opposite(doc["answer"]),
     ),
     "gqa": Benchmark(
-        Table(
-            _GQA,
-            "testdev",
-            columns(
-                *("id", "imageId", "question", "answer", "fullAnswer", "entailed", "equivalent", "semanticStr"),
-                isBalanced=datasets.Value("bool"),
-                groups=columns("global", "local"),
-                types=columns("structural", "semantic", "detailed"),
-            ),
-            _gqa_questions,
-            config="testdev_balanced_instructions",
-        ),
+        tables.gqa_questions,
         right=lambda doc: doc["answer"].capitalize() + ".",
         wrong=lambda doc: "a cat",
-        beside=(Table(_GQA, "testdev", columns("id", image=IMAGE), _gqa_images, config="testdev_balanced_images"),),
+        beside=(tables.gqa_images,),
     ),
     "textvqa_val": Benchmark(
-        Table(
-            "lmms-lab-encoder/textvqa",
-            "validation",
-            columns(
-                *("image_id", "question", "flickr_original_url", "flickr_300k_url", "set_name"),
-                question_id=datasets.Value("int32"),
-                question_tokens=TEXTS,
-                image=IMAGE,
-                image_width=datasets.Value("int32"),
-                image_height=datasets.Value("int32"),
-                answers=TEXTS,
-                image_classes=TEXTS,
-                ocr_tokens=TEXTS,
-            ),
-            _textvqa,
-        ),
+        tables.textvqa,
         right=lambda doc: doc["ocr_tokens"][0],
         wrong=lambda doc: "nothing",
     ),
     "scienceqa_img": Benchmark(
-        Table(
-            "lmms-lab-encoder/ScienceQA",
-            "test",
-            columns(
-                *("question", "hint", "task", "grade", "subject", "topic", "category", "skill", "lecture", "solution"),
-                image=IMAGE,
-                choices=TEXTS,
-                answer=datasets.Value("int8"),
-            ),
-            _scienceqa,
-            config="ScienceQA-IMG",
-        ),
+        tables.scienceqa,
         right=lambda doc: f"{LETTERS[doc['answer']]}.",
-        wrong=lambda doc: another_letter(LETTERS[doc["answer"]]),
+        wrong=lambda doc: _another_letter(LETTERS[doc["answer"]]),
     ),
     "hallusion_bench_image": Benchmark(
-        Table(
-            "lmms-lab-encoder/HallusionBench",
-            "image",
-            columns(
-                *("category", "subcategory", "visual_input", "set_id", "figure_id", "sample_note", "question_id"),
-                *("question", "gt_answer_details", "gt_answer", "filename"),
-                image=IMAGE,
-            ),
-            _hallusion,
-        ),
+        tables.hallusion,
         right=lambda doc: "Yes." if doc["gt_answer"] == "1" else "No.",
         wrong=lambda doc: "No." if doc["gt_answer"] == "1" else "Yes.",
     ),
     "ai2d": Benchmark(
-        Table("lmms-lab-encoder/ai2d", "test", columns("question", "answer", options=TEXTS, image=IMAGE), _ai2d),
+        tables.ai2d,
         right=lambda doc: f"{LETTERS[int(doc['answer'])]}. {doc['options'][int(doc['answer'])]}",
-        wrong=lambda doc: another_letter(LETTERS[int(doc["answer"])]),
+        wrong=lambda doc: _another_letter(LETTERS[int(doc["answer"])]),
     ),
     "mathvision_testmini": Benchmark(
-        Table(
-            "MathLLMs/MathVision",
-            "testmini",
-            columns(
-                *("id", "question", "image", "answer", "solution", "subject"),
-                options=TEXTS,
-                decoded_image=IMAGE,
-                level=INTEGER,
-            ),
-            _mathvision,
-        ),
+        tables.mathvision,
         right=lambda doc: f"The answer is \\boxed{{{doc['answer']}}}.",
         wrong=lambda doc: "The answer is \\boxed{99}.",
     ),

@@ -112,7 +112,7 @@ def _qwen_tokenizer(*special: str, eos: str = "<|im_end|>", **named: str) -> Qwe
 
 
 def _llama_tokenizer(*special: str) -> LlamaTokenizer:
-    """Return a byte-fallback BPE tokenizer of `WORDS` tokens, then the special ones, padding last, in Llama's manner."""
+    """Return a byte-fallback BPE tokenizer of `WORDS` tokens, then the special ones, padding last, as Llama's."""
     trained = Tokenizer(models.BPE(byte_fallback=True))
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
