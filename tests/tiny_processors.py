@@ -66,16 +66,16 @@ def tiny_processor(family: str) -> ProcessorMixin:
     if family in ("qwen2_vl", "qwen2_5_vl"):
         kind = Qwen2VLProcessor if family == "qwen2_vl" else Qwen2_5_VLProcessor
         parts |= {"image_processor": Qwen2VLImageProcessor(), "video_processor": Qwen2VLVideoProcessor()}
-        return kind(**parts, chat_template=QWEN_VL_TEMPLATE)
+        return kind(**parts, chat_template=_QWEN_VL)
     if family == "qwen3_vl":
         images = Qwen2VLImageProcessor(patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
         parts |= {"image_processor": images, "video_processor": Qwen3VLVideoProcessor()}
-        return Qwen3VLProcessor(**parts, chat_template=QWEN3_VL_TEMPLATE)
+        return Qwen3VLProcessor(**parts, chat_template=_QWEN3_VL)
     if family == "llava":
         side = LLAVA_IMAGE
         images = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         strategy = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-        return LlavaProcessor(images, **parts, **strategy, chat_template=LLAVA_TEMPLATE)
+        return LlavaProcessor(images, **parts, **strategy, chat_template=_LLAVA)
     if family == "llava_onevision":
         side = ONEVISION_IMAGE
         size = {"height": side, "width": side}
@@ -85,29 +85,29 @@ def tiny_processor(family: str) -> ProcessorMixin:
             "num_image_tokens": (side // PATCH) ** 2,
             "vision_feature_select_strategy": "full",
         }
-        return LlavaOnevisionProcessor(**parts, chat_template=ONEVISION_TEMPLATE)
+        return LlavaOnevisionProcessor(**parts, chat_template=_ONEVISION)
     size = {"height": INTERNVL_IMAGE, "width": INTERNVL_IMAGE}
     parts |= {
         "image_processor": GotOcr2ImageProcessor(size=size, crop_to_patches=True, min_patches=1, max_patches=12),
         "video_processor": InternVLVideoProcessor(size=size),
         "image_seq_length": (INTERNVL_IMAGE // PATCH // 2) ** 2,
     }
-    return InternVLProcessor(**parts, chat_template=INTERNVL_TEMPLATE)
+    return InternVLProcessor(**parts, chat_template=_INTERNVL)
 
 
-def _qwen_tokenizer(*special: str, eos: str = "<|im_end|>", **named: str) -> Qwen2Tokenizer:
+def _qwen_tokenizer(*special: str, **named: str) -> Qwen2Tokenizer:
     """Return a byte-level BPE tokenizer of `WORDS` tokens, then the special ones, in Qwen2's manner.
 
     Args:
         special: special tokens after <|endoftext|>, <|im_start|>, <|im_end|>.
-        eos: the token that ends an answer.
         named: more special tokens, those that a processor asks for by attribute, such as `start_image_token`.
     """
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     vocabulary, merges = _train(trained, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *special, *named.values())
-    tokenizer = Qwen2Tokenizer(vocabulary | _numbered(special), merges, eos_token=eos, extra_special_tokens=named)
+    vocabulary |= _numbered(special)
+    tokenizer = Qwen2Tokenizer(vocabulary, merges, eos_token="<|im_end|>", extra_special_tokens=named)
     return _with_special(tokenizer, special)
 
 
@@ -149,7 +149,7 @@ _QWEN_MESSAGE = """<|im_start|>{{ message['role'] }}
 _QWEN_ANSWER = """{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
-QWEN_VL_TEMPLATE = (
+_QWEN_VL = (
     """{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system
 You are a helpful assistant.<|im_end|>
 {% endif %}"""
@@ -158,21 +158,21 @@ You are a helpful assistant.<|im_end|>
     + _QWEN_ANSWER
 )
 
-QWEN3_VL_TEMPLATE = "{% for message in messages %}" + _QWEN_MESSAGE + "{% endfor %}" + _QWEN_ANSWER
+_QWEN3_VL = "{% for message in messages %}" + _QWEN_MESSAGE + "{% endfor %}" + _QWEN_ANSWER
 
-LLAVA_TEMPLATE = """{% for message in messages %}{% if message['role'] != 'system' %}\
+_LLAVA = """{% for message in messages %}{% if message['role'] != 'system' %}\
 {{ message['role'].upper() + ': ' }}{% endif %}\
 {% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}\
 {% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' ' }}{% endfor %}\
 {% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"""
 
-ONEVISION_TEMPLATE = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}\
+_ONEVISION = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}\
 {% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}\
 {% for content in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>' }}{% endfor %}\
 {% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}{% endfor %}\
 {{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
-INTERNVL_TEMPLATE = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}\
+_INTERNVL = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}\
 {% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}\
 {% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'video' %}{{ '<video>\n' }}\
 {% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}\
