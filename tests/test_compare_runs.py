@@ -218,6 +218,17 @@ def test_cluster_stratum_and_metric_are_a_line_of_yaml(tmp_path, capsys, monkeyp
     assert record["a"] == pytest.approx(2 * np.mean([sample["exact_match"] for sample in plain(accuracy=0.5)]))
 
 
+def test_lmms_evals_own_cluster_key_is_heeded(tmp_path, capsys):
+    for name, accuracy in (("base", 0.5), ("merged", 0.8)):
+        samples = plain(accuracy=accuracy)
+        for sample in samples:
+            sample["exact_match"] = {"videoID": sample["doc_id"] // 4, "right": sample["exact_match"]}
+        config = {"cluster_key": "videoID", "score_key": "right"}
+        write_run(tmp_path / name, {"mine": samples}, configs={"mine": config})
+    record = compare(capsys, str(tmp_path / "base"), str(tmp_path / "merged"))[0]
+    assert (record["metric"], record["n"], record["clusters"]) == ("exact_match", 200, 50)
+
+
 def test_an_unknown_entry_in_that_line_is_refused(tmp_path, capsys):
     for name in ("base", "merged"):
         write_run(tmp_path / name, {"mine": plain()}, configs={"mine": {"metadata": {"plam": {"clusters": "x"}}}})

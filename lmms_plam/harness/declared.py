@@ -4,13 +4,14 @@
       version: 1.0
       plam: {cluster: image_id, stratum: subject, metric: my_package.metrics:rare_words}
 
-`cluster` and `stratum` are dotted paths into what `process_results` returns, or columns of the dataset.
+`cluster` and `stratum` are dotted paths into what `process_results` returns, or into the metric's own entry of it, or
+columns of the dataset.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +48,7 @@ def find_benchmarks(
 
     Args:
         task: the task's name; one of the table in units.py is read as stated there, unless its YAML declares otherwise.
-        config: the task's YAML, for `metric_list` and `cluster_key`.
+        config: the task's YAML, for `metric_list`, `cluster_key` and `score_key`.
         metadata: the YAML's metadata, for `plam`.
         sample: one answer, to see which metrics are numbers.
 
@@ -63,14 +64,14 @@ def find_benchmarks(
     declaration = _declaration(task, metadata.get("plam") or {})
     if declaration.cluster is None:
         declaration = declaration.model_copy(update={"cluster": config.get("cluster_key")})
-    keys = [declaration.score] if declaration.score else _numeric_metrics(config, sample)
-    if not keys:
+    scores = [declaration.score] if declaration.score else _numeric_metrics(config, sample)
+    if not scores:
         raise DataError(
             f"{task}: none of its metrics is a number for each document; say under `metadata: {{plam: {{score: ...}}}}`"
             " in its YAML where the number is"
         )
     metric = _import_metric(task, declaration.metric)
-    return [replace(_benchmark(key, metric, declaration), assumed=assumed) for key in keys]
+    return [replace(_benchmark(score, metric, declaration), assumed=assumed) for score in scores]
 
 
 def _declaration(task: str, entries: Mapping[str, Any]) -> Declaration:
@@ -99,41 +100,44 @@ def _import_metric(task: str, name: str) -> str:
 
 
 def _numeric_metrics(config: Mapping[str, Any], sample: Sample) -> list[str]:
-    """Return the task's metrics whose value for a document is a number, or holds one as `score`."""
+    """Return the paths of the task's metrics whose value for a document is a number, or holds one as `score`."""
+    inside = config.get("score_key") or "score"
     names = [entry["metric"] for entry in config.get("metric_list") or () if isinstance(entry.get("metric"), str)]
     found = []
     for name in dict.fromkeys(names):
         value = sample.get(name)
         if isinstance(value, (bool, int, float)):
             found.append(name)
-        elif isinstance(value, Mapping) and isinstance(value.get("score"), (bool, int, float)):
-            found.append(f"{name}.score")
+        elif isinstance(value, Mapping) and isinstance(value.get(inside), (bool, int, float)):
+            found.append(f"{name}.{inside}")
     return found
 
 
 def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
+    key = score.partition(".")[0]
+
     def read(sample: Sample) -> Record:
-        cluster = declaration.cluster and _look_up(sample, declaration.cluster)
-        question = declaration.question and _look_up(sample, declaration.question)
-        stratum = declaration.stratum and _look_up(sample, declaration.stratum)
+        places = (sample, sample.get(key), sample.get("doc"))
+        question, cluster, stratum = (
+            None if path is None else _look_up(places, path)
+            for path in (declaration.question, declaration.cluster, declaration.stratum)
+        )
         if declaration.stratum and stratum is None:
             raise DataError(f"document {sample.get('doc_id')}: '{declaration.stratum}' is not among what is logged")
         return Record(
-            score=_look_up(sample, score),
+            score=_look_up(places, score),
             answer=answer_of(sample),
             question="" if question is None else str(question),
             cluster=None if cluster is None else str(cluster),
             stratum="" if stratum is None else str(stratum),
         )
 
-    key = score.removesuffix(".score")
     return Benchmark(read, (Measure(key, metric),), image=declaration.cluster, needs_image=True)
 
 
-def _look_up(sample: Sample, path: str) -> Any:
-    """Follow a dotted path into what was logged, or into the document where it is at hand; None if it leads nowhere."""
-    for start in (sample, sample.get("doc") or {}):
-        value: Any = start
+def _look_up(places: Sequence[Any], path: str) -> Any:
+    """Follow a dotted path into the first place where it leads somewhere; None if there is none."""
+    for value in places:
         for part in path.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None:

@@ -33,4 +33,5 @@ def cached_image_names(config: Mapping[str, Any], column: str) -> list[str] | No
         return None
     if isinstance(documents.features[column], Image):
         documents = documents.cast_column(column, Image(decode=False))
-    return [image_name(value) for value in documents.select_columns([column])[column]]
+    values = documents.select_columns([column])[column]
+    return [f"document {place}" if value is None else image_name(value) for place, value in enumerate(values)]

@@ -87,10 +87,8 @@ class Benchmark:
     def record(self, sample: Sample) -> Record:
         """Read a sample; its cluster is the image where the document is at hand and questions share images."""
         record = self.read(sample)
-        document = sample.get("doc") or {}
-        if record.cluster is None and self.image in document:
-            return replace(record, cluster=image_name(document[self.image]))
-        return record
+        image = (sample.get("doc") or {}).get(self.image)
+        return record if record.cluster is not None or image is None else replace(record, cluster=image_name(image))
 
     def parts(self, matrix: ScoreMatrix) -> list[tuple[Measure, ScoreMatrix]]:
         """Return each measure that has documents, with the part of the matrix that it reads."""
