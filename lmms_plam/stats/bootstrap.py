@@ -3,8 +3,9 @@
 All variants see the same draw, which is what pairs them. Intervals are BCa (Efron 1987; with strata, Davison and
 Hinkley 1997, section 5.3) with a jackknife over clusters. Two similar models differ on few documents, and where fewer
 than about 60 clusters bear on the difference, BCa's third moment is noise and it covers too little; there the interval
-is the percentile one, its tails widened to what a t interval would cover (Hesterberg 2015, section 5.3). Scores are
-lumpy, so quantiles are those of the mid-distribution: ties count half, as in the p-values.
+is the percentile one, its tails widened to what a t interval would cover (Hesterberg 2015, section 5.3), with the
+degrees of freedom that so few clusters leave. Scores are lumpy, so quantiles are those of the mid-distribution: ties
+count half, as in the p-values.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ class Spread:
             of clusters it is the sandwich estimator with CR1's factor (Miller, arXiv 2411.00640, section 2.2). A
             stratum of one cluster adds nothing.
         plug_in: the same without the factors G / (G - 1), which is how far bootstrap draws spread.
-        freedom: degrees of freedom of `error`, by Welch and Satterthwaite over strata; infinite if nothing varies.
+        freedom: degrees of freedom of `error`, by Satterthwaite: 2 over the squared coefficient of variation of
+            `error` squared, from the influences' fourth moments, at most Welch's for normal ones; infinite if nothing
+            varies. Where few clusters bear on the contrast, about twice their number.
         effective: the number of clusters that bear on the contrast: their number over the kurtosis of their
             influences. For the paired difference of 0/1 scores, the number of documents on which the two differ.
     """
@@ -41,16 +43,18 @@ def spread(units: Units, contrast: FloatArray) -> Spread:
     """
     influence, size = units.influence(contrast), units.stratum_sizes
     squares = np.bincount(units.stratum, weights=units.count * influence**2)
-    freedom = np.maximum(size - 1, 1)
-    variances = size / freedom * squares
-    variance, fourth = float(variances.sum()), float(units.count @ influence**4)
-    if variance <= 1e-24 * units.scale**2:
+    plug_in, fourth = float(squares.sum()), float(units.count @ influence**4)
+    if plug_in <= 1e-24 * units.scale**2:
         return Spread(0.0, 0.0, np.inf, 0.0)
+    others = np.maximum(size - 1, 1)
+    variances = size / others * squares
+    normal = float((2 * variances**2 / others).sum())
+    seen = fourth - float((squares**2 / size).sum())
     return Spread(
-        error=variance**0.5,
-        plug_in=float(squares.sum()) ** 0.5,
-        freedom=variance**2 / float((variances**2 / freedom).sum()),
-        effective=float(squares.sum()) ** 2 / fourth,
+        error=float(variances.sum()) ** 0.5,
+        plug_in=plug_in**0.5,
+        freedom=2 * float(variances.sum()) ** 2 / max(normal, seen),
+        effective=plug_in**2 / fourth,
     )
 
 
