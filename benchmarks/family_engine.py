@@ -1,11 +1,12 @@
 """What the family engine costs: all cuts of a prompt against one run per cut, and against one ordinary run.
 
-    python benchmarks/family_engine.py            # Qwen2.5-VL-7B scaled down to 1/8 of its width, fp32, CPU
-    python benchmarks/family_engine.py --gpu      # at its real size, random weights, bf16
+    python benchmarks/family_engine.py          # Qwen2.5-VL-7B with its widths divided by 16, fp32, on the CPU
+    python benchmarks/family_engine.py --gpu    # at its real size, bf16
 
-FLOPs are counted by torch's FlopCounterMode (attention in full, causal or not); wall times are the best of `--repeats`
-runs, except for one run per cut, which is run once. Weights are random and answers forced to their full length: no
-variant finishes early. Below the table: base against merged from 2/3 of the depth on.
+FLOPs are counted by FlopCounterMode, attention in full whether causal or not. Times are the best of `--repeats` runs
+in turns, of one run per cut a single one; the CPU column is CPU seconds, which other work on the machine doesn't
+touch. Weights are random, and all answers run to their full length. The last lines compare base and merged, with
+attention weights replaced from two thirds of the depth on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,22 +24,56 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family, masked, vision_positions
 
 IMAGE, VIDEO, START, END = 990, 991, 992, 993
-SYSTEM = 14  # text tokens before the image in Qwen2.5-VL's chat template
-TABLE = [((16, 20), 1, (11, 10, 2.6)), ((16, 20), 8, (10, 9, 3.0)), ((32, 32), 8, (18, 16, 1.7))]
-"""Vision tokens (height, width), new tokens; targets: FLOPs and wall against one run per cut, FLOPs against one run."""
+TEXT, BEFORE = 65, 15
+"""Text tokens, and how many of them come before the image in Qwen2.5-VL's chat template."""
 
 
-def build_model(scale: int, device: str, dtype: torch.dtype, layers: int = 28) -> Any:
+@dataclass(frozen=True)
+class Case:
+    """A row of the table: the image's tokens by height and width, new tokens, and what is wanted at least."""
+
+    grid: tuple[int, int]
+    new: int
+    per_cut_flops: float
+    per_cut_wall: float
+    ordinary_flops: float
+
+
+CASES = [
+    Case((16, 20), 1, 11, 10, 2.6),
+    Case((16, 20), 8, 10, 9, 3.0),
+    Case((32, 32), 8, 18, 16, 1.7),
+]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took: FLOPs, wall seconds, CPU seconds."""
+
+    flops: float
+    wall: float
+    cpu: float
+
+    def __truediv__(self, other: Cost) -> str:
+        return f"{self.flops / other.flops:6.2f} {self.wall / other.wall:6.2f} {self.cpu / other.cpu:6.2f}"
+
+
+def build_model(scale: int, device: str, dtype: torch.dtype) -> Any:
     """Build Qwen2.5-VL-7B with random weights, its widths divided by `scale`."""
+    half = 128 // scale // 2
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": 152064 // scale,
             "hidden_size": 3584 // scale,
             "intermediate_size": 18944 // scale,
-            "num_hidden_layers": layers,
+            "num_hidden_layers": 28,
             "num_attention_heads": 28,
             "num_key_value_heads": 4,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": _mrope(128 // scale)},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [half - half * 3 // 8 * 2, half * 3 // 8, half * 3 // 8],
+            },
         },
         vision_config={
             "depth": 32,
@@ -54,93 +90,123 @@ def build_model(scale: int, device: str, dtype: torch.dtype, layers: int = 28) -
     )
     torch.manual_seed(0)
     with torch.device(device):
-        previous = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="sdpa")
-        torch.set_default_dtype(previous)
-    return model.to(device).eval()
+        return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
 
 
-def _mrope(head_dim: int) -> list[int]:
-    """Split half the head dimension as 16 : 24 : 24."""
-    half = head_dim // 2
-    return [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8]
-
-
-def prompt(model: Any, grid: tuple[int, int], new_tokens: int) -> dict[str, Any]:
-    """Build the arguments of generate for one image of `grid` vision tokens and 65 text tokens."""
-    count, device = grid[0] * grid[1], model.device
-    text = torch.randint(10, 900, (65 - 2,)).tolist()
-    ids = torch.tensor([[*text[:SYSTEM], START, *[IMAGE] * count, END, *text[SYSTEM:]]], device=device)
-    patch = model.config.vision_config
-    width = 3 * patch.temporal_patch_size * patch.patch_size**2
+def build_prompt(model: Any, case: Case) -> dict[str, Any]:
+    """Build the arguments of generate for one image between text."""
+    count, device = case.grid[0] * case.grid[1], model.device
+    text = torch.randint(10, 900, (TEXT - 2,)).tolist()
+    ids = torch.tensor([[*text[: BEFORE - 1], START, *[IMAGE] * count, END, *text[BEFORE - 1 :]]], device=device)
+    vision = model.config.vision_config
+    patch = 3 * vision.temporal_patch_size * vision.patch_size**2
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": (ids == IMAGE).int(),
-        "pixel_values": torch.randn(4 * count, width, device=device, dtype=model.dtype),
-        "image_grid_thw": torch.tensor([[1, 2 * grid[0], 2 * grid[1]]], device=device),
-        "max_new_tokens": new_tokens,
-        "min_new_tokens": new_tokens,
+        "pixel_values": torch.randn(4 * count, patch, device=device, dtype=model.dtype),
+        "image_grid_thw": torch.tensor([[1, 2 * case.grid[0], 2 * case.grid[1]]], device=device),
+        "max_new_tokens": case.new,
+        "eos_token_id": None,
         "do_sample": False,
     }
 
 
-def flops(run: Callable[[], Any]) -> int:
+def half_merged(model: Any, start: int) -> WeightSet:
+    """Weights that stand for a merge: all attention projections of the layers from `start` on, slightly changed."""
+    layers = find_decoder(model).layers
+    return WeightSet(
+        "merged",
+        {
+            index: {
+                name: 1.01 * tensor
+                for name, tensor in layers[index].named_parameters()
+                if "_proj.w" in name and "attn" in name
+            }
+            for index in range(start, len(layers))
+        },
+    )
+
+
+def count_flops(run: Callable[[], Any]) -> float:
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
-def seconds(run: Callable[[], Any], repeats: int) -> float:
-    best = float("inf")
+def measure(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Cost]:
+    """Measure what each run takes."""
+    flops = {name: count_flops(run) for name, run in runs.items()}
+    best = {name: (float("inf"), float("inf")) for name in runs}
     for _ in range(repeats):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
+        for name, run in runs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            best[name] = min(best[name][0], time.perf_counter() - wall), min(best[name][1], time.process_time() - cpu)
+    return {name: Cost(flops[name], *best[name]) for name in runs}
 
 
-def one_run_per_cut(model: Any, kwargs: dict[str, Any]) -> None:
-    vision = vision_positions(model, kwargs["input_ids"], kwargs)
+def run_each_cut(model: Any, prompt: dict[str, Any], flops: float) -> tuple[Cost, list[list[int]]]:
+    """Run the model once for each cut, under a mask: what that takes (masks cost no FLOPs) and its answers."""
+    vision, answers = vision_positions(model, prompt["input_ids"], prompt), []
+    wall, cpu = time.perf_counter(), time.process_time()
     for cut in range(find_decoder(model).depth + 1):
         with masked(model, vision, cut):
-            model.generate(**kwargs)
+            answers.append(model.generate(**prompt)[0, prompt["input_ids"].shape[1] :].tolist())
+    return Cost(flops * len(answers), time.perf_counter() - wall, time.process_time() - cpu), answers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", action="store_true", help="real size, bf16, on the GPU")
-    parser.add_argument("--scale", type=int, default=8, help="divide the widths by this (CPU)")
+    parser.add_argument("--scale", type=int, default=16, help="divide the widths by this, on the CPU")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--skip-per-cut", action="store_true", help="don't run one run per cut; multiply instead")
     args = parser.parse_args()
     scale, device, dtype = (1, "cuda", torch.bfloat16) if args.gpu else (args.scale, "cpu", torch.float32)
+    where = torch.cuda.get_device_name() if args.gpu else f"{torch.get_num_threads()} threads"
     model = build_model(scale, device, dtype)
     depth = find_decoder(model).depth
     cuts = [Variant(str(cut), cut) for cut in range(depth + 1)]
-    print(f"{depth} layers, width {3584 // scale}, {dtype}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print("vision  text  new | per cut / family: FLOPs  wall | family / ordinary: FLOPs  wall | ordinary s  family s")
-    for grid, new, targets in TABLE:
-        kwargs = prompt(model, grid, new)
-        ordinary, family = lambda: model.generate(**kwargs), lambda: generate_family(model, cuts, kwargs)
-        ordinary()
-        family()
-        work, family_work = flops(ordinary), flops(family)
-        wall, family_wall = seconds(ordinary, args.repeats), seconds(family, args.repeats)
-        if args.skip_per_cut:
-            plain_work, plain_wall = work * len(cuts), wall * len(cuts)
-        else:
-            plain_work, plain_wall = work * len(cuts), seconds(lambda: one_run_per_cut(model, kwargs), 1)
+    print(f"{depth} layers, width {model.config.text_config.hidden_size}, {dtype}, {where}, torch {torch.__version__}")
+    print(f"{'':34}one run per cut / family   family / ordinary run")
+    print(f"{'vision':>6} {'text':>5} {'new':>4} {'':>16}  {'FLOPs   wall    CPU':>20}   {'FLOPs   wall    CPU':>20}")
+    for case in CASES:
+        prompt = build_prompt(model, case)
+        answers = [one[0] for one in generate_family(model, cuts, prompt).tokens]
+        runs = {
+            "ordinary": lambda prompt=prompt: model.generate(**prompt),
+            "family": lambda prompt=prompt: generate_family(model, cuts, prompt),
+        }
+        cost = measure(runs, args.repeats)
+        per_cut, references = run_each_cut(model, prompt, cost["ordinary"].flops)
+        equal = sum(one == other for one, other in zip(answers, references, strict=True))
         print(
-            f"{grid[0] * grid[1]:6d}    65  {new:3d} | {plain_work / family_work:23.1f} {plain_wall / family_wall:5.1f} "
-            f"| {family_work / work:25.2f} {family_wall / wall:5.2f} | {wall:10.3f} {family_wall:9.3f}"
-            f"   (wanted: {targets[0]}, {targets[1]}; {targets[2]})"
+            f"{case.grid[0] * case.grid[1]:6d} {TEXT:5d} {case.new:4d} {'measured':>16}  {per_cut / cost['family']}   "
+            f"{cost['family'] / cost['ordinary']}    ordinary {cost['ordinary'].wall:.3f} s, family "
+            f"{cost['family'].wall:.3f} s, {equal} of {depth + 1} answers equal\n"
+            f"{'wanted':>34}  {case.per_cut_flops:6.2f} {case.per_cut_wall:6.2f} {'':6}   {case.ordinary_flops:6.2f}",
+            flush=True,
         )
+    start = -(-2 * depth // 3)
+    merged, pair = half_merged(model, start), [Variant("base"), Variant("merged", None, "merged")]
+    for case in CASES[1:]:
+        prompt = build_prompt(model, case)
+        cost = measure(
+            {
+                "ordinary": lambda prompt=prompt: model.generate(**prompt),
+                "pair": lambda prompt=prompt: generate_family(model, pair, prompt, weights=[merged]),
+            },
+            args.repeats,
+        )
+        print(
+            f"base and merged from layer {start} on, {case.grid[0] * case.grid[1]} vision tokens, {case.new} new: "
+            f"{cost['pair'] / cost['ordinary']} times an ordinary run in FLOPs, wall, CPU (wanted: 1.45 in FLOPs)",
+            flush=True,
+        )
+    if args.gpu:
+        print(f"peak memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
 
 
 if __name__ == "__main__":

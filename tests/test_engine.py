@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from itertools import accumulate
 
 import pytest
 import torch
+from checkpoints import tiny_model
 from engine_prompts import NEW_TOKENS, hidden_from, logits_under, model_for, prompts_for
 from tiny_configs import LM_ROWS
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     DynamicCache,
@@ -171,6 +174,24 @@ def test_groups_that_fit_the_budget_give_the_same_answers(monkeypatch):
         assert result.tokens == whole.tokens
         assert torch.equal(result.trunk, whole.trunk)
         assert sizes == groups
+
+
+def test_branches_take_no_more_memory_than_the_budget():
+    model, prompts = tiny_model("llava", layers=12), prompts_for("llava", "one image")
+
+    def peak(run):
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            run()
+        events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+        return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+    def branches(budget):
+        return peak(lambda: generate_family(model, all_cuts(model), prompts, memory_budget=budget)) - ordinary
+
+    ordinary = peak(lambda: model.generate(**prompts))
+    whole = branches(2**40)
+    for budget in (whole, whole // 2):
+        assert branches(budget) <= budget
 
 
 def test_text_before_the_first_image_is_computed_once():

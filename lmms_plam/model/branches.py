@@ -125,8 +125,10 @@ def run_branches(batch: Batch, tree: Tree, trunk: Trunk, layout: Layout, weights
             rows = torch.cat([entering[node] for node in nodes])
             with installed(weights[name] if name else None, {index: layer}):
                 output, both = _run_layer(batch, index, rows, layout.lane(nodes[0]), trunk)
-            hidden |= zip(nodes, output.chunk(len(nodes)), strict=True)
-            states[index] |= zip(nodes, zip(*(part.chunk(len(nodes)) for part in both), strict=True), strict=True)
+            parts = (tensor.chunk(len(nodes)) for tensor in (output, *both))
+            for node, state, keys, values in zip(nodes, *parts, strict=True):
+                hidden[node] = state
+                states[index][node] = keys, values
     return Branches(states, hidden)
 
 

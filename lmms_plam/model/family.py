@@ -160,7 +160,7 @@ def _size(batch: Batch, variant: Variant) -> int:
     if variant != _UNTOUCHED:
         computed = batch.length if variant.cut is None else int(batch.prompts.text.sum(dim=1).max())
     new = batch.rules.config.max_length - batch.length
-    states = 2 * batch.decoder.depth * heads * dim * (computed + new)
+    states = 2 * batch.decoder.depth * heads * dim * (2 * computed + new)  # prefill's, and copied for decoding
     work = computed * (4 * config.hidden_size + 3 * config.intermediate_size)
     logits = 3 * torch.float32.itemsize * config.vocab_size
     return int((states + work) * batch.model.dtype.itemsize + logits)

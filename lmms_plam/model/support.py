@@ -13,7 +13,7 @@ from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.anatomy import Decoder
 from lmms_plam.model.batch import Rules
 
-_PLAIN_WAY = "; run_plainly can, at the price of one run for each variant"
+_PLAIN_WAY = "; run_plainly can"
 
 _REFUSED_ARGUMENTS = (
     "assistant_model",
