@@ -4,8 +4,9 @@ All variants see the same draw, which is what pairs them. Intervals are BCa (Efr
 Hinkley 1997, section 5.3) with a jackknife over clusters. Two similar models differ on few documents, and where fewer
 than about 60 clusters bear on the difference, BCa's third moment is noise and it covers too little; there the interval
 is the percentile one, its tails widened to what a t interval would cover (Hesterberg 2015, section 5.3), with the
-degrees of freedom that so few clusters leave. Scores are lumpy, so quantiles are those of the mid-distribution: ties
-count half, as in the p-values.
+degrees of freedom that so few clusters leave. Both make up for draws from G clusters spreading less than samples do,
+by a root of (G - 1) / G in each stratum. Scores are lumpy, so quantiles are those of the mid-distribution: ties count
+half, as in the p-values.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
 from lmms_plam.stats.matrix import FloatArray, IntArray
-from lmms_plam.stats.spread import Spread, spread
+from lmms_plam.stats.spread import spread
 from lmms_plam.stats.units import Units, chunk_sizes
 
 MIN_CLUSTERS_BCA = 60
@@ -74,11 +75,15 @@ def interval(drawn: FloatArray, units: Units, contrast: FloatArray, level: float
     """
     found = spread(units, contrast)
     values, shares = _mid_distribution(drawn)
-    if found.effective < MIN_CLUSTERS_BCA:
-        tails, method = _expanded_tails(found, level), PERCENTILE
-    else:
+    method = BCA if found.effective >= MIN_CLUSTERS_BCA else PERCENTILE
+    if found.error == 0:
+        tails = np.array([0.5, 0.5])
+    elif method == BCA:
         bias = float(ndtri(np.interp(units.estimate() @ contrast, values, shares)))
-        tails, method = _bca_tails(bias, acceleration(units, contrast), level), BCA
+        shifted = bias + _both_sides(ndtri((1 + level) / 2) * found.error / found.plug_in)
+        tails = ndtr(bias + shifted / (1 - acceleration(units, contrast) * shifted))
+    else:
+        tails = ndtr(_both_sides(stdtrit(found.freedom, (1 + level) / 2) * found.error / found.plug_in))
     low, high = np.interp(tails, shares, values)
     return Interval(float(low), float(high), method)
 
@@ -92,16 +97,8 @@ def acceleration(units: Units, contrast: FloatArray) -> float:
     return float(units.count @ influence**3) / (6 * square**1.5) if square > 1e-24 * units.scale**2 else 0.0
 
 
-def _bca_tails(bias: float, acceleration: float, level: float) -> FloatArray:
-    shifted = bias + ndtri([(1 - level) / 2, (1 + level) / 2])
-    return np.asarray(ndtr(bias + shifted / (1 - acceleration * shifted)))
-
-
-def _expanded_tails(found: Spread, level: float) -> FloatArray:
-    if found.error == 0:
-        return np.array([0.5, 0.5])
-    reach = stdtrit(found.freedom, (1 + level) / 2) * found.error / found.plug_in
-    return np.asarray(ndtr([-reach, reach]))
+def _both_sides(reach: float) -> FloatArray:
+    return np.array([-reach, reach])
 
 
 def _mid_distribution(drawn: FloatArray) -> tuple[FloatArray, FloatArray]:
