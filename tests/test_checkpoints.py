@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from checkpoints import FAMILIES, build_base_lm, tiny_model
+from lmms_eval.api.model import lmms
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from safetensors.torch import load_file
@@ -97,3 +98,19 @@ def test_tiny_model_has_the_layers_asked_for_and_is_the_same_each_time(family):
     first, second = tiny_model(family, layers=3), tiny_model(family, layers=3)
     assert len(first.model.language_model.layers) == 3
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+class Ranker(lmms):
+    """Finds a continuation the likelier the shorter it is."""
+
+    def loglikelihood(self, requests):
+        return [(-float(len(request.args[1])), False) for request in requests]
+
+    generate_until = generate_until_multi_round = loglikelihood
+
+
+def test_multiple_choice_task_asks_for_every_choice_and_takes_the_likeliest(task_folder):
+    manager = TaskManager(include_path=str(task_folder))
+    results = simple_evaluate(Ranker(), tasks=["tiny_choice"], task_manager=manager, bootstrap_iters=0)
+    assert results["results"]["tiny_choice"]["acc,none"] == pytest.approx(1 / 6)  # "red" is right for one of six
+    assert {len(sample["resps"]) for sample in results["samples"]["tiny_choice"]} == {6}

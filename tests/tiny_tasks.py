@@ -5,7 +5,7 @@
 | tiny_look | six documents, an image each |
 | tiny_compare | two images, interleaved with text for chat backends |
 | tiny_polite | a prompt that depends on the model's name |
-| tiny_choice | multiple choice, ranked by log-likelihood |
+| tiny_choice | multiple choice, ranked by log-likelihood; upstream asks simple backends only |
 
 Random models answer gibberish, so a document counts as right where its answer's checksum says so: about half do, and
 another answer is likely to score otherwise.
@@ -13,6 +13,7 @@ another answer is likely to score otherwise.
 
 from __future__ import annotations
 
+import ast
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,12 @@ def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     return {"luck": float((zlib.crc32(results[0].encode()) + doc["index"]) % 2)}
 
 
+def rank(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Take the likeliest choice. lmms-eval 0.7.3 hands log-likelihoods on as text, on which its own scoring fails."""
+    likelihoods = [ast.literal_eval(result)[0] for result in results]
+    return {"acc": float(COLOURS[likelihoods.index(max(likelihoods))] == doc["colour"])}
+
+
 def mean(scores: Sequence[float]) -> float:
     return sum(scores) / len(scores)
 
@@ -124,8 +131,9 @@ _POLITE = "lmms_eval_specific_kwargs:\n  default: {post_prompt: ' Please.'}\n" +
 _CHOICE = """\
 output_type: multiple_choice
 doc_to_choice: [red, green, blue, white, black, orange]
+process_results: !function tiny_tasks.rank
 metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc, aggregation: !function tiny_tasks.mean, higher_is_better: true}
 """
 _YAML = {
     "tiny_look": _GENERATE,
