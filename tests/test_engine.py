@@ -19,6 +19,8 @@ from transformers import (
     LogitsProcessorList,
     MllamaConfig,
     MllamaForConditionalGeneration,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
     StoppingCriteria,
     StoppingCriteriaList,
     T5Config,
@@ -272,6 +274,33 @@ def test_prompts_that_the_engine_cannot_lay_out_are_refused():
         generate_family(model, all_cuts(model), cropped)
     with pytest.raises(UnsupportedError, match="input_ids"):
         generate_family(model, all_cuts(model), {"max_new_tokens": 1})
+
+
+def test_prompts_that_read_ahead_are_refused_where_they_would_be_borrowed():
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": 64}
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = PaliGemmaConfig(
+        text_config={**small, **tokens, "model_type": "gemma", "num_key_value_heads": 1, "head_dim": 16},
+        vision_config={**small, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14},
+        image_token_index=60,
+        projection_dim=32,
+    )
+    torch.manual_seed(0)
+    model = PaliGemmaForConditionalGeneration(config).eval()
+
+    def prompts(ids):
+        ids = torch.tensor([ids])
+        images = {"pixel_values": torch.randn(1, 3, 28, 28), "token_type_ids": torch.zeros_like(ids)}
+        return {"input_ids": ids, **images, "max_new_tokens": 3, "do_sample": False}
+
+    first, later = prompts([*[60] * 4, 1, 9, 8]), prompts([1, *[60] * 4, 9, 8])
+    result = generate_family(model, all_cuts(model), first)
+    for cut in range(4):
+        assert_generated(result.tokens[cut], masked_tokens(model, first, cut))
+    with pytest.raises(UnsupportedError, match="read what comes after it"):
+        generate_family(model, all_cuts(model), later)
+    with pytest.raises(UnsupportedError, match="read what comes after it"):
+        generate_family(model, all_cuts(model), first, query_scope="last")
 
 
 def test_models_without_vision_in_the_sequence_are_refused_by_name():

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from lmms_plam.model.anatomy import Decoder, vision_positions
 from lmms_plam.model.lanes import Prompts
+from lmms_plam.model.variants import Variant
 
 
 class Clock(DynamicCache):  # type: ignore[misc]
@@ -142,7 +143,7 @@ class Batch:
             self.decoder.text.layers = layers
         return logits[:, -1].float()
 
-    def choose(self, ids: Tensor, logits: Tensor, owners: Sequence[tuple[Any, int]]) -> Tensor:
+    def choose(self, ids: Tensor, logits: Tensor, owners: Sequence[tuple[Variant, int]]) -> Tensor:
         """Choose each row's next token.
 
         Logits processors may hold something for each prompt of the batch, so each variant's rows are given to them as
@@ -158,7 +159,7 @@ class Batch:
         """
         if not self.rules.processors:
             return logits.argmax(dim=-1)
-        by_variant: dict[Any, list[int]] = {}
+        by_variant: dict[Variant, list[int]] = {}
         for row, (variant, _) in enumerate(owners):
             by_variant.setdefault(variant, []).append(row)
         tokens = ids.new_empty(len(owners))

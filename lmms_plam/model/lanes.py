@@ -148,6 +148,7 @@ class Lane:
         if trunk is None:
             mask = keys <= queries
         else:
+            self._check_borrowed(trunk)
             mask = trunk[:, 0][self.prompts[:, None, None] if len(trunk) > 1 else 0, queries, keys]
         offset = self.borrowed.shape[1]
         itself = torch.ones_like(mask[0], dtype=torch.bool).tril(offset).triu(offset)
@@ -158,6 +159,17 @@ class Lane:
         if eager is None:
             return mask
         return torch.zeros_like(mask, dtype=eager).masked_fill(~mask, torch.finfo(eager).min)
+
+    def _check_borrowed(self, trunk: Tensor) -> None:
+        """What is borrowed must not depend on what comes after it: that differs between trunk and branch."""
+        if trunk.ndim != 4 or trunk.shape[1] != 1 or trunk.shape[2] != trunk.shape[3]:
+            raise UnsupportedError(f"decoder layers that take attention masks of the shape {tuple(trunk.shape)}")
+        visible = trunk[:, 0][self.prompts[:, None] if len(trunk) > 1 else 0, self.borrowed]
+        if visible.dtype != torch.bool:
+            visible = visible > torch.finfo(visible.dtype).min
+        later = torch.arange(trunk.shape[-1], device=trunk.device) > self.borrowed[:, :, None]
+        if (visible & later & self.borrowed_real[:, :, None]).any():
+            raise UnsupportedError("this model lets text of the prompt read what comes after it (no causal attention)")
 
 
 def text_lane(prompts: Prompts, scope: QueryScope, borrowing: bool) -> Lane:

@@ -65,8 +65,11 @@ def check_request(model: PreTrainedModel, decoder: Decoder, generate_kwargs: Map
         value = generate_kwargs.get(name, getattr(model.generation_config, name, None))
         if value is not None and value is not False:
             raise UnsupportedError(f"the engine can't apply generate's {name}{_PLAIN_WAY}")
-    if generate_kwargs.get("input_ids", generate_kwargs.get("inputs")) is None:
+    input_ids = generate_kwargs.get("input_ids", generate_kwargs.get("inputs"))
+    if input_ids is None:
         raise UnsupportedError("the engine needs input_ids among the arguments of generate")
+    if input_ids.device not in devices:
+        raise UnsupportedError(f"input_ids are on {input_ids.device}, the model is on {devices.pop()}: move them there")
 
 
 def check_generation(rules: Rules, cache: Cache | None) -> None:

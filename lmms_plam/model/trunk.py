@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.batch import Batch
-from lmms_plam.model.lanes import KeysValues, Prompts
+from lmms_plam.model.lanes import KeysValues
 
 Keep = Mapping[int, Mapping[object, Callable[[Tensor], Tensor]]]
 """What to keep of the hidden states [prompts, length, width] that enter a layer: selections by layer and a key."""
@@ -53,8 +53,7 @@ def run_trunk(batch: Batch, keep: Keep) -> Trunk:
         keep: which hidden states to keep.
 
     Raises:
-        UnsupportedError: the model doesn't run its decoder layers one after another on the prompt, or lets text before
-            an image read it.
+        UnsupportedError: the model doesn't run its decoder layers one after another on the prompt.
     """
     inputs = batch.prefill_inputs()
     trunk = Trunk(cache=inputs["past_key_values"])
@@ -84,20 +83,5 @@ def run_trunk(batch: Batch, keep: Keep) -> Trunk:
             handle.remove()
     if len(trunk.arguments) != batch.decoder.depth:
         raise UnsupportedError(f"{name} ran {len(trunk.arguments)} of its {batch.decoder.depth} decoder layers")
-    masks = [arguments.get("attention_mask") for arguments in trunk.arguments]
-    for mask in {id(mask): mask for mask in masks if mask is not None}.values():
-        _check_mask(mask, batch.prompts, name)
     trunk.logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32)
     return trunk
-
-
-def _check_mask(mask: Tensor, prompts: Prompts, name: str) -> None:
-    """Text before the first vision token must not see it: branches take its keys and values from the trunk."""
-    length = prompts.real.shape[1]
-    if mask.shape[-3:] != (1, length, length):
-        raise UnsupportedError(f"{name} gives its decoder layers attention masks of the shape {tuple(mask.shape)}")
-    visible = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min
-    seen = prompts.vision.cumsum(dim=1).bool()
-    before = prompts.real & ~seen
-    if (visible & before[:, :, None] & seen[:, None, :]).any():
-        raise UnsupportedError(f"{name} lets text before an image read it (attention isn't causal over the prompt)")
