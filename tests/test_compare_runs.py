@@ -193,6 +193,13 @@ def test_the_newest_of_two_runs_counts(tmp_path, capsys):
     assert records[0]["a"] == np.mean([sample["exact_match"] for sample in plain()])
 
 
+def test_family_tasks_are_not_compared_again(tmp_path, capsys):
+    for name in ("base", "merged"):
+        family = {"plam_compare_mine": {"plam": {"of": "mine"}}}
+        write_run(tmp_path / name, {"mine": plain(), "plam_compare_mine": plain()}, configs=family)
+    assert [record["task"] for record in compare(capsys, str(tmp_path / "base"), str(tmp_path / "merged"))] == ["mine"]
+
+
 # A benchmark of the user's own
 
 

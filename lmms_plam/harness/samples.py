@@ -79,7 +79,9 @@ def find_runs(folder: str | Path) -> list[TaskRun]:
     newest: dict[tuple[Path, str], TaskRun] = {}
     for file in files:
         results = _read_json(file)
-        for task in results.get("configs", {}):
+        for task, config in results.get("configs", {}).items():
+            if "plam" in (config or {}):
+                continue  # a family task varies the model by itself and reports on it
             answers = file.with_name(f"{file.name.removesuffix(_RESULTS)}_samples_{task}.jsonl")
             if answers.is_file():
                 newest[file.parent, task] = TaskRun(labels[file.parent], task, answers, results)
