@@ -98,6 +98,8 @@ class ModelConfig(_Frozen):
         backend_args: arguments of that backend, as `--model_args` would give them.
         merge: the recipe, or `none` for the untouched VLM.
         recipes: further recipes by name, which comparison tasks set beside `merge`.
+        probe: options of masking probes (`cuts`, `queries`, `weights`), over what their YAML says; see
+            lmms_plam.harness.tasks.ProbeOptions.
     """
 
     name: str
@@ -108,6 +110,7 @@ class ModelConfig(_Frozen):
     backend_args: dict[str, Any] = Field(default_factory=dict)
     merge: Annotated[MergeRecipe | None, BeforeValidator(_none_word)] = None
     recipes: dict[str, MergeRecipe] = Field(default_factory=dict)
+    probe: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:

@@ -74,3 +74,25 @@ def benchmark_fixtures(benchmark_folder: Path) -> Iterator[Path]:
     """Run the test where upstream's unmodified tasks find their datasets; the value is that folder."""
     with benchmarks_at_hand(benchmark_folder):
         yield benchmark_folder
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """Counts the prompts that reach a model's generate, and can stop after some of them."""
+
+    class Counter:
+        prompts = 0
+        stop_after: int | None = None
+
+    from transformers import GenerationMixin
+
+    own = GenerationMixin.generate
+
+    def generate(self, *args, **inputs):
+        if Counter.stop_after is not None and Counter.prompts >= Counter.stop_after:
+            raise KeyboardInterrupt
+        Counter.prompts += len(inputs["input_ids"])
+        return own(self, *args, **inputs)
+
+    monkeypatch.setattr(GenerationMixin, "generate", generate)
+    return Counter

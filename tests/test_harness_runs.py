@@ -91,28 +91,6 @@ def evaluate(model, model_args, tasks, *, limit=4, include=None, output=None, **
     return results
 
 
-@pytest.fixture
-def generated(monkeypatch):
-    """Counts the prompts that reach a model's generate, and can stop after some of them."""
-
-    class Counter:
-        prompts = 0
-        stop_after: int | None = None
-
-    from transformers import GenerationMixin
-
-    own = GenerationMixin.generate
-
-    def generate(self, *args, **inputs):
-        if Counter.stop_after is not None and Counter.prompts >= Counter.stop_after:
-            raise KeyboardInterrupt
-        Counter.prompts += len(inputs["input_ids"])
-        return own(self, *args, **inputs)
-
-    monkeypatch.setattr(GenerationMixin, "generate", generate)
-    return Counter
-
-
 def test_a_prompt_that_depends_on_the_models_name_is_the_backends(pairs, tmp_path, tasks):
     pair = pairs["qwen2_5_vl"]
     small = ",".join(f"{name}={value}" for name, value in pair.backend_args.items())

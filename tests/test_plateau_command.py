@@ -40,7 +40,11 @@ def test_plateau_json_says_all_that_a_merge_or_a_reader_needs(tmp_path):
     assert record["rule"] == {"method": "isotonic", "tolerance": 1.0, "share": 0.05, "top_points": 4}
     assert sum(record["probability"].values()) == pytest.approx(1)
     assert (record["depth"], record["n_documents"], record["draws"], record["seed"]) == (28, 600, 400, 0)
-    assert record["fingerprint"] == {"data": digest(tmp_path / "plam_probe_task" / MATRIX), "model": "abc"}
+    assert record["fingerprint"] == {
+        "data": digest(tmp_path / "plam_probe_task" / MATRIX),
+        "model": "abc",
+        "weights": None,
+    }
     assert set(record["stages"]) == {"separation", "alignment", "degradation"}
     points = json.loads((tmp_path / "plam_probe_task" / CURVE).read_text())
     assert [point["cut"] for point in points] == list(CUTS)

@@ -1,13 +1,14 @@
 """Answering families: all variants that a task asks of a document, from one prompt of the backend's own.
 
 lmms-eval sees one request for each document and variant. Here those of a document become one request to the backend;
-when the backend calls `generate`, the family engine answers for every variant at once.
+when the backend calls `generate`, the family engine answers for every variant at once. A task may hold some variants
+back until the answers to the others show which of them matter.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,10 @@ ANCHOR = "plam"
 
 Engine = Callable[[Sequence[Variant], QueryScope, dict[str, Any]], FamilyResult]
 
+Chooser = Callable[[Sequence[Instance], Sequence[str], set[int]], Collection[str]]
+"""Given the requests for a task's first variants, their answers, and the documents that later variants may be asked
+of: the names of the later variants to ask."""
+
 
 @dataclass(frozen=True, slots=True)
 class FamilyMember:
@@ -38,12 +43,14 @@ class FamilyMember:
         identity: tells the variant from others of its name, under other weights or another scope.
         scope: from which queries a cut hides vision.
         folder: where answers are kept meanwhile; None: nowhere.
+        later: asked only if the task's Chooser says so, once all others are answered.
     """
 
     variant: Variant
     identity: str
     scope: QueryScope
     folder: Path | None
+    later: bool = False
 
 
 @dataclass(slots=True)
@@ -65,7 +72,12 @@ def is_family(request: Instance) -> bool:
 
 
 def answer_families(
-    backend: lmms, model: nn.Module, engine: Engine, requests: Sequence[Instance], fingerprint: str
+    backend: lmms,
+    model: nn.Module,
+    engine: Engine,
+    requests: Sequence[Instance],
+    fingerprint: str,
+    choosers: Mapping[str, Chooser],
 ) -> list[str]:
     """Answer the requests of family tasks.
 
@@ -75,6 +87,10 @@ def answer_families(
         engine: answers for variants, given a query scope and the backend's arguments for `model.generate`.
         requests: requests whose metadata hold a FamilyMember.
         fingerprint: the model's, under which answers are kept.
+        choosers: by task, for those that have later variants.
+
+    Returns:
+        The answers; empty for what was not asked, as lmms-eval's cache keeps no empty answer.
 
     Raises:
         UnsupportedError: the backend edits its answers in a way that can't be applied to the variants'.
@@ -83,12 +99,19 @@ def answer_families(
     by_task: dict[str, list[int]] = defaultdict(list)
     for index, request in enumerate(requests):
         by_task[request.task_name].append(index)
-    for indices in by_task.values():
-        folder = requests[indices[0]].metadata[ANCHOR].folder
-        with _journal(folder, fingerprint, backend.rank) as journal:
-            families = _open_families(requests, indices, answers, journal)
-            if families:
-                _run(backend, model, engine, families, answers, journal)
+    for task, indices in by_task.items():
+        members: list[FamilyMember] = [requests[index].metadata[ANCHOR] for index in indices]
+        first = [index for index, member in zip(indices, members, strict=True) if not member.later]
+        later = [index for index, member in zip(indices, members, strict=True) if member.later]
+
+        with _journal(members[0].folder, fingerprint, backend.rank) as journal:
+            _ask(backend, model, engine, requests, first, answers, journal)
+            if later:
+                documents = {int(requests[index].doc_id) for index in later}
+                told = [answers[index] or "" for index in first]
+                wanted = choosers[task]([requests[index] for index in first], told, documents)
+                chosen = [index for index in later if requests[index].metadata[ANCHOR].variant.name in wanted]
+                _ask(backend, model, engine, requests, chosen, answers, journal)
     return [answer if answer is not None else "" for answer in answers]
 
 
@@ -124,14 +147,19 @@ def _open_families(
     return {doc_id: family for doc_id, family in families.items() if family.members}
 
 
-def _run(
+def _ask(
     backend: lmms,
     model: nn.Module,
     engine: Engine,
-    families: Mapping[int, _Family],
+    requests: Sequence[Instance],
+    indices: Sequence[int],
     answers: list[str | None],
     journal: Journal | None,
 ) -> None:
+    """Answer some of a task's requests, as far as the journal doesn't know them."""
+    families = _open_families(requests, indices, answers, journal)
+    if not families:
+        return
     decoded: dict[int, str] = {}
     first = next(iter(families.values())).request
 

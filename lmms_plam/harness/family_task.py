@@ -43,7 +43,8 @@ class FamilyOptions(BaseModel):
 class FamilyTask(ConfigurableMessagesTask):
     """Asks every document of another task once for each variant of the model, and measures the variants together.
 
-    Subclasses say which variants there are and what is reported; everything else is the wrapped task's.
+    Subclasses say which variants there are and what is reported; everything else is the wrapped task's. A subclass may
+    name `later` variants, which are asked only if its `choose` wants them once all others are answered.
 
     Args:
         config: the task's YAML.
@@ -56,11 +57,11 @@ class FamilyTask(ConfigurableMessagesTask):
     """From which queries a cut hides vision."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.options = _read_options(self.options_class, config)
         model = host.running()
         if model is None:
-            raise ConfigError(f"{self.options.task} varies the model itself: run it with --model plam")
+            raise ConfigError(f"{config['task']} varies the model itself: run it with --model plam")
         self.plam = model
+        self.options = _read_options(self.options_class, {**config, **self.overrides()})
         wrapped = host.task_config(self.options.of)
         super().__init__(config={**wrapped, "task": self.options.task}, model_name=model.backend_name)
         if self.OUTPUT_TYPE != _SINGLE:
@@ -69,16 +70,35 @@ class FamilyTask(ConfigurableMessagesTask):
                 f"{self.options.of} is of type {self.OUTPUT_TYPE}"
             )
         self.variants = self.make_variants()
-        self._reported: dict[str, float] | None = None
+        self.later = self.find_later()
+        self.asked = {variant.name for variant in self.variants}
+        if self.later:
+            model.choosers[self.options.task] = self._choose
+        self._reported: dict[str, float | None] | None = None
         self._benchmark: Benchmark | None = None
+
+    def overrides(self) -> Mapping[str, Any]:
+        """Return options that the model config sets, whatever the YAML says."""
+        return {}
 
     @abstractmethod
     def make_variants(self) -> tuple[Variant, ...]:
-        """Return what is asked of every document."""
+        """Return what can be asked of every document."""
+
+    def find_later(self) -> frozenset[str]:
+        """Return the names of the variants that wait for `choose`."""
+        return frozenset()
+
+    def choose(self, matrix: ScoreMatrix, benchmark: Benchmark) -> frozenset[str]:
+        """Return which of the `later` variants to ask, given the scores of all others."""
+        return self.later
 
     @abstractmethod
-    def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float]:
-        """Analyse the saved matrix, write files beside it, and return the numbers named in `reported`."""
+    def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
+        """Analyse the saved matrix, write files beside it, and return the numbers named in `reported`.
+
+        None is for what can't be said: lmms-eval shows it as N/A.
+        """
 
     @property
     def folder(self) -> Path | None:
@@ -112,15 +132,42 @@ class FamilyTask(ConfigurableMessagesTask):
             member.raw_filtered_resps = {}
             member.metadata = {
                 **request.metadata,
-                ANCHOR: FamilyMember(variant, self._identify(variant), self.scope, self.folder),
+                ANCHOR: FamilyMember(
+                    variant, self._identify(variant), self.scope, self.folder, variant.name in self.later
+                ),
             }
             requests.append(member)
         return requests
 
     def process_results(self, doc: Any, results: Sequence[Any], full_docs: Any = None) -> dict[str, Any]:
         """Score each variant's answer by the wrapped task; the rows for the matrix are every number's raw material."""
-        rows = [self._row(doc, variant, result) for variant, result in zip(self.variants, results, strict=True)]
+        answered = zip(self.variants, results, strict=True)
+        rows = [self._row(doc, variant, result) for variant, result in answered if variant.name in self.asked]
         return dict.fromkeys(self.reported, rows)
+
+    def _choose(self, requests: Sequence[Instance], answers: Sequence[str], documents: set[int]) -> frozenset[str]:
+        """Score the first variants' answers, as later all answers are, and say which further variants to ask.
+
+        That is all of them where lmms-eval's cache or another process has some of those answers.
+        """
+        chosen = self.later
+        told = {(request.doc_id, request.idx): (request, text) for request, text in zip(requests, answers, strict=True)}
+        if self.plam.world_size == 1 and len(told) >= len(documents) * (len(self.variants) - len(self.later)):
+            scored = []
+            for request, text in told.values():
+                scored.append(copy.copy(request))
+                scored[-1].resps, scored[-1].filtered_resps = [text], {}
+            for ensemble in self._filters:
+                ensemble.apply(scored, self.task_docs)
+            rows = [
+                self._row(self.eval_docs[one.doc_id], self.variants[one.idx], next(iter(one.filtered_resps.values())))
+                for one in scored
+            ]
+            matrix = ScoreMatrix.from_rows(rows, self.options.task)
+            if self._benchmark:
+                chosen = self.choose(matrix, self._benchmark)
+        self.asked -= self.later - chosen
+        return chosen
 
     def _row(self, doc: Any, variant: Variant, result: Any) -> dict[str, Any]:
         scored = super().process_results(doc, [result])
@@ -142,7 +189,7 @@ class FamilyTask(ConfigurableMessagesTask):
             self._benchmark = find_benchmarks(self.options.of, self.config.to_dict(), metadata, sample)[0]
         return self._benchmark
 
-    def aggregation(self) -> dict[str, Callable[[list[Any]], float]]:
+    def aggregation(self) -> dict[str, Callable[[list[Any]], float | None]]:
         """Return, for each reported number, what lmms-eval calls with all documents' rows."""
         return {name: partial(self._aggregate, name) for name in self.reported}
 
@@ -160,10 +207,15 @@ class FamilyTask(ConfigurableMessagesTask):
             shown.append(Example(doc_id, self.doc_to_text(doc), images[0] if images else None))
         return shown
 
-    def _aggregate(self, name: str, items: list[list[dict[str, Any]]]) -> float:
+    def shows_anything(self, doc_id: int) -> bool:
+        """Return whether a document's prompt holds anything but text."""
+        messages = self.doc_to_messages(self.eval_docs[doc_id])
+        return any(part["type"] != "text" for message in messages for part in message["content"])
+
+    def _aggregate(self, name: str, items: list[list[dict[str, Any]]]) -> float | None:
         return self._report_once(items)[name]
 
-    def _report_once(self, items: list[list[dict[str, Any]]]) -> dict[str, float]:
+    def _report_once(self, items: list[list[dict[str, Any]]]) -> dict[str, float | None]:
         if self._reported is None:
             matrix = ScoreMatrix.from_rows([row for rows in items for row in rows], self.options.task)
             if self._benchmark is None:  # scored by other processes only
@@ -171,10 +223,11 @@ class FamilyTask(ConfigurableMessagesTask):
             with self._results_folder() as folder:
                 matrix.write(folder / MATRIX)
                 try:
-                    self._reported = self.report(folder / MATRIX, self._benchmark)
+                    told = self.report(folder / MATRIX, self._benchmark)
+                    self._reported = {name: None if value is None else float(value) for name, value in told.items()}
                 except DataError as error:  # too few documents, say: the other tasks' results must not be lost with it
                     logger.error(f"{self.options.task}: {error}")
-                    self._reported = dict.fromkeys(self.reported, float("nan"))
+                    self._reported = dict.fromkeys(self.reported)
                 for kept in folder.glob("answers.*.jsonl"):
                     kept.unlink()
         return self._reported

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +16,21 @@ from lmms_plam.config import DEFAULT_CONFIG, load_config
 from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import backend_name, build_backend
-from lmms_plam.harness.families import answer_families, is_family
+from lmms_plam.harness.families import Chooser, answer_families, is_family
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.loglikelihood import loglikelihood
-from lmms_plam.harness.provenance import describe, digest_tensors
-from lmms_plam.merge import Checkpoint, MergeReport, merge_into, other_weights
-from lmms_plam.model import FamilyResult, QueryScope, Variant, WeightSet, generate_family, run_plainly
+from lmms_plam.harness.provenance import describe, digest_all, digest_tensors
+from lmms_plam.merge import Checkpoint, MergeReport, check_probed, merge_into, other_weights
+from lmms_plam.model import (
+    FamilyResult,
+    QueryScope,
+    Variant,
+    WeightSet,
+    find_decoder,
+    generate_family,
+    installed,
+    run_plainly,
+)
 
 
 class Plam(lmms):
@@ -40,6 +50,7 @@ class Plam(lmms):
         backend: the wrapped lmms-eval model.
         backend_name: its model type in lmms-eval.
         provenance: what exactly answers, with its fingerprint.
+        choosers: by family task, what decides which of its later variants to ask.
     """
 
     is_simple = False
@@ -59,6 +70,9 @@ class Plam(lmms):
         self.backend_name = backend_name(settings)
         self.backend = build_backend(settings, batch_size=batch_size, device=device, force_simple=self._force_simple)
         self.is_simple = self.backend.is_simple
+        untouched = digest_tensors(self.model.state_dict())
+        for recipe in filter(None, (settings.merge, *settings.recipes.values())):
+            check_probed(recipe, digest_all(untouched))
         merge: MergeReport | None = None
         if settings.merge is not None and settings.base_lm is not None:
             merge = merge_into(self.model, settings.base_lm, settings.merge, revision=settings.base_lm_revision)
@@ -66,7 +80,8 @@ class Plam(lmms):
                 logger.warning(f"{settings.name}: {warning}")
         self._merge = merge
         self._said: set[str] = set()
-        self.provenance = describe(settings, self.backend_name, self.model, merge.to_dict() if merge else None)
+        self.choosers: dict[str, Chooser] = {}
+        self.provenance = describe(settings, self.backend_name, self.model, untouched, merge)
         host.announce(self)
         logger.info(
             f"{settings.name} through {self.backend_name}: {merge.summary() if merge else 'nothing merged'}; "
@@ -108,8 +123,10 @@ class Plam(lmms):
     @cached_property
     def _digests(self) -> dict[str, str]:
         return {
-            name: digest_tensors(
-                {f"{layer}.{key}": value for layer, own in weights.layers.items() for key, value in own.items()}
+            name: digest_all(
+                digest_tensors(
+                    {f"{layer}.{key}": value for layer, own in weights.layers.items() for key, value in own.items()}
+                )
             )
             for name, weights in self.other_weights.items()
         }
@@ -126,7 +143,8 @@ class Plam(lmms):
         self._take_rank()
         with no_silent_failure(self.model):
             members = [requests[index] for index in families]
-            told = answer_families(self.backend, self.model, self._engine, members, self.provenance.fingerprint)
+            fingerprint = self.provenance.fingerprint
+            told = answer_families(self.backend, self.model, self._engine, members, fingerprint, self.choosers)
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]
         if plain:
@@ -159,6 +177,10 @@ class Plam(lmms):
 
     def _engine(self, variants: Sequence[Variant], scope: QueryScope, inputs: dict[str, Any]) -> FamilyResult:
         """Answer for all variants at once, or one by one where the engine can't apply what the backend asks for."""
+        first = variants[0].weights
+        if first is not None and all(variant.weights == first for variant in variants):  # nobody asks the loaded ones
+            with installed(self.other_weights[first], dict(enumerate(find_decoder(self.model).layers))):
+                return self._engine([replace(variant, weights=None) for variant in variants], scope, inputs)
         weights = [self.other_weights[variant.weights] for variant in variants if variant.weights is not None]
         try:
             return generate_family(self.model, variants, inputs, weights=weights, query_scope=scope)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lmms_plam.config import ModelConfig
+from lmms_plam.merge import MergeReport
 
 _PACKAGES = ("lmms-plam", "lmms-eval", "torch", "transformers", "accelerate", "safetensors")
 _LARGE_FILE = 64 * 2**20
@@ -29,6 +30,7 @@ class Provenance:
         config: the resolved model config.
         backend: lmms-eval's model type that ran.
         weights: digest of all parameters and buffers as they answered, after the merge.
+        vlm_weights: the same of the untouched VLM, before the merge.
         files: digest of the VLM's small files (tokenizer, chat template, processor), or its commit on the hub.
         merge: what was merged, or None.
         versions: package versions.
@@ -37,6 +39,7 @@ class Provenance:
     config: ModelConfig
     backend: str
     weights: str
+    vlm_weights: str
     files: str
     merge: Mapping[str, Any] | None
     versions: Mapping[str, str]
@@ -47,10 +50,14 @@ class Provenance:
 
         It covers contents, not names: what a recipe did shows in the weights, and a moved folder changes nothing.
         """
+        return self.fingerprint_with(self.weights)
+
+    def fingerprint_with(self, weights: str) -> str:
+        """Return the fingerprint that other weights would have, by their digest."""
         answered_by = {
             "backend": self.backend,
             "backend_args": self.config.backend_args,
-            "weights": self.weights,
+            "weights": weights,
             "files": self.files,
             "versions": dict(self.versions),
         }
@@ -63,39 +70,57 @@ class Provenance:
             "config": self.config.model_dump(mode="json"),
             "backend": self.backend,
             "weights": self.weights,
+            "vlm_weights": self.vlm_weights,
             "files": self.files,
             "merge": self.merge,
             "versions": {**self.versions, "python": platform.python_version()},
         }
 
 
-def describe(config: ModelConfig, backend: str, model: nn.Module, merge: Mapping[str, Any] | None) -> Provenance:
-    """Take stock of a loaded and merged model."""
+def describe(
+    config: ModelConfig, backend: str, model: nn.Module, untouched: Mapping[str, str], merge: MergeReport | None
+) -> Provenance:
+    """Take stock of a loaded and merged model.
+
+    Args:
+        config: the resolved model config.
+        backend: lmms-eval's model type.
+        model: the Hugging Face model, merged.
+        untouched: what `digest_tensors` said of its state before the merge; only merged tensors are read again.
+        merge: what was merged.
+    """
+    written = {model.get_parameter(tensor.name).data_ptr() for tensor in merge.merged} if merge else set()
+    changed = {name: tensor for name, tensor in model.state_dict().items() if tensor.data_ptr() in written}
     return Provenance(
         config=config,
         backend=backend,
-        weights=digest_tensors(model.state_dict()),
+        weights=digest_all({**untouched, **digest_tensors(changed)}),
+        vlm_weights=digest_all(untouched),
         files=_files_digest(config.vlm, model),
-        merge=merge,
+        merge=merge.to_dict() if merge else None,
         versions={name: version(name) for name in _PACKAGES},
     )
 
 
-def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Digest named tensors, bit for bit, each on its own device.
+def digest_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Digest named tensors one by one, bit for bit, each on its own device.
 
     A tensor's bits are read as rows of 64-bit words and summed along rows and along columns, modulo 2**64: exact in
     any order of summation, at memory speed, and a changed, moved or swapped value shows.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+    digests = {}
+    for name, tensor in tensors.items():
         octets = tensor.detach().contiguous().flatten().view(torch.uint8)
         whole = octets.numel() - octets.numel() % (8 * _ROW_WORDS)
         rows = octets[:whole].view(torch.int64).view(-1, _ROW_WORDS)
-        for part in (rows.sum(0), rows.sum(1), octets[whole:]):
-            digest.update(part.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        parts = [part.cpu().numpy().tobytes() for part in (rows.sum(0), rows.sum(1), octets[whole:])]
+        digests[name] = _digest(b"".join([f"{tuple(tensor.shape)} {tensor.dtype}".encode(), *parts]))
+    return digests
+
+
+def digest_all(digests: Mapping[str, str]) -> str:
+    """Digest named digests, in any order."""
+    return _digest(json.dumps(dict(digests), sort_keys=True).encode())
 
 
 def _files_digest(vlm: str, model: nn.Module) -> str:

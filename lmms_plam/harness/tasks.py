@@ -12,17 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from loguru import logger
 
-from lmms_plam.errors import ConfigError
+from lmms_plam.errors import ConfigError, DataError
 from lmms_plam.harness import host
 from lmms_plam.harness.family_task import FamilyOptions, FamilyTask
 from lmms_plam.harness.paired import Result, adjust
 from lmms_plam.harness.units import Benchmark
 from lmms_plam.merge import BASE
 from lmms_plam.model import QueryScope, Variant, find_decoder
+from lmms_plam.probes.curve import masking_curve
+from lmms_plam.probes.plateau import find_plateau
 from lmms_plam.probes.record import Origin, analyse
 from lmms_plam.report.comparison import write
 from lmms_plam.report.curve import draw_curve
@@ -32,31 +34,45 @@ from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 
 FEWEST_CUTS = 5
+TOP_CUTS = 4
+"""The last cuts, which say how high the curve comes: they are always asked."""
+
+_REFINED_LEVEL = 0.98
 
 
 class ProbeOptions(FamilyOptions):
-    """Options of a masking probe.
+    """Options of a masking probe, in its YAML or under `probe:` in the model config (`probe.cuts=every 4`).
 
     Attributes:
-        cuts: `all`, every n-th layer as `every 4`, or a list of cut layers; 0 and the full depth are always there.
+        cuts: `all`; `every N`: every n-th layer and the last four cuts, then each layer around the onset that these
+            show; or a list of layers (`0 8 16 24` on the command line). 0 and the full depth are always there.
         queries: from which queries vision is hidden: `all`, `text` or `last` (see lmms_plam.model.QueryScope).
+        weights: `base`, the untouched VLM whatever is merged, or `merged`.
     """
 
     cuts: str | list[int] = "all"
     queries: QueryScope = "all"
+    weights: Literal["base", "merged"] = "base"
+
+    @property
+    def stride(self) -> int | None:
+        """N of `every N`."""
+        match = re.fullmatch(r"every ([1-9]\d*)", self.cuts) if isinstance(self.cuts, str) else None
+        return int(match[1]) if match else None
 
     def layers(self, depth: int) -> list[int]:
-        """Return the cut layers k to ask for, ascending.
+        """Return the cut layers k to ask first, ascending.
 
         Raises:
             ConfigError: a cut outside 0..depth, too few cuts for a curve, or words that mean none.
         """
-        if isinstance(self.cuts, list):
-            chosen = {0, *self.cuts, depth}
+        listed = self.cuts.split() if isinstance(self.cuts, str) else list(map(str, self.cuts))
+        if self.stride:
+            chosen = {*range(0, depth, self.stride), *range(depth + 1 - TOP_CUTS, depth + 1)}
         elif self.cuts == "all":
             chosen = set(range(depth + 1))
-        elif match := re.fullmatch(r"every ([1-9]\d*)", self.cuts):
-            chosen = {*range(0, depth, int(match[1])), depth}
+        elif all(cut.isdecimal() for cut in listed):
+            chosen = {0, *map(int, listed), depth}
         else:
             raise ConfigError(f"task {self.task}: cuts are 'all', 'every N' or a list of layers, not '{self.cuts}'")
         if not chosen <= set(range(depth + 1)):
@@ -83,27 +99,64 @@ class MaskingProbe(FamilyTask):
         "rise": True,
     }
 
-    def make_variants(self) -> tuple[Variant, ...]:
-        """Return one variant for each cut, the deepest of them the untouched model."""
-        self.scope = self.options.queries
-        return tuple(Variant(str(cut), cut=cut) for cut in self.options.layers(find_decoder(self.plam.model).depth))
+    def overrides(self) -> Mapping[str, Any]:
+        """Return what the model config says of probes."""
+        return self.plam.provenance.config.probe
 
-    def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float]:
+    def make_variants(self) -> tuple[Variant, ...]:
+        """Return one variant for each cut that may be asked, the deepest of them sees the image in all layers."""
+        self.scope = self.options.queries
+        cuts = range(self._depth + 1) if self.options.stride else self.options.layers(self._depth)
+        weights = BASE if self.options.weights == "base" and self.plam.provenance.merge else None
+        return tuple(Variant(str(cut), cut, weights) for cut in cuts)
+
+    def find_later(self) -> frozenset[str]:
+        """Return the cuts between those of `every N`."""
+        return frozenset(variant.name for variant in self.variants) - set(map(str, self.options.layers(self._depth)))
+
+    def choose(self, matrix: ScoreMatrix, benchmark: Benchmark) -> frozenset[str]:
+        """Return the cuts around the onset: from the cut asked before the first likely one to the last likely one."""
+        try:
+            curve = masking_curve(matrix, find_metric(benchmark.headline.metric))
+            low, high = find_plateau(curve, level=_REFINED_LEVEL).estimate.interval
+        except DataError as error:
+            logger.warning(f"{self.options.task}: {error}; so every layer is asked")
+            return self.later
+        before = max((cut for cut in curve.cuts if cut < low), default=0)
+        chosen = self.later & {str(cut) for cut in range(before + 1, high)}
+        logger.info(f"{self.options.task}: the onset is between cuts {before} and {high}; {len(chosen)} more are asked")
+        return chosen
+
+    @property
+    def _depth(self) -> int:
+        return find_decoder(self.plam.model).depth
+
+    def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
         """Find the plateau; write curve.json, plateau.json and the pictures beside the matrix."""
-        measure = next(measure for measure in benchmark.measures if not measure.group)
-        origin = Origin(self.options.task, self.plam.provenance.fingerprint, measure.metric)
+        matrix, provenance = ScoreMatrix.read(matrix_file), self.plam.provenance
+        weights = provenance.vlm_weights if self.options.weights == "base" else provenance.weights
+        origin = Origin(
+            task=self.options.task,
+            model=provenance.fingerprint_with(weights),
+            metric=benchmark.headline.metric,
+            weights=weights,
+            without_image=sum(not self.shows_anything(int(doc_id)) for doc_id in matrix.doc_ids),
+        )
         probe = analyse(matrix_file, origin)
         probe.write(matrix_file.parent)
         draw_curve(probe, matrix_file.parent)
         run = host.wandb_run()
         if run is not None:
-            matrix = ScoreMatrix.read(matrix_file)
             log_probe(run, probe, matrix, matrix_file.parent, self.examples(telling_documents(matrix)))
         found = probe.plateau
         logger.info(f"{self.options.task}: {found.verdict}: {found.reason}")
+        if origin.without_image:
+            logger.info(
+                f"{self.options.task}: {origin.without_image} of {len(matrix.doc_ids)} documents show no image: they "
+                "count in the score, the same at every cut"
+            )
         low, high = found.estimate.interval if found.onset is not None else (None, None)
-        numbers = {"full": found.full, "onset": found.onset, "onset_low": low, "onset_high": high, "rise": found.rise}
-        return {name: float("nan") if number is None else float(number) for name, number in numbers.items()}
+        return {"full": found.full, "onset": found.onset, "onset_low": low, "onset_high": high, "rise": found.rise}
 
 
 class Comparison(FamilyTask):
@@ -123,7 +176,7 @@ class Comparison(FamilyTask):
         base, *others = (Variant(name, weights=name) for name in self.plam.other_weights)
         return (base, Variant("merged"), *others)
 
-    def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float]:
+    def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
         """Compare each variant with the base; write comparison.json, .csv, .md, .html and a forest plot."""
         matrix = ScoreMatrix.read(matrix_file)
         results = []
@@ -137,7 +190,7 @@ class Comparison(FamilyTask):
                 results.append(Result(task, measure.key, headline, found, analysis.perfect(), None, notes))
         write(adjust(results), matrix_file.parent)
         first = results[0].comparison
-        numbers = {
+        return {
             "base": first.a,
             "merged": first.b,
             "difference": first.difference.value,
@@ -145,4 +198,3 @@ class Comparison(FamilyTask):
             "ci_high": first.difference.ci_high,
             "p_value": first.p_value,
         }
-        return {name: float("nan") if number is None else float(number) for name, number in numbers.items()}

@@ -84,6 +84,11 @@ class Benchmark:
     questions_per_image: int | None = None
     assumed: bool = False
 
+    @property
+    def headline(self) -> Measure:
+        """The first measure of the whole benchmark."""
+        return next(measure for measure in self.measures if not measure.group)
+
     def record(self, sample: Sample) -> Record:
         """Read a sample; its cluster is the image where the document is at hand and questions share images."""
         record = self.read(sample)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmms_plam.merge.apply import MergeReport, merge_into, merged_tensors
 from lmms_plam.merge.checkpoint import Checkpoint
-from lmms_plam.merge.layers import resolve_layers, resolve_start_layer
+from lmms_plam.merge.layers import check_probed, resolve_layers, resolve_start_layer
 from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
 from lmms_plam.merge.schedules import Coefficients
 from lmms_plam.merge.variants import BASE, other_weights
@@ -16,6 +16,7 @@ __all__ = [
     "MergePlan",
     "MergeReport",
     "MergedTensor",
+    "check_probed",
     "merge_into",
     "merged_tensors",
     "other_weights",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import ConfigError
@@ -48,16 +49,30 @@ def resolve_layers(recipe: MergeRecipe, depth: int) -> range:
     return range(start, end)
 
 
-def _read_onset(path: Path) -> int:
-    try:
-        plateau = json.loads(path.expanduser().read_text(encoding="utf-8"))
-        onset = plateau["onset"]
-    except FileNotFoundError:
+def check_probed(recipe: MergeRecipe, weights: str) -> None:
+    """Refuse a start layer from the masking probe of another model.
+
+    Args:
+        recipe: where its start layer is a number, or a `plateau.json` that names no weights, all is well.
+        weights: digest of the untouched VLM's weights.
+
+    Raises:
+        ConfigError: the `plateau.json` was found on other weights, or can't be read.
+    """
+    if not isinstance(recipe.start_layer, str):
+        return
+    path = Path(recipe.start_layer)
+    probed = (_read(path).get("fingerprint") or {}).get("weights")
+    if probed not in (None, weights):
         raise ConfigError(
-            f"start_layer '{path}' is no file; give a layer, a fraction of the depth, or a probe's plateau.json"
-        ) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path} is no plateau.json of a masking probe: {error!r}") from error
+            f"{path} is the plateau of other weights ({probed}) than this VLM's ({weights}): probe this one, or set "
+            "merge.start_layer to a layer"
+        )
+
+
+def _read_onset(path: Path) -> int:
+    plateau = _read(path)
+    onset = plateau["onset"]
     if onset is None:
         raise ConfigError(
             f"{path} gives no start layer: the probe's verdict was '{plateau.get('verdict', 'no plateau')}'. "
@@ -66,3 +81,16 @@ def _read_onset(path: Path) -> int:
     if isinstance(onset, bool) or not isinstance(onset, int):
         raise ConfigError(f"{path} is no plateau.json of a masking probe: its onset is {onset!r}, not a layer")
     return onset
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        plateau: dict[str, Any] = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        plateau["onset"]
+    except FileNotFoundError:
+        raise ConfigError(
+            f"start_layer '{path}' is no file; give a layer, a fraction of the depth, or a probe's plateau.json"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path} is no plateau.json of a masking probe: {error!r}") from error
+    return plateau

@@ -35,12 +35,16 @@ class Origin:
         model: fingerprint of what answered (model, recipe, versions); None if nobody knows.
         metric: name of the benchmark's metric (`lmms_plam.stats.metrics`).
         perfect_answer: a document's best possible score.
+        weights: digest of the weights that answered; None if nobody knows.
+        without_image: documents whose prompt shows nothing to hide: they count in the score, the same at every cut.
     """
 
     task: str
     model: str | None = None
     metric: str = "mean"
     perfect_answer: float = 1.0
+    weights: str | None = None
+    without_image: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,11 @@ class Probe:
             "perfect_answer": self.origin.perfect_answer,
             "perfect": curve.perfect,
             "n_documents": curve.n_documents,
+            "n_without_image": self.origin.without_image,
             "n_clusters": curve.n_clusters,
             "draws": len(curve.draws),
             "seed": curve.seed,
-            "fingerprint": {"data": self.data, "model": self.origin.model},
+            "fingerprint": {"data": self.data, "model": self.origin.model, "weights": self.origin.weights},
             "versions": {name: version(name) for name in ("lmms-plam", "numpy")},
         }
 
@@ -173,7 +178,14 @@ def _checked_origin(path: Path, matrix: Path) -> Origin:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         fingerprint = record["fingerprint"]
-        origin = Origin(record["task"], fingerprint["model"], record["metric"], float(record["perfect_answer"]))
+        origin = Origin(
+            task=record["task"],
+            model=fingerprint["model"],
+            metric=record["metric"],
+            perfect_answer=float(record["perfect_answer"]),
+            weights=fingerprint["weights"],
+            without_image=record["n_without_image"],
+        )
         data = fingerprint["data"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no record of a masking probe ({type(error).__name__}: {error})") from None

@@ -62,9 +62,10 @@ def _words(probe: Probe) -> tuple[str, str]:
     if plateau.verdict.startswith("late"):
         headline += f", {plateau.verdict}"
     reason = plateau.reason[0].upper() + plateau.reason[1:]
-    return headline, (
-        f"{reason}. {curve.n_documents:,} questions; band: {plateau.level:.0%} bootstrap, {len(curve.draws):,} draws."
-    )
+    questions = f"{curve.n_documents:,} questions"
+    if probe.origin.without_image:
+        questions += f", {probe.origin.without_image:,} of them without an image"
+    return headline, (f"{reason}. {questions}; band: {plateau.level:.0%} bootstrap, {len(curve.draws):,} draws.")
 
 
 def _interval(probe: Probe) -> str:

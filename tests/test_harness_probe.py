@@ -1,0 +1,85 @@
+"""Options of masking probes: cuts refined around the onset, whose weights are probed, what a plateau is read from."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from test_harness_runs import config_file, evaluate, exact
+
+from lmms_plam.errors import ConfigError
+from lmms_plam.harness.model import Plam
+from lmms_plam.stats.matrix import ScoreMatrix
+
+PROBE = "plam_probe_digits"
+
+
+def probe(config, output, limit=60, **options):
+    """Run the probe of digits; return its matrix, its record and its row of the harness's results."""
+    results = evaluate("plam", f"config={config}", [PROBE], output=output, limit=limit, **options)
+    folder = output / "plam" / PROBE
+    record = json.loads((folder / "plateau.json").read_text())
+    return ScoreMatrix.read(folder / "matrix.parquet"), record, results["results"][PROBE]
+
+
+def test_every_nth_cut_is_refined_around_the_onset(tmp_path, generated):
+    every, full, _ = probe("digits", tmp_path / "every")
+    assert full["cuts"] == list(range(13))
+    generated.prompts = 0
+    coarse, found, _ = probe("digits,probe.cuts=every 4", tmp_path / "coarse", use_cache=str(tmp_path / "cache"))
+    assert generated.prompts == 2 * 60, "one round for the coarse curve, one around its onset"
+    assert found["cuts"] == [0, 1, 2, 3, 4, 8, 9, 10, 11, 12]
+    assert (found["onset"], found["interval"]) == (full["onset"], full["interval"])
+    columns = [every.column(cut) for cut in coarse.variants]
+    assert np.array_equal(coarse.answers, every.answers[:, columns])
+    again, *_ = probe("digits,probe.cuts=every 4", tmp_path / "again", use_cache=str(tmp_path / "cache"))
+    assert set(again.variants) == set(every.variants), "with only what was never asked left, all of it is asked"
+    assert np.array_equal(again.answers[:, [again.column(cut) for cut in every.variants]], every.answers)
+
+
+def test_cuts_can_be_listed_on_the_command_line(tmp_path):
+    assert probe("digits,probe.cuts=3 6 9", tmp_path, limit=8)[1]["cuts"] == [0, 3, 6, 9, 12]
+    with pytest.raises(ConfigError, match="4 cuts shows no plateau"):
+        probe("digits,probe.cuts=4 8", tmp_path, limit=8)
+
+
+def test_the_untouched_vlm_is_probed_whatever_is_merged(pairs, tmp_path):
+    pair, recipe = pairs["qwen2_5_vl"], {"start_layer": 1, "lambda_lm": 1.0, "lambda_vlm": 0.0}
+
+    def answers(name, **content):
+        model = exact(config_file(pair, tmp_path, **content))
+        evaluate(model, "", [PROBE], output=tmp_path / name, limit=8)
+        folder = tmp_path / name / "plam" / PROBE
+        weights = json.loads((folder / "plateau.json").read_text())["fingerprint"]["weights"]
+        return ScoreMatrix.read(folder / "matrix.parquet").answers.tolist(), weights
+
+    untouched, merged_away = answers("none", merge="none"), answers("merge", merge=recipe)
+    assert untouched == merged_away
+    merged = answers("merged", merge=recipe, probe={"weights": "merged"})
+    assert merged[0] != untouched[0]
+    assert merged[1] != untouched[1]
+
+
+def test_a_start_layer_is_read_from_the_plateau_of_these_weights_only(pairs, tmp_path):
+    _, record, _ = probe("digits", tmp_path / "runs")
+    path = tmp_path / "runs" / "plam" / PROBE / "plateau.json"
+    merged = Plam(config="digits", **{"merge.start_layer": str(path)})
+    assert merged.provenance.merge["start_layer"] == record["onset"]
+    with pytest.raises(ConfigError, match="is the plateau of other weights"):
+        Plam(config=str(config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": str(path)})))
+
+
+def test_documents_without_an_image_are_counted_and_no_plateau_is_no_number(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "own.yaml").write_text(
+        "task: probe_text\nclass: !function lmms_plam.harness.tasks.MaskingProbe\nof: plam_digits_text\n"
+    )
+    results = evaluate("plam", "config=digits", ["probe_text"], include=folder, output=tmp_path / "runs", limit=16)
+    record = json.loads((tmp_path / "runs" / "plam" / "probe_text" / "plateau.json").read_text())
+    assert (record["n_documents"], record["n_without_image"]) == (16, 16)
+    assert (record["verdict"], record["onset"]) == ("no plateau", None)
+    assert results["results"]["probe_text"]["onset,none"] is None
+    matrix = ScoreMatrix.read(tmp_path / "runs" / "plam" / "probe_text" / "matrix.parquet")
+    assert (matrix.answers == matrix.answers[:, :1]).all()
