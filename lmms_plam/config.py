@@ -100,6 +100,8 @@ class ModelConfig(_Frozen):
         recipes: further recipes by name, which comparison tasks set beside `merge`.
         probe: options of masking probes (`cuts`, `queries`, `weights`), over what their YAML says; see
             lmms_plam.harness.tasks.ProbeOptions.
+        family_memory: GiB that the variants of probes and comparisons may take together beyond an ordinary run; what
+            doesn't fit is computed in further groups.
     """
 
     name: str
@@ -111,6 +113,7 @@ class ModelConfig(_Frozen):
     merge: Annotated[MergeRecipe | None, BeforeValidator(_none_word)] = None
     recipes: dict[str, MergeRecipe] = Field(default_factory=dict)
     probe: dict[str, Any] = Field(default_factory=dict)
+    family_memory: float = Field(default=4, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:

@@ -56,6 +56,7 @@ def test_local_references_are_resolved_beside_the_file(tmp_path):
     [
         ({"merge.lamda_lm": 1}, ["merge.lamda_lm", "Did you mean 'lambda_lm'?"]),
         ({"bakend": "llava_hf"}, ["bakend", "Did you mean 'backend'?"]),
+        ({"family_memory": 0}, ["family_memory", "greater than 0"]),
         ({"merge.lambda_lm": -0.1}, ["merge.lambda_lm", "-0.1", "greater than or equal to 0"]),
         ({"merge.lambda_lm": float("nan")}, ["merge.lambda_lm", "finite"]),
         ({"merge.lambda_lm": "much"}, ["merge.lambda_lm", "much", "number"]),

@@ -38,8 +38,11 @@ def test_every_nth_cut_is_refined_around_the_onset(tmp_path, generated):
     assert np.array_equal(again.answers[:, [again.column(cut) for cut in every.variants]], every.answers)
 
 
-def test_cuts_can_be_listed_on_the_command_line(tmp_path):
-    assert probe("digits,probe.cuts=3 6 9", tmp_path, limit=8)[1]["cuts"] == [0, 3, 6, 9, 12]
+def test_cuts_and_memory_can_be_set_on_the_command_line(tmp_path):
+    listed, record, _ = probe("digits,probe.cuts=3 6 9", tmp_path / "listed", limit=8)
+    assert record["cuts"] == [0, 3, 6, 9, 12]
+    lean, *_ = probe("digits,probe.cuts=3 6 9,family_memory=0.000001", tmp_path / "lean", limit=8)
+    assert np.array_equal(lean.answers, listed.answers)
     with pytest.raises(ConfigError, match="4 cuts shows no plateau"):
         probe("digits,probe.cuts=4 8", tmp_path, limit=8)
 

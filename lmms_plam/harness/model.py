@@ -182,8 +182,11 @@ class Plam(lmms):
             with installed(self.other_weights[first], dict(enumerate(find_decoder(self.model).layers))):
                 return self._engine([replace(variant, weights=None) for variant in variants], scope, inputs)
         weights = [self.other_weights[variant.weights] for variant in variants if variant.weights is not None]
+        budget = int(self.provenance.config.family_memory * 2**30)
         try:
-            return generate_family(self.model, variants, inputs, weights=weights, query_scope=scope)
+            return generate_family(
+                self.model, variants, inputs, weights=weights, query_scope=scope, memory_budget=budget
+            )
         except UnsupportedError as error:
             if str(error) not in self._said:
                 self._said.add(str(error))
