@@ -82,8 +82,9 @@ def _print_table(probes: Sequence[Probe]) -> None:
 
     console = Console()
     table = Table(box=None, pad_edge=False)
-    for heading in ("probe", "verdict", "onset", "interval", "full", "rise", "cross-checks"):
-        table.add_column(heading, justify="left" if heading in ("probe", "verdict", "cross-checks") else "right")
+    for heading in ("probe", "verdict", "onset", "interval", "full", "rise"):
+        words = heading in ("probe", "verdict")
+        table.add_column(heading, justify="left" if words else "right", overflow="fold")
     for probe in probes:
         found = probe.plateau
         low, high = found.estimate.interval
@@ -94,8 +95,8 @@ def _print_table(probes: Sequence[Probe]) -> None:
             f"{low}..{high}",
             f"{found.full:.4g}",
             f"{found.rise:+.3g} ± {found.rise_error:.2g}",
-            ", ".join(f"{name} {check.value}" for name, check in found.cross_checks.items()),
         )
     console.print(table)
     for probe in probes:
-        console.print(f"{probe.origin.task}: {probe.plateau.reason}.", highlight=False)
+        checks = ", ".join(f"{name} {check.value}" for name, check in probe.plateau.cross_checks.items())
+        console.print(f"{probe.origin.task}: {probe.plateau.reason}. Cross-checks: {checks}.", highlight=False)
