@@ -92,7 +92,7 @@ def _print_table(probes: Sequence[Probe]) -> None:
             probe.origin.task,
             found.verdict,
             "none" if found.onset is None else str(found.onset),
-            f"{low}..{high}",
+            "" if found.onset is None else f"{low}..{high}",
             f"{found.full:.4g}",
             f"{found.rise:+.3g} ± {found.rise_error:.2g}",
         )
