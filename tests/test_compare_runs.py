@@ -41,6 +41,7 @@ def write_run(
     configs: dict[str, dict[str, Any]] | None = None,
     date: str = "20261122_120000",
     model: str = "model",
+    arguments: str = "",
 ) -> Path:
     """Write a results file and logged samples; a task's metrics default to its samples' `exact_match`."""
     place = folder / model
@@ -61,6 +62,7 @@ def write_run(
         },
         "versions": dict.fromkeys(tasks, "Yaml"),
         "higher_is_better": {task: {"exact_match": True} for task in tasks},
+        "config": {"model": "plam", "model_args": arguments},
     }
     (place / f"{date}_results.json").write_text(json.dumps(results))
     for task, samples in tasks.items():
@@ -177,7 +179,7 @@ def test_another_number_than_the_harness_printed_is_said_or_refused(task, tmp_pa
     base = write_run(tmp_path / "base", {task: plain()}, scores={task: {"exact_match": right}})
     merged = write_run(tmp_path / "merged", {task: plain(accuracy=0.7)}, scores={task: {"exact_match": 0.123}})
     if task == "mine":
-        assert "prints other numbers than the mean" in refusal(capsys, "compare", str(base), str(merged))
+        assert "prints another number than the mean" in refusal(capsys, "compare", str(base), str(merged))
         return
     assert main(["compare", str(base), str(merged), "--json"]) == 0
     said = capsys.readouterr().err
@@ -191,6 +193,60 @@ def test_the_newest_of_two_runs_counts(tmp_path, capsys):
     write_run(tmp_path / "merged", {"mine": plain(accuracy=0.75)})
     records = compare(capsys, str(tmp_path / "base"), str(tmp_path / "merged"))
     assert records[0]["a"] == np.mean([sample["exact_match"] for sample in plain()])
+
+
+def test_models_in_one_folder_are_told_apart_by_their_arguments(tmp_path, capsys):
+    """lmms-eval names a run's folder after `pretrained=` alone, so runs of `plam` lie in one."""
+    for turn, (arguments, accuracy) in enumerate([("config=a", 0.1), ("config=a", 0.6), ("config=b", 0.9)]):
+        tasks = {"mine": plain(accuracy=accuracy)}
+        write_run(tmp_path / "runs", tasks, model="", arguments=arguments, date=f"20261122_12000{turn}")
+    folder = tmp_path / "runs"
+    assert "holds mine twice, of 'plam config=a' and 'plam config=b'" in refusal(
+        capsys, "compare", str(folder), str(write_run(tmp_path / "other", {"mine": plain()}))
+    )
+    a, b = (str(folder / f"20261122_12000{turn}_results.json") for turn in (1, 2))
+    (record,) = compare(capsys, a, b)
+    assert record["a"] == np.mean([sample["exact_match"] for sample in plain()])
+    assert main(["leaderboard", str(folder), "--json", "--draws", "1000"]) == 0
+    standings = {standing["model"]: standing["score"] for standing in json.loads(capsys.readouterr().out)}
+    assert standings == {"plam config=a": record["a"], "plam config=b": record["b"]}
+
+
+def test_an_older_runs_answers_do_not_stand_in_for_the_newest(tmp_path, capsys):
+    base = write_run(tmp_path / "base", {"mine": plain(), "other": plain()}, date="20261121_120000")
+    write_run(base, {"mine": plain(), "other": plain()})
+    next(base.rglob("20261122*_mine.jsonl")).unlink()
+    merged = write_run(tmp_path / "merged", {"mine": plain(), "other": plain()})
+    assert [record["task"] for record in compare(capsys, str(base), str(merged))] == ["other"]
+
+
+def test_metrics_of_a_category_are_measured_on_its_documents(tmp_path, capsys):
+    """Most documents lack a category's metric, and so may the first."""
+    config = {"metric_list": [{"metric": name} for name in ("exact_match", "even", "late")]}
+    for name, accuracy in (("base", 0.5), ("merged", 0.8)):
+        samples = plain(accuracy=accuracy)
+        for sample in samples:
+            score = {"score": sample["exact_match"]}
+            sample |= {"even": score} if sample["doc_id"] % 2 == 0 else {}
+            sample |= {"late": score} if sample["doc_id"] >= 150 else {}
+        write_run(tmp_path / name, {"mine": samples}, configs={"mine": config})
+    records = compare(capsys, str(tmp_path / "base"), str(tmp_path / "merged"))
+    assert [(record["metric"], record["n"]) for record in records] == [
+        ("exact_match", 200),
+        ("even", 100),
+        ("late", 50),
+    ]
+    samples = plain(accuracy=0.5)
+    assert records[2]["a"] == np.mean([sample["exact_match"] for sample in samples[150:]])
+
+
+def test_lower_is_better_is_said(tmp_path, capsys):
+    for name, accuracy in (("base", 0.5), ("merged", 0.8)):
+        folder = write_run(tmp_path / name, {"mine": plain(accuracy=accuracy)})
+        file = next(folder.rglob("*_results.json"))
+        file.write_text(file.read_text().replace('"exact_match": true', '"exact_match": false'))
+    assert main(["compare", str(tmp_path / "base"), str(tmp_path / "merged"), "--json"]) == 0
+    assert "mine: lower is better" in capsys.readouterr().err
 
 
 def test_family_tasks_are_not_compared_again(tmp_path, capsys):
@@ -260,6 +316,11 @@ def test_shared_images_without_names_get_no_interval_until_they_are_given(tmp_pa
     assert record["ci_low"] is not None
     file.write_text("doc_id,cluster\n0,a\n")
     assert "lack 199 documents" in refusal(capsys, "compare", *arguments, "--clusters", f"gqa={file}")
+    assert "Did you mean 'gqa'?" in refusal(capsys, "compare", *arguments, "--clusters", f"gqaa={file}")
+    file.write_text("doc_id,cluster\n\0,a\n,b\n")
+    assert "no CSV file with columns doc_id and cluster" in refusal(
+        capsys, "compare", *arguments, "--clusters", f"gqa={file}"
+    )
 
 
 @pytest.mark.parametrize(("task", "column"), [("gqa", "imageId"), ("ai2d", "image")])
@@ -281,6 +342,26 @@ def test_shared_images_are_found_in_a_dataset_on_this_machine(task, column, tmp_
 # Bad input
 
 
+@pytest.mark.parametrize("process_docs", [None, "<function drop_some>"])
+def test_a_users_clusters_are_read_from_his_own_files(process_docs, tmp_path, capsys, monkeypatch):
+    """Through `data_files`, whatever lies in the working directory; not where rows may not be the documents."""
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps({"image_id": i // 4}) + "\n" for i in range(200)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text("no JSON")
+    config = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "test_split": "test",
+        "process_docs": process_docs,
+        "metadata": {"plam": {"cluster": "image_id"}},
+    }
+    for name, accuracy in (("base", 0.6), ("merged", 0.7)):
+        write_run(tmp_path / name, {"mine": plain(accuracy=accuracy)}, configs={"mine": config})
+    (record,) = compare(capsys, str(tmp_path / "base"), str(tmp_path / "merged"))
+    assert record["clusters"] == (1 if process_docs else 50)
+
+
 def change(samples: list[dict[str, Any]], place: int, **entries: Any) -> list[dict[str, Any]]:
     return [sample | entries if sample["doc_id"] == place else sample for sample in samples]
 
@@ -293,7 +374,10 @@ def change(samples: list[dict[str, Any]], place: int, **entries: Any) -> list[di
         (change(plain(), 7, target="y"), "have different targets for document 7"),
         (change(plain(), 7, exact_match="right"), "document 7, variant 'merged': the score 'right' is not a number"),
         ([*plain(), plain()[7]], "line 201 repeats document 7"),
+        (change(plain(), 7, exact_match=float("nan")), "document 7, variant 'merged': the score is no finite number"),
+        (change(plain(), 7, exact_match=None), "document 7: no 'exact_match'"),
         (change(plain(), 7, doc_id=None), "line 8 is cut off or no logged sample"),
+        ([], "line 1 is cut off"),
     ],
 )
 def test_what_cannot_be_paired_is_refused_in_one_sentence(samples, message, tmp_path, capsys):
@@ -324,6 +408,35 @@ def test_a_line_cut_off_is_named(runs, capsys):
     file = next(Path(runs[1]).rglob("*_samples_mine.jsonl"))
     file.write_text(file.read_text()[:-40])
     assert "line 200 is cut off" in refusal(capsys, "compare", *runs)
+    file.write_bytes(file.read_bytes()[:-20] + b"\xff\n")
+    assert "line 200 is cut off" in refusal(capsys, "compare", *runs)
+    file.write_text("")
+    assert "is empty; run the task again" in refusal(capsys, "compare", *runs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--level", "1.5"], "--level lies between 0 and 1"),
+        (["--level", "nan"], "--level lies between 0 and 1"),
+        (["--draws", "1"], "--draws 1 is too few"),
+        (["--seed", "-1"], "--seed is 0 or more, not -1"),
+        (["--tasks", "mme,mne"], "no task 'mne' to compare. Did you mean 'mine'?"),
+        (["--clusters", "mme"], "--clusters takes TASK=FILE"),
+        (["--clusters", "mme=/dev/null"], "mme: its metric says which documents belong together"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(arguments, message, runs, capsys):
+    for command in (["compare", *runs], ["leaderboard", runs[0]]):
+        assert message in refusal(capsys, *command, *arguments)
+
+
+def test_a_file_that_cannot_be_read_is_named_without_a_traceback(runs, capsys, monkeypatch):
+    def refuse(path, *arguments, **more):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert "Permission denied: '" in refusal(capsys, "compare", *runs)
 
 
 def test_samples_of_another_schema_are_named(runs, capsys):
@@ -336,7 +449,10 @@ def test_folders_without_anything_to_compare_are_refused(runs, tmp_path, capsys)
     base, merged = runs
     other = write_run(tmp_path / "other", {"else": plain()})
     assert "no task in common" in refusal(capsys, "compare", base, str(other))
-    assert "is no folder" in refusal(capsys, "compare", base, str(tmp_path / "nowhere"))
+    for place in (tmp_path / "nowhere", next(Path(base).rglob("*.jsonl"))):
+        assert "is no folder" in refusal(capsys, "compare", base, str(place))
+    family = write_run(tmp_path / "family", {"mine": plain()}, configs={"mine": {"plam": {"of": "mine"}}})
+    assert "comparisons and probes report by themselves" in refusal(capsys, "leaderboard", str(family))
     (tmp_path / "empty").mkdir()
     assert "holds no results of lmms-eval" in refusal(capsys, "compare", base, str(tmp_path / "empty"))
     for file in Path(merged).rglob("*.jsonl"):
@@ -345,7 +461,7 @@ def test_folders_without_anything_to_compare_are_refused(runs, tmp_path, capsys)
     assert "are the same folder" in refusal(capsys, "compare", base, base)
     twice = write_run(tmp_path / "twice", {"mine": plain()}, model="one")
     write_run(twice, {"mine": plain()}, model="two")
-    assert "holds mine twice, in 'one' and 'two'" in refusal(capsys, "compare", base, str(twice))
+    assert "holds mine twice, of 'one' and 'two'" in refusal(capsys, "compare", base, str(twice))
     bad = next(Path(base).rglob("*_results.json"))
     bad.write_text(bad.read_text()[:50])
     assert "is cut off or no JSON" in refusal(capsys, "compare", base, str(other))
@@ -373,6 +489,9 @@ def test_the_leaderboard_ranks_and_compares(board, capsys):
     assert good["difference_ci_low"] > 0
     assert good["holm_p"] >= good["p_value"]
     assert by["base", "mine"]["reference"] is None
+    assert good["p_value"] <= good["bh_p"] <= good["holm_p"]
+    assert good["better_p"] < 0.001 < by["twin", "mine"]["better_p"]
+    assert good["estimand"] == "mean score over documents"
     assert by["good", "mme"]["metric"] == "mme_total_score"
 
 
@@ -388,7 +507,9 @@ def test_the_leaderboard_comes_as_markdown_and_files(board, capsys, tmp_path):
         f"leaderboard.{kind}" for kind in ("csv", "html", "json", "md")
     ]
     assert main(arguments) == 0
-    assert "place 1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "place 1" in printed
+    assert "mine: is any model better than base? p 0.0002 (max-T over 2 models)" in printed
 
 
 def test_an_unknown_reference_is_refused(board, capsys):

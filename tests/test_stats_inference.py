@@ -258,6 +258,11 @@ def test_max_t_controls_looking_at_many_variants(rng):
     assert adjusted[0] == 1
     assert (adjusted[1:] >= raw[1:] - 0.01).all()
     assert (adjusted <= np.minimum(1, 7 * raw) + 0.02).all()  # never beyond Bonferroni
+    better, worse = (max_t(units, 0, 20_000, rng, alternative) for alternative in ("greater", "less"))
+    gained = units.estimate() > units.estimate()[0]
+    assert (better[gained] <= adjusted[gained] + 0.01).all()
+    assert (np.minimum(better, worse) * 2 <= adjusted + 0.05).any()
+    assert (better[~gained] == 1).all()
     one = max_t(Units.of(make_matrix(np.hstack([scores, variants[:, :1]])), MEAN), 0, 20_000, rng)
     assert one[1] == pytest.approx(raw[1], abs=0.01)
 
@@ -292,6 +297,7 @@ def test_variants_that_never_differ_have_difference_zero_and_p_one():
     found = Analysis.of(make_matrix([[0, 0], [1, 1]] * 50), MEAN).compare("a", "b")
     assert (found.difference.value, found.difference.ci_low, found.difference.ci_high) == (0, 0, 0)
     assert found.p_value == found.mcnemar_p == 1
+    assert found.detectable is None
     assert "no cluster differs: an interval without width (up to 3.0% unlike" in found.difference.notes[0]
 
 

@@ -27,12 +27,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; a PlamError is one line on standard error and exit code 2, Ctrl-C is 130."""
+    """Run one command; what a user can cause is one line on standard error and exit code 2, Ctrl-C is 130."""
     arguments = build_parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
         return code
-    except PlamError as error:
+    except (PlamError, OSError) as error:  # such as a file that may not be read
         print(f"plam: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
-from lmms_plam.cli.inference import add_arguments, print_table, read_options, select_tasks
+from lmms_plam.cli.inference import add_arguments, print_table, read_options, select_tasks, stay_offline
 from lmms_plam.errors import DataError
 
 NAME = "compare"
@@ -17,15 +16,15 @@ HELP = "compare two runs of lmms-eval (--log_samples), with intervals and p-valu
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("a", type=Path, help="folder of the reference run")
-    parser.add_argument("b", type=Path, help="folder of the other run; differences are B - A")
+    parser.add_argument("a", type=Path, help="folder, or results file, of the reference run")
+    parser.add_argument("b", type=Path, help="folder, or results file, of the other run; differences are B - A")
     add_arguments(parser)
     parser.add_argument("--out", type=Path, help="folder for comparison.json, .csv, .md, .html and forest.svg")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare task by task and print a table or JSON."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # datasets are read where the runs left them, never fetched
+    stay_offline()
     from rich.console import Console
     from rich.progress import track
 
@@ -41,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     for task in sorted(set(a) ^ set(b)):
         print(f"plam: {task} is only in {arguments.a if task in a else arguments.b}", file=sys.stderr)
     results = []
-    for task in track(select_tasks(common, arguments.tasks), "comparing", console=Console(stderr=True), transient=True):
+    tasks = select_tasks(common, arguments.tasks, options.clusters)
+    for task in track(tasks, "comparing", console=Console(stderr=True), transient=True):
         results += compare_task(a[task], b[task], options)
     results = adjust(results)
     found = table(results)

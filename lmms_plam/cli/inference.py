@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmms_plam.errors import DataError
+from lmms_plam.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from lmms_plam.harness.paired import Options
     from lmms_plam.report.tables import Table
+
+
+def stay_offline() -> None:
+    """Have datasets read where the runs left them, never fetched, and quietly; before `datasets` is imported."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,22 +54,22 @@ def read_options(arguments: argparse.Namespace) -> Options:
         raise DataError(f"--level lies between 0 and 1, such as 0.95, not {arguments.level:g}")
     if arguments.draws < 1000:
         raise DataError(f"--draws {arguments.draws} is too few for the ends of an interval: take 1000 or more")
+    if arguments.seed < 0:
+        raise DataError(f"--seed is 0 or more, not {arguments.seed}")
     clusters = dict(_read_clusters(entry) for entry in arguments.clusters)
     return Options(Settings(arguments.level, arguments.draws, arguments.seed), clusters, arguments.intersection)
 
 
-def select_tasks(found: list[str], wanted: str | None) -> list[str]:
+def select_tasks(found: list[str], wanted: str | None, clusters: Iterable[str]) -> list[str]:
     """Return the wanted tasks, or all.
 
     Raises:
-        DataError: a wanted task isn't there.
+        DataError: a wanted task, or one with stated clusters, isn't there.
     """
-    if wanted is None:
-        return found
-    names = wanted.split(",")
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise DataError(f"no task '{missing[0]}' to compare; there are {', '.join(found)}")
+    names = found if wanted is None else wanted.split(",")
+    for name in (*names, *clusters):
+        if name not in found:
+            raise DataError(f"no task '{name}' to compare.{did_you_mean(name, found)} There are {', '.join(found)}")
     return names
 
 
@@ -69,11 +77,11 @@ def print_table(table: Table) -> None:
     """Print a table, in parts where the screen is narrower, and its notes."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     for part in table.fit(console.width):
         console.print(part.to_rich())
     for note in table.notes:
-        console.print(f"- {note}", highlight=False, markup=False)
+        console.print(f"- {note}", highlight=False)
 
 
 def _read_clusters(entry: str) -> tuple[str, dict[int, str]]:
@@ -82,6 +90,6 @@ def _read_clusters(entry: str) -> tuple[str, dict[int, str]]:
         raise DataError(f"--clusters takes TASK=FILE, not '{entry}'")
     try:
         with Path(name).open(encoding="utf-8", newline="") as file:
-            return task, {int(row["doc_id"]): row["cluster"] for row in csv.DictReader(file)}
-    except (OSError, KeyError, ValueError) as error:
+            return task, {int(row["doc_id"]): str(row["cluster"]) for row in csv.DictReader(file)}
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise DataError(f"{name} is no CSV file with columns doc_id and cluster ({error})") from error

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
-from lmms_plam.cli.inference import add_arguments, print_table, read_options, select_tasks
+from lmms_plam.cli.inference import add_arguments, print_table, read_options, select_tasks, stay_offline
 from lmms_plam.errors import DataError, did_you_mean
 
 NAME = "leaderboard"
@@ -26,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Rank task by task and print a table, Markdown or JSON."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # datasets are read where the runs left them, never fetched
+    stay_offline()
     from rich.console import Console
     from rich.progress import track
 
@@ -46,9 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
             f" There are {', '.join(models)}"
         )
     standings = []
-    for task in track(
-        select_tasks(list(tasks), arguments.tasks), "ranking", console=Console(stderr=True), transient=True
-    ):
+    chosen = select_tasks(list(tasks), arguments.tasks, options.clusters)
+    for task in track(chosen, "ranking", console=Console(stderr=True), transient=True):
         standings += rank_task(tasks[task], reference, options)
     standings = adjust(standings)
     found = table(standings, reference)

@@ -11,7 +11,7 @@ columns of the dataset.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,16 +41,20 @@ class Declaration(BaseModel):
     metric: str = "mean"
 
 
-def find_benchmarks(
-    task: str, config: Mapping[str, Any], metadata: Mapping[str, Any], sample: Sample
-) -> list[Benchmark]:
+def read_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a task's YAML, which may be a mapping or a list of mappings."""
+    metadata = config.get("metadata") or {}
+    parts = metadata if isinstance(metadata, list) else [metadata]
+    return {key: value for part in parts if isinstance(part, Mapping) for key, value in part.items()}
+
+
+def find_benchmarks(task: str, config: Mapping[str, Any], samples: Collection[Sample]) -> list[Benchmark]:
     """Return how a task is read and measured.
 
     Args:
         task: the task's name; one of the table in units.py is read as stated there, unless its YAML declares otherwise.
-        config: the task's YAML, for `metric_list`, `cluster_key` and `score_key`.
-        metadata: the YAML's metadata, for `plam`.
-        sample: one answer, to see which metrics are numbers.
+        config: the task's YAML, for `metric_list`, `cluster_key`, `score_key` and `metadata`.
+        samples: answers, to see which metrics are numbers; a metric may be there for some documents only.
 
     Returns:
         One benchmark for each kind of per-document value.
@@ -58,13 +62,14 @@ def find_benchmarks(
     Raises:
         DataError: an unknown entry, or no metric that is a number for each document.
     """
+    metadata = read_metadata(config)
     if "plam" not in metadata and task in BENCHMARKS:
         return [BENCHMARKS[task]]
     assumed = "metric" not in (metadata.get("plam") or {})
     declaration = _declaration(task, metadata.get("plam") or {})
     if declaration.cluster is None:
         declaration = declaration.model_copy(update={"cluster": config.get("cluster_key")})
-    scores = [declaration.score] if declaration.score else _numeric_metrics(config, sample)
+    scores = [declaration.score] if declaration.score else _numeric_metrics(config, samples)
     if not scores:
         raise DataError(
             f"{task}: none of its metrics is a number for each document; say under `metadata: {{plam: {{score: ...}}}}`"
@@ -99,18 +104,20 @@ def _import_metric(task: str, name: str) -> str:
     return metric
 
 
-def _numeric_metrics(config: Mapping[str, Any], sample: Sample) -> list[str]:
-    """Return the paths of the task's metrics whose value for a document is a number, or holds one as `score`."""
+def _numeric_metrics(config: Mapping[str, Any], samples: Collection[Sample]) -> list[str]:
+    """Return the paths of the task's metrics whose value for a document is a number, or holds one by the score key."""
     inside = config.get("score_key") or "score"
     names = [entry["metric"] for entry in config.get("metric_list") or () if isinstance(entry.get("metric"), str)]
     found = []
     for name in dict.fromkeys(names):
-        value = sample.get(name)
-        if isinstance(value, (bool, int, float)):
-            found.append(name)
-        elif isinstance(value, Mapping) and isinstance(value.get(inside), (bool, int, float)):
-            found.append(f"{name}.{inside}")
+        paths = (name, f"{name}.{inside}")
+        numeric = (path for path in paths if any(_is_number(_look_up((sample,), path)) for sample in samples))
+        found += list(numeric)[:1]
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (bool, int, float))
 
 
 def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
@@ -124,15 +131,21 @@ def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
         )
         if declaration.stratum and stratum is None:
             raise DataError(f"document {sample.get('doc_id')}: '{declaration.stratum}' is not among what is logged")
+        value = _look_up(places, score)
+        if value is None:
+            raise DataError(
+                f"document {sample.get('doc_id')}: no '{score}'; say under `metadata: {{plam: {{score: ...}}}}` in the"
+                " task's YAML which number each document has"
+            )
         return Record(
-            score=_look_up(places, score),
+            score=value,
             answer=answer_of(sample),
             question="" if question is None else str(question),
             cluster=None if cluster is None else str(cluster),
             stratum="" if stratum is None else str(stratum),
         )
 
-    return Benchmark(read, (Measure(key, metric),), image=declaration.cluster, needs_image=True)
+    return Benchmark(read, (Measure(key, metric),), image=declaration.cluster, needs_image=True, only_with=key)
 
 
 def _look_up(places: Sequence[Any], path: str) -> Any:

@@ -21,7 +21,7 @@ from lmms_plam.errors import ConfigError, DataError, UnsupportedError, did_you_m
 from lmms_plam.harness import host
 from lmms_plam.harness.declared import find_benchmarks
 from lmms_plam.harness.families import ANCHOR, FamilyMember
-from lmms_plam.harness.units import Benchmark
+from lmms_plam.harness.units import Benchmark, complete_units, count_remarks
 from lmms_plam.model import QueryScope, Variant
 from lmms_plam.probes.record import MATRIX
 from lmms_plam.report.wandb_log import Example
@@ -29,6 +29,7 @@ from lmms_plam.stats.matrix import ScoreMatrix
 
 _DOC_ID = "plam_doc_id"
 _SINGLE = "generate_until"
+_SIZE, _REMARK = "size", "remark"
 
 
 class FamilyOptions(BaseModel):
@@ -76,6 +77,7 @@ class FamilyTask(ConfigurableMessagesTask):
             model.choosers[self.options.task] = self._choose
         self._reported: dict[str, float | None] | None = None
         self._benchmark: Benchmark | None = None
+        self.notes: tuple[str, ...] = ()
 
     def overrides(self) -> Mapping[str, Any]:
         """Return options that the model config sets, whatever the YAML says."""
@@ -163,9 +165,8 @@ class FamilyTask(ConfigurableMessagesTask):
                 self._row(self.eval_docs[one.doc_id], self.variants[one.idx], next(iter(one.filtered_resps.values())))
                 for one in scored
             ]
-            matrix = ScoreMatrix.from_rows(rows, self.options.task)
             if self._benchmark:
-                chosen = self.choose(matrix, self._benchmark)
+                chosen = self.choose(self._join(rows), self._benchmark)
         self.asked -= self.later - chosen
         return chosen
 
@@ -178,15 +179,37 @@ class FamilyTask(ConfigurableMessagesTask):
             "filtered_resps": result,
             "input": self.doc_to_text(doc),
         }
-        record = self._read_by(sample).record(sample)
-        row = {"doc_id": doc[_DOC_ID], "variant": variant.name, "answer": record.answer, "score": record.score}
-        cluster = record.cluster if record.cluster is not None else str(doc[_DOC_ID])
-        return {**row, "cluster": cluster, "stratum": record.stratum, **record.columns}
+        benchmark = self._read_by(sample)
+        record = benchmark.record(sample)
+        if record.cluster is None and benchmark.needs_image and benchmark.image is not None:
+            raise DataError(f"{self.options.task}: documents have no '{benchmark.image}' to cluster them by")
+        return {
+            "doc_id": doc[_DOC_ID],
+            "variant": variant.name,
+            "answer": record.answer,
+            "score": record.score,
+            "cluster": record.cluster if record.cluster is not None else str(doc[_DOC_ID]),
+            "stratum": record.stratum,
+            **record.columns,
+            _SIZE: record.size,
+            _REMARK: record.remark,
+        }
+
+    def _join(self, rows: Sequence[dict[str, Any]]) -> ScoreMatrix:
+        """Join the rows of complete units, and note what a reader must know of the rest."""
+        complete, notes = complete_units(
+            {row["doc_id"]: (row["cluster"], row[_SIZE]) for row in rows}, self.options.task
+        )
+        self.notes = (*notes, *count_remarks((row["variant"], row[_REMARK]) for row in rows))
+        kept = (row for row in rows if row["doc_id"] in complete)
+        return ScoreMatrix.from_rows(
+            ({name: value for name, value in row.items() if name not in (_SIZE, _REMARK)} for row in kept),
+            self.options.task,
+        )
 
     def _read_by(self, sample: Mapping[str, Any]) -> Benchmark:
         if self._benchmark is None:
-            metadata = self.config.metadata if isinstance(self.config.metadata, Mapping) else {}
-            self._benchmark = find_benchmarks(self.options.of, self.config.to_dict(), metadata, sample)[0]
+            self._benchmark = find_benchmarks(self.options.of, self.config.to_dict(), [sample])[0]
         return self._benchmark
 
     def aggregation(self) -> dict[str, Callable[[list[Any]], float | None]]:
@@ -217,12 +240,13 @@ class FamilyTask(ConfigurableMessagesTask):
 
     def _report_once(self, items: list[list[dict[str, Any]]]) -> dict[str, float | None]:
         if self._reported is None:
-            matrix = ScoreMatrix.from_rows([row for rows in items for row in rows], self.options.task)
             if self._benchmark is None:  # scored by other processes only
                 raise ConfigError(f"{self.options.task}: no document was scored")
             with self._results_folder() as folder:
-                matrix.write(folder / MATRIX)
                 try:
+                    self._join([row for rows in items for row in rows]).write(folder / MATRIX)
+                    for note in self.notes:
+                        logger.info(f"{self.options.task}: {note}")
                     told = self.report(folder / MATRIX, self._benchmark)
                     self._reported = {name: None if value is None else float(value) for name, value in told.items()}
                 except DataError as error:  # too few documents, say: the other tasks' results must not be lost with it

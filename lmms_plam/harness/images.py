@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmms_plam.harness.units import image_name
+from lmms_plam.harness.units import BENCHMARKS, image_name
 
 
 def cached_image_names(config: Mapping[str, Any], column: str) -> list[str] | None:
@@ -15,19 +15,24 @@ def cached_image_names(config: Mapping[str, Any], column: str) -> list[str] | No
     their interval (GQA asks about 30 of each).
 
     Args:
-        config: the task's YAML as the run used it: dataset_path, dataset_name, test_split.
+        config: the task's YAML as the run used it: dataset_path, dataset_name, dataset_kwargs, test_split.
         column: dataset column that holds the image or its name.
     """
     from datasets import DownloadConfig, Image, load_dataset
+    from datasets.exceptions import DatasetsError
 
+    if config.get("process_docs") and config.get("task") not in BENCHMARKS:
+        return None  # which may have left out or moved rows
+    given = config.get("dataset_kwargs") or {}
     try:
         documents = load_dataset(
             config["dataset_path"],
             config.get("dataset_name"),
             split=config.get("test_split") or config.get("validation_split"),
             download_config=DownloadConfig(local_files_only=True),
+            **{name: given[name] for name in ("data_files", "data_dir", "revision") if name in given},
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, RuntimeError, DatasetsError):
         return None
     if column not in documents.column_names:
         return None

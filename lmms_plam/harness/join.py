@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmms_plam.errors import DataError
 from lmms_plam.harness.declared import find_benchmarks
 from lmms_plam.harness.images import cached_image_names
 from lmms_plam.harness.samples import TaskRun, read_samples
-from lmms_plam.harness.units import Benchmark, Measure, Record, Sample
+from lmms_plam.harness.units import Benchmark, Measure, Record, Sample, complete_units, count_remarks
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.units import Units
@@ -80,19 +79,27 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
     notes = []
     if len(doc_ids) < asked:
         notes.append(f"{asked - len(doc_ids)} of {asked} documents left out, which not all runs were asked alike")
-    example = next(iter(samples.values()))[doc_ids[0]]
-    found = []
-    for benchmark in find_benchmarks(first.task, first.config, first.metadata, example):
-        records = {name: _records(benchmark, samples[name], doc_ids, run) for name, run in runs.items()}
-        joined = _join_records(first, benchmark, records, clusters, asked, notes)
-        if not (benchmark.assumed and any(joined.unlike_harness(name, run) for name, run in runs.items())):
+    found, unclear = [], []
+    examples = [by_id[doc_id] for by_id in samples.values() for doc_id in doc_ids]
+    for benchmark in find_benchmarks(first.task, first.config, examples):
+        measured = [
+            doc_id for doc_id in doc_ids if any(benchmark.measures_it(each[doc_id]) for each in samples.values())
+        ]
+        records = {name: _records(benchmark, samples[name], measured, run) for name, run in runs.items()}
+        joined = _join_records(first, benchmark, records, clusters, asked - len(doc_ids), notes)
+        if benchmark.assumed and any(joined.unlike_harness(name, run) for name, run in runs.items()):
+            unclear.append(benchmark.headline.key)
+        else:
             found.append(joined)
+    if not unclear:
+        return found
+    why = (
+        f"the harness prints another number than the mean over documents as {', '.join(unclear)}; say under"
+        " `metadata: {plam: {metric: ...}}` in the task's YAML how it is aggregated"
+    )
     if not found:
-        raise DataError(
-            f"{first.task}: the harness prints other numbers than the mean over documents; say under"
-            " `metadata: {plam: {metric: ...}}` in its YAML how it is aggregated"
-        )
-    return found
+        raise DataError(f"{first.task}: {why}")
+    return [replace(joined, notes=(*joined.notes, f"not compared: {why}")) for joined in found]
 
 
 def _asked_alike(task: str, samples: Mapping[str, Mapping[int, Sample]], intersection: bool) -> list[int]:
@@ -131,7 +138,9 @@ def _records(
     for doc_id in doc_ids:
         try:
             records[doc_id] = benchmark.record(samples[doc_id])
-        except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        except DataError as error:
+            raise DataError(f"{run.path}: {error}") from error
+        except (LookupError, TypeError, AttributeError, ValueError, SyntaxError, StopIteration) as error:
             raise DataError(
                 f"{run.path}: document {doc_id} is not what {run.task} logs ({type(error).__name__}: {error})"
             ) from error
@@ -143,7 +152,7 @@ def _join_records(
     benchmark: Benchmark,
     records: Mapping[str, Mapping[int, Record]],
     clusters: Clusters | None,
-    asked: int,
+    left_out: int,
     notes: Sequence[str],
 ) -> Joined:
     one = next(iter(records.values()))
@@ -151,12 +160,9 @@ def _join_records(
         if len({by_id[doc_id].question for by_id in records.values()}) > 1:
             raise DataError(f"{run.task}: document {doc_id} is not the same question in each run")
     cluster, about_clusters = _clusters(run, benchmark, one, clusters)
-    size = Counter(cluster.values())
-    complete = [doc_id for doc_id, record in one.items() if size[cluster[doc_id]] >= record.size]
-    notes = [*notes, *about_clusters, *_remarks(records)]
-    if len(complete) < len(one):
-        units = len(size) - len({cluster[doc_id] for doc_id in complete})
-        notes.append(f"{units} incomplete units ({len(one) - len(complete)} documents) left out")
+    sizes = {doc_id: (cluster[doc_id], record.size) for doc_id, record in one.items()}
+    complete, about_units = complete_units(sizes, run.task)
+    remarks = count_remarks((name, record.remark) for name, by_id in records.items() for record in by_id.values())
     matrix = ScoreMatrix.from_rows(
         (
             {
@@ -173,7 +179,13 @@ def _join_records(
         ),
         source=run.task,
     )
-    return Joined(run.task, benchmark, matrix, asked - len(complete), tuple(notes))
+    return Joined(
+        run.task,
+        benchmark,
+        matrix,
+        left_out + len(one) - len(complete),
+        (*notes, *about_clusters, *remarks, *about_units),
+    )
 
 
 def _clusters(
@@ -181,6 +193,8 @@ def _clusters(
 ) -> tuple[Clusters, list[str]]:
     """Return each document's cluster from the best source there is, and what to say about it."""
     if stated is not None:
+        if any(record.size > 1 for record in records.values()):
+            raise DataError(f"{run.task}: its metric says which documents belong together, so leave out --clusters")
         missing = [doc_id for doc_id in records if doc_id not in stated]
         if missing:
             raise DataError(f"{run.task}: the stated clusters lack {len(missing)} documents, the first is {missing[0]}")
@@ -206,10 +220,3 @@ def _clusters(
         "questions about one image are taken as independent, as image names aren't logged, which can make the interval"
         f" too narrow; {hint}"
     ]
-
-
-def _remarks(records: Mapping[str, Mapping[int, Record]]) -> list[str]:
-    counts = Counter(
-        (name, record.remark) for name, by_id in records.items() for record in by_id.values() if record.remark
-    )
-    return [f"{name}: {count} answers {remark}" for (name, remark), count in counts.items()]

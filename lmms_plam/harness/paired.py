@@ -11,7 +11,7 @@ from lmms_plam.harness.join import Clusters, join
 from lmms_plam.harness.samples import TaskRun, find_runs
 from lmms_plam.stats.comparison import Analysis, Comparison, Settings
 from lmms_plam.stats.metrics import find_metric
-from lmms_plam.stats.multiplicity import holm_family
+from lmms_plam.stats.multiplicity import adjust_known, holm
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Result:
         perfect: the metric's value where every document scores 1, to put metrics on one scale.
         holm_p: the p-value adjusted for the family; None outside of it.
         notes: what a reader must know.
+        better_p: that the variant is better, adjusted for looking at several (max-T); None where there is only one.
     """
 
     task: str
@@ -50,21 +51,24 @@ class Result:
     perfect: float
     holm_p: float | None
     notes: tuple[str, ...]
+    better_p: float | None = None
 
 
-def runs_by_task(folder: Path, label: str) -> dict[str, TaskRun]:
-    """Return the one run of each task in a folder, under a label.
+def runs_by_task(place: Path, label: str) -> dict[str, TaskRun]:
+    """Return the one run of each task in a folder or results file, under a label.
 
     Raises:
         DataError: nothing to read, or two models' runs of one task.
     """
     found: dict[str, TaskRun] = {}
-    for run in find_runs(folder):
+    for run in find_runs(place):
         if run.task in found:
-            here, there = (path.parent.relative_to(folder) for path in (found[run.task].path, run.path))
-            raise DataError(f"{folder} holds {run.task} twice, in '{here}' and '{there}': name one of these folders")
-        found[run.task] = replace(run, label=label)
-    return found
+            raise DataError(
+                f"{place} holds {run.task} twice, of '{found[run.task].label}' and '{run.label}': name the folder or"
+                f" the results file of one of them, such as {run.results_file}"
+            )
+        found[run.task] = run
+    return {task: replace(run, label=label) for task, run in found.items()}
 
 
 def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
@@ -74,6 +78,7 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
     for joined in join(runs, options.clusters.get(a.task), intersection=options.intersection):
         checks = [note for name, run in runs.items() for note in joined.unlike_harness(name, run)]
         for measure, matrix in joined.measures():
+            downwards = [] if a.higher_is_better(measure.key) else ["lower is better"]
             analysis = Analysis.of(matrix, find_metric(measure.metric), options.settings)
             found = analysis.compare(a.label, b.label)
             results.append(
@@ -84,7 +89,7 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
                     comparison=found,
                     perfect=analysis.perfect(),
                     holm_p=None,
-                    notes=(*joined.notes, *found.difference.notes, *checks),
+                    notes=(*downwards, *joined.notes, *found.difference.notes, *checks),
                 )
             )
     return results
@@ -93,5 +98,5 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
 def adjust(results: Iterable[Result]) -> list[Result]:
     """Fill in Holm's adjustment over the headline metrics that have a p-value."""
     results = list(results)
-    adjusted = holm_family([result.comparison.p_value if result.headline else None for result in results])
+    adjusted = adjust_known(holm, [result.comparison.p_value if result.headline else None for result in results])
     return [replace(result, holm_p=p_value) for result, p_value in zip(results, adjusted, strict=True)]

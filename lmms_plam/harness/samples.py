@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from lmms_plam.errors import DataError
+from lmms_plam.harness.declared import read_metadata
 from lmms_plam.harness.units import Sample
 
 _RESULTS = "_results.json"
@@ -21,14 +25,19 @@ class TaskRun:
     Attributes:
         label: what the run is called: its folder, as far as it tells runs apart.
         task: the task's name in lmms-eval.
-        path: the JSON Lines file with its answers.
-        results: everything in the run's results file.
+        results_file: the run's results file.
+        results: everything in it.
     """
 
     label: str
     task: str
-    path: Path
+    results_file: Path
     results: Mapping[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """The JSON Lines file with its answers."""
+        return self.results_file.with_name(f"{self.results_file.name.removesuffix(_RESULTS)}_samples_{self.task}.jsonl")
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -38,15 +47,7 @@ class TaskRun:
     @property
     def version(self) -> str:
         """The task's version, as its YAML's metadata or else the harness gives it."""
-        metadata = self.metadata
-        return str(metadata.get("version", self.results.get("versions", {}).get(self.task)))
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """The metadata of the task's YAML, which may be a mapping or a list of mappings."""
-        metadata = self.config.get("metadata") or {}
-        parts = metadata if isinstance(metadata, list) else [metadata]
-        return {key: value for part in parts if isinstance(part, Mapping) for key, value in part.items()}
+        return str(read_metadata(self.config).get("version", self.results.get("versions", {}).get(self.task)))
 
     @property
     def scores(self) -> Mapping[str, float]:
@@ -63,31 +64,44 @@ class TaskRun:
         return self.results.get("higher_is_better", {}).get(self.task, {}).get(metric) is not False
 
 
-def find_runs(folder: str | Path) -> list[TaskRun]:
-    """Find every task with logged answers below a folder; of a task run twice in one place, the newest.
+def find_runs(place: str | Path) -> list[TaskRun]:
+    """Find every task with logged answers below a folder, or of one results file.
+
+    Of a task that a model answered twice in one folder the newest run counts. Models are told apart by folder and, as
+    lmms-eval may write several into one, by their arguments.
 
     Raises:
         DataError: no such folder, no results in it, a results file that is no JSON, or no logged answers.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder with runs of lmms-eval")
-    files = sorted(folder.rglob(f"*{_RESULTS}"), key=lambda path: path.name)
-    if not files:
-        raise DataError(f"{folder} holds no results of lmms-eval (*{_RESULTS}): run it with --output_path {folder}")
-    labels = _labels(folder, sorted({path.parent for path in files}))
-    newest: dict[tuple[Path, str], TaskRun] = {}
-    for file in files:
-        results = _read_json(file)
-        for task, config in results.get("configs", {}).items():
+    place = Path(place)
+    if place.is_file() and place.name.endswith(_RESULTS):
+        folder, files = place.parent, [place]
+    elif place.is_dir():
+        folder, files = place, sorted(place.rglob(f"*{_RESULTS}"), key=lambda path: path.name)
+    else:
+        raise DataError(f"{place} is no folder with runs of lmms-eval and no results file (*{_RESULTS})")
+    read = {file: results for file in files if "configs" in (results := _read_json(file))}  # tasks write others
+    if not read:
+        raise DataError(f"{place} holds no results of lmms-eval (*{_RESULTS}): run it with --output_path {folder}")
+    labels = _labels(folder, [(file.parent, _model(results)) for file, results in read.items()])
+    newest: dict[tuple[str, str], TaskRun] = {}
+    for file, results in read.items():
+        label = labels[file.parent, _model(results)]
+        for task, config in results["configs"].items():
             if "plam" in (config or {}):
                 continue  # a family task varies the model by itself and reports on it
-            answers = file.with_name(f"{file.name.removesuffix(_RESULTS)}_samples_{task}.jsonl")
-            if answers.is_file():
-                newest[file.parent, task] = TaskRun(labels[file.parent], task, answers, results)
+            newest[label, task] = TaskRun(label, task, file, results)
     if not newest:
-        raise DataError(f"{folder} holds results but no logged answers: run again with --log_samples")
-    return list(newest.values())
+        raise DataError(
+            f"{place} holds no task's run; comparisons and probes report by themselves, in the folder plam/ beside it"
+        )
+    logged = [run for run in newest.values() if run.path.is_file()]
+    if not logged:
+        raise DataError(f"{place} holds results but no logged answers: run again with --log_samples")
+    for run in newest.values():
+        if not run.path.is_file():
+            logger.warning(f"{run.label}: {run.task} is left out, as its newest run logged no answers ({run.path})")
+    return logged
 
 
 def read_samples(run: TaskRun) -> dict[int, Sample]:
@@ -97,7 +111,7 @@ def read_samples(run: TaskRun) -> dict[int, Sample]:
         DataError: a line that is cut off or no JSON object, a document twice, or no answers at all.
     """
     samples: dict[int, Sample] = {}
-    with open(run.path, encoding="utf-8") as lines:
+    with open(run.path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 sample = json.loads(line)
@@ -114,11 +128,26 @@ def read_samples(run: TaskRun) -> dict[int, Sample]:
     return samples
 
 
-def _labels(folder: Path, parents: list[Path]) -> dict[Path, str]:
-    """Name each run by its path below the folder, only its first part where that is unique."""
-    relative = {parent: parent.relative_to(folder).parts or (folder.resolve().name,) for parent in parents}
-    first = [parts[0] for parts in relative.values()]
-    return {parent: parts[0] if first.count(parts[0]) == 1 else "/".join(parts) for parent, parts in relative.items()}
+def _model(results: Mapping[str, Any]) -> str:
+    """Return lmms-eval's words for the model that answered: its type and arguments."""
+    config = results.get("config") or {}
+    return " ".join(str(config[name]) for name in ("model", "model_args") if config.get(name))
+
+
+def _labels(folder: Path, models: Iterable[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
+    """Name each model by its path below the folder, only its first part where that is unique.
+
+    Of several models in one folder the model's own words are part of the path, and all of it in `folder` itself.
+    """
+    models = list(dict.fromkeys(models))
+    alone = Counter(parent for parent, _ in models)
+    paths = {
+        (parent, model): (*parent.relative_to(folder).parts, *([model] if alone[parent] > 1 else []))
+        or (folder.resolve().name,)
+        for parent, model in models
+    }
+    first = Counter(parts[0] for parts in paths.values())
+    return {key: parts[0] if first[parts[0]] == 1 else "/".join(parts) for key, parts in paths.items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -126,6 +155,4 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is cut off or no JSON; run the tasks again") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no results of lmms-eval")
-    return content
+    return content if isinstance(content, dict) else {}

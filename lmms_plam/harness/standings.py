@@ -10,7 +10,7 @@ from lmms_plam.harness.paired import Options
 from lmms_plam.harness.samples import TaskRun
 from lmms_plam.stats.comparison import Analysis, Comparison, Estimate
 from lmms_plam.stats.metrics import find_metric
-from lmms_plam.stats.multiplicity import holm_family
+from lmms_plam.stats.multiplicity import adjust_known, benjamini_hochberg, holm
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Standing:
         worst_rank: the worst.
         comparison: paired difference to the reference; None for the reference itself or where it lacks the task.
         holm_p: the difference's p-value, adjusted over all models and benchmarks.
+        bh_p: the same by Benjamini and Hochberg, for sweeps: the share of false finds that goes with it.
+        better_p: that the model is better than the reference here, adjusted for looking at all models (max-T).
         notes: what a reader must know.
     """
 
@@ -37,11 +39,13 @@ class Standing:
     worst_rank: int
     comparison: Comparison | None
     holm_p: float | None
+    bh_p: float | None
+    better_p: float | None
     notes: tuple[str, ...]
 
 
 def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Options) -> list[Standing]:
-    """Score, rank and compare all runs of one task; `holm_p` is left for `adjust`.
+    """Score, rank and compare all runs of one task; `holm_p` and `bh_p` are left for `adjust`.
 
     Args:
         runs: the runs by model.
@@ -52,7 +56,9 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
     joined = join(runs, options.clusters.get(first.task), intersection=options.intersection)[0]
     measure, matrix = joined.measures()[0]
     analysis = Analysis.of(matrix, find_metric(measure.metric), options.settings)
-    best, worst = analysis.ranks(first.higher_is_better(measure.key))
+    upwards = first.higher_is_better(measure.key)
+    best, worst = analysis.ranks(upwards)
+    better = analysis.better_than(reference, upwards) if reference is not None and reference in runs else {}
     standings = []
     for place, (model, run) in enumerate(runs.items()):
         score = analysis.score(model)
@@ -68,6 +74,8 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
                 if reference in (None, model) or reference not in runs
                 else analysis.compare(reference, model),
                 holm_p=None,
+                bh_p=None,
+                better_p=better.get(model),
                 notes=(*joined.notes, *score.notes, *joined.unlike_harness(model, run)),
             )
         )
@@ -75,8 +83,8 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
 
 
 def adjust(standings: Iterable[Standing]) -> list[Standing]:
-    """Fill in Holm's adjustment over every difference to the reference."""
+    """Fill in both adjustments over every difference to the reference."""
     standings = list(standings)
-    compared = [standing.comparison for standing in standings]
-    adjusted = holm_family([None if comparison is None else comparison.p_value for comparison in compared])
-    return [replace(standing, holm_p=p_value) for standing, p_value in zip(standings, adjusted, strict=True)]
+    p_values = [standing.comparison.p_value if standing.comparison else None for standing in standings]
+    adjusted = zip(adjust_known(holm, p_values), adjust_known(benjamini_hochberg, p_values), strict=True)
+    return [replace(each, holm_p=one, bh_p=other) for each, (one, other) in zip(standings, adjusted, strict=True)]

@@ -182,12 +182,14 @@ class Comparison(FamilyTask):
         results = []
         for place, (measure, part) in enumerate(benchmark.parts(matrix)):
             analysis = Analysis.of(part, find_metric(measure.metric))
+            better = analysis.better_than(BASE) if len(matrix.variants) > 2 else {}
             for variant in matrix.variants[1:]:
                 found = analysis.compare(BASE, variant)
                 task = self.options.task if variant == "merged" else f"{self.options.task} ({variant})"
                 headline = place == 0
-                notes = found.difference.notes
-                results.append(Result(task, measure.key, headline, found, analysis.perfect(), None, notes))
+                notes = (*self.notes, *found.difference.notes)
+                perfect = analysis.perfect()
+                results.append(Result(task, measure.key, headline, found, perfect, None, notes, better.get(variant)))
         write(adjust(results), matrix_file.parent)
         first = results[0].comparison
         return {

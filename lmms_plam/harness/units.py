@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -75,6 +76,7 @@ class Benchmark:
         questions_per_image: where images are asked about in blocks of so many consecutive question ids, and their
             names aren't logged, the blocks stand for the images.
         assumed: nobody said how the task is aggregated, so that its mean stands only where the harness prints it too.
+        only_with: the key without which a sample isn't measured, as a category's metric isn't for other categories.
     """
 
     read: Callable[[Sample], Record]
@@ -83,11 +85,16 @@ class Benchmark:
     needs_image: bool = False
     questions_per_image: int | None = None
     assumed: bool = False
+    only_with: str | None = None
 
     @property
     def headline(self) -> Measure:
         """The first measure of the whole benchmark."""
         return next(measure for measure in self.measures if not measure.group)
+
+    def measures_it(self, sample: Sample) -> bool:
+        """Say whether a sample counts."""
+        return self.only_with is None or self.only_with in sample
 
     def record(self, sample: Sample) -> Record:
         """Read a sample; its cluster is the image where the document is at hand and questions share images."""
@@ -103,6 +110,33 @@ class Benchmark:
             for measure in self.measures
             if not measure.group or measure.group in groups
         ]
+
+
+def complete_units(units: Mapping[int, tuple[str, int]], source: str) -> tuple[set[int], list[str]]:
+    """Return the documents whose cluster is complete, and what to say of the others.
+
+    Args:
+        units: by document id, its cluster and the number of documents without which that is incomplete.
+        source: what an error message calls them.
+
+    Raises:
+        DataError: there is no complete cluster.
+    """
+    size = Counter(cluster for cluster, _ in units.values())
+    complete = {doc_id for doc_id, (cluster, least) in units.items() if size[cluster] >= least}
+    if not complete:
+        raise DataError(
+            f"{source}: none of the {len(size)} units, each of which is several documents, is complete; raise --limit"
+        )
+    left_out = len(size) - len({units[doc_id][0] for doc_id in complete})
+    notes = [f"{left_out} incomplete units ({len(units) - len(complete)} documents) left out"] if left_out else []
+    return complete, notes
+
+
+def count_remarks(remarks: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each variant and remark, given one pair of them for each answer."""
+    counts = Counter((variant, remark) for variant, remark in remarks if remark)
+    return [f"{variant}: {count} answers {remark}" for (variant, remark), count in counts.items()]
 
 
 def image_name(value: Any) -> str:

@@ -48,6 +48,7 @@ def _details(result: Result) -> dict[str, Any]:
         "standard_error": found.difference.standard_error,
         "detectable": found.detectable,
         "holm_p": result.holm_p,
+        "better_p": result.better_p,
         "mcnemar_p": found.mcnemar_p,
         "strata": found.difference.strata,
         "notes": result.notes,
@@ -70,9 +71,9 @@ def table(results: Sequence[Result]) -> Table:
                 f"{found.difference.value:+.{unit}f}",
                 "none" if low is None or high is None else f"{low:+.{unit}f} to {high:+.{unit}f}",
                 found.difference.method.removesuffix(" bootstrap"),
-                _p(found.p_value),
-                _p(result.holm_p),
-                _p(found.mcnemar_p),
+                p_text(found.p_value),
+                p_text(result.holm_p),
+                p_text(found.mcnemar_p),
                 "" if found.detectable is None else f"{found.detectable:.{unit}f}",
                 f"{found.difference.n:,}",
                 f"{found.difference.clusters:,}",
@@ -101,7 +102,7 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
                 value=found.value * point,
                 low=None if found.ci_low is None else found.ci_low * point,
                 high=None if found.ci_high is None else found.ci_high * point,
-                words="no interval" if result.comparison.p_value is None else f"p {_p(result.comparison.p_value)}",
+                words="no interval" if result.comparison.p_value is None else f"p {p_text(result.comparison.p_value)}",
             )
         )
     axis = f"difference in points (hundredths of a perfect score), {first.difference.level:.0%} interval"
@@ -136,25 +137,33 @@ def _method(results: Sequence[Result]) -> list[str]:
     return [
         f"interval: bootstrap of clusters, {first.draws:,} draws, seed {first.seed};"
         " BCa, or percentile where few clusters bear on the difference",
-        f"p: sign flips of whole clusters, two-sided mid-p; Holm over the {family} tasks' first metrics",
+        f"p: sign flips of whole clusters, two-sided mid-p; Holm over the {family} differences in a first metric",
         "detectable: the true difference that would be found with power 0.8",
     ]
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """Return what was estimated and what to know of it, task by task, each line once."""
-    return list(
-        dict.fromkeys(
-            f"{result.task}: {note}"
-            for result in results
-            for note in (result.comparison.difference.estimand, *result.notes)
-        )
-    )
+    """Return what was estimated and what to know of it, each line once, with the metrics that it is about."""
+    metrics: dict[str, list[str]] = {}
+    about: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        metrics.setdefault(result.task, []).append(result.metric)
+        for note in (result.comparison.difference.estimand, *result.notes):
+            about.setdefault((result.task, note), []).append(result.metric)
+    notes = [
+        f"{task}: {note}" if named == metrics[task] else f"{task} ({', '.join(named)}): {note}"
+        for (task, note), named in about.items()
+    ]
+    better = [result.better_p for result in results if result.headline and result.better_p is not None]
+    if better:
+        notes.append(f"is any of the {len(better)} recipes better? p {p_text(min(better))} (max-T)")
+    return notes
 
 
 def _decimals(perfect: float) -> int:
     return 4 if perfect <= 1 else 2 if perfect <= 100 else 1
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """Return a p-value in four decimals, empty for none."""
     return "" if value is None else "<0.0001" if value < 1e-4 else f"{value:.4f}"

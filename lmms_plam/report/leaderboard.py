@@ -9,7 +9,7 @@ from typing import Any
 
 from lmms_plam.files import write_text
 from lmms_plam.harness.standings import Standing
-from lmms_plam.report.comparison import to_csv
+from lmms_plam.report.comparison import p_text, to_csv
 from lmms_plam.report.page import page
 from lmms_plam.report.tables import Table
 
@@ -36,6 +36,9 @@ def _record(standing: Standing) -> dict[str, Any]:
         "difference_ci_high": compared.difference.ci_high if compared else None,
         "p_value": compared.p_value if compared else None,
         "holm_p": standing.holm_p,
+        "bh_p": standing.bh_p,
+        "better_p": standing.better_p,
+        "estimand": score.estimand,
         "n": score.n,
         "clusters": score.clusters,
         "method": score.method,
@@ -58,6 +61,11 @@ def table(standings: Sequence[Standing], reference: str | None) -> Table:
     ]
     if compared:
         notes.append(f"*: p < {1 - level:.2g} after Holm's adjustment over all {compared} differences")
+    notes += [
+        f"{task}: is any model better than {reference}? p {p_text(min(found))} (max-T over {len(found)} models)"
+        for task in tasks
+        if len(found := [each.better_p for each in standings if each.task == task and each.better_p is not None]) > 1
+    ]
     first = standings[0].score
     notes.append(
         f"{first.draws:,} bootstrap draws over clusters, the same for all models of a benchmark; seed {first.seed}"

@@ -10,7 +10,7 @@ from lmms_plam.stats.bootstrap import bootstrap, interval
 from lmms_plam.stats.matrix import FloatArray, IntArray, ScoreMatrix
 from lmms_plam.stats.metrics import Metric
 from lmms_plam.stats.ranks import rank_intervals
-from lmms_plam.stats.significance import mcnemar, sign_flip
+from lmms_plam.stats.significance import Alternative, max_t, mcnemar, sign_flip
 from lmms_plam.stats.spread import minimum_detectable_effect, spread
 from lmms_plam.stats.units import Units
 
@@ -80,7 +80,7 @@ class Comparison:
         difference: b - a, with its interval.
         p_value: two-sided sign-flip mid-p; None with one cluster.
         mcnemar_p: McNemar's mid-p where every cluster is plainly right or wrong, else None.
-        detectable: the true difference that such a sample finds with power 0.8; None with one cluster.
+        detectable: the true difference that such a sample finds with power 0.8; None where nothing varies.
     """
 
     reference: str
@@ -156,8 +156,21 @@ class Analysis:
             difference=difference,
             p_value=sign_flip(self.units, a, b, self.settings.draws, rng) if testable else None,
             mcnemar_p=mcnemar(self.units, a, b) if testable else None,
-            detectable=None if error is None else minimum_detectable_effect(error, self.settings.level),
+            detectable=minimum_detectable_effect(error, self.settings.level) if error else None,
         )
+
+    def better_than(self, reference: str, higher_is_better: bool = True) -> dict[str, float]:
+        """Return, for each other variant, the p-value that it is better, adjusted for looking at all (max-T).
+
+        The smallest answers "is any variant better than the reference?". Empty with one cluster.
+        """
+        if self.units.n_clusters == 1:
+            return {}
+        place, rng = self.matrix.column(reference), np.random.default_rng([self.settings.seed, 1])
+        alternative: Alternative = "greater" if higher_is_better else "less"
+        adjusted = max_t(self.units, place, self.settings.draws, rng, alternative)
+        named = zip(self.matrix.variants, map(float, adjusted), strict=True)
+        return {name: p_value for name, p_value in named if name != reference}
 
     def ranks(self, higher_is_better: bool = True) -> tuple[IntArray, IntArray]:
         """Return the best and the worst rank that each variant could hold, each (n_variants,)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,6 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
     return adjusted
 
 
-def holm_family(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust the p-values of a family some of whose members have none; these stay None and count for nothing."""
-    adjusted = iter(holm([p for p in p_values if p is not None]))
-    return [None if p is None else float(next(adjusted)) for p in p_values]
-
-
 def benjamini_hochberg(p_values: npt.ArrayLike) -> FloatArray:
     """Adjust p-values so that the expected share of false rejections among all is at most the level (1995).
 
@@ -48,3 +42,9 @@ def benjamini_hochberg(p_values: npt.ArrayLike) -> FloatArray:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.minimum.accumulate(steps), 1.0)
     return adjusted
+
+
+def adjust_known(method: Callable[[list[float]], FloatArray], p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust the p-values of a family some of whose members have none; these stay None and count for nothing."""
+    adjusted = iter(method([p for p in p_values if p is not None]))
+    return [None if p is None else float(next(adjusted)) for p in p_values]

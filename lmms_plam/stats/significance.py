@@ -10,12 +10,15 @@ is McNemar's mid-p (Fagerland, Lydersen and Laake 2013).
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from scipy.stats import binom
 
 from lmms_plam.stats.matrix import FloatArray, IntArray
 from lmms_plam.stats.units import Units, chunk_sizes, sum_strata
+
+Alternative = Literal["two-sided", "greater", "less"]
 
 
 def sign_flip(units: Units, reference: int, variant: int, flips: int, rng: np.random.Generator) -> float:
@@ -35,18 +38,21 @@ def sign_flip(units: Units, reference: int, variant: int, flips: int, rng: np.ra
     return float(_mid_p(np.abs(np.diff(pair.estimate())), np.abs(flipped), exact)[0])
 
 
-def max_t(units: Units, reference: int, flips: int, rng: np.random.Generator) -> FloatArray:
+def max_t(
+    units: Units, reference: int, flips: int, rng: np.random.Generator, alternative: Alternative = "two-sided"
+) -> FloatArray:
     """Return p-values, adjusted for looking at every variant, that a variant differs from the reference.
 
     The single-step max-T of Westfall and Young (1993): each variant's difference, in units of its standard deviation
     under flips, against the largest of all variants under the same flips. The smallest answers "is any variant
-    different?".
+    better?" or, two-sided, "is any variant different?".
 
     Args:
         units: the sample.
         reference: column of the variant that the others are compared with.
         flips: number of random label assignments, shared by all variants.
         rng: source of randomness.
+        alternative: `greater` and `less` ask for variants that score more or less than the reference.
 
     Returns:
         (n_variants,), 1 for the reference.
@@ -56,9 +62,10 @@ def max_t(units: Units, reference: int, flips: int, rng: np.random.Generator) ->
     flipped, exact = _flipped_differences(units, reference, others, flips, rng)
     spread = np.sqrt(np.mean(flipped**2, axis=0))
     spread[spread == 0] = 1.0
-    largest = np.abs(flipped / spread).max(axis=1)
+    counted = {"two-sided": np.abs, "greater": np.positive, "less": np.negative}[alternative]
+    largest = counted(flipped / spread).max(axis=1)
     adjusted = np.ones(len(estimate))
-    adjusted[others] = _mid_p(np.abs(estimate[others] - estimate[reference]) / spread, largest[:, None], exact)
+    adjusted[others] = _mid_p(counted((estimate[others] - estimate[reference]) / spread), largest[:, None], exact)
     return adjusted
 
 
@@ -106,7 +113,7 @@ def _mid_p(observed: FloatArray, null: FloatArray, exact: bool) -> FloatArray:
     """Return the share of the null distribution beyond the observed value, ties counted half.
 
     Args:
-        observed: (n,) sizes of differences.
+        observed: (n,) differences, or their sizes.
         null: (n_flips, n) or (n_flips, 1) the same under flips.
         exact: whether every flip is there; else the observed one is added to those drawn.
     """
