@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 from test_harness_runs import config_file, evaluate
@@ -24,3 +26,15 @@ def test_a_benchmark_is_probed_and_compared_in_one_run(pairs, tmp_path, benchmar
     for task in tasks:
         matrix = ScoreMatrix.read(tmp_path / "runs" / "plam" / task / "matrix.parquet")
         assert len(matrix.doc_ids) == min(8, results["n-samples"][task]["original"])
+
+
+@pytest.mark.usefixtures("benchmark_fixtures")
+@pytest.mark.parametrize("benchmark", ["mme", "mmbench_en_dev_static"])
+def test_half_a_unit_under_limit_is_left_out_and_counted(pairs, tmp_path, benchmark):
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 1})
+    task = f"plam_compare_{benchmark}"
+    evaluate("plam", f"config={path}", [task], output=tmp_path / "runs", limit=7, gen_kwargs="max_new_tokens=2")
+    folder = tmp_path / "runs" / "plam" / task
+    assert len(ScoreMatrix.read(folder / "matrix.parquet").doc_ids) < 7
+    record = json.loads((folder / "comparison.json").read_text())[0]
+    assert "incomplete units" in record["notes"][0]

@@ -193,8 +193,10 @@ def test_further_recipes_stand_beside_the_merge_in_a_comparison(pairs, tmp_path)
     recipes = {"strong": {"start_layer": 1, "lambda_lm": 1.0}}
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 2}, recipes=recipes)
     evaluate("plam", f"config={path}", ["plam_compare_digits"], output=tmp_path / "runs")
-    matrix = ScoreMatrix.read(tmp_path / "runs" / "plam" / "plam_compare_digits" / "matrix.parquet")
-    assert matrix.variants == ("base", "merged", "strong")
+    folder = tmp_path / "runs" / "plam" / "plam_compare_digits"
+    assert ScoreMatrix.read(folder / "matrix.parquet").variants == ("base", "merged", "strong")
+    assert all(0 <= record["better_p"] <= 1 for record in json.loads((folder / "comparison.json").read_text()))
+    assert "is any of the 2 recipes better? p " in (folder / "comparison.md").read_text()
 
 
 def test_a_family_task_needs_the_plam_model(pairs, monkeypatch):
