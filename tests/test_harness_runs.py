@@ -192,7 +192,7 @@ def test_a_comparison_answers_as_two_separate_runs_do(pairs, tmp_path):
 def test_further_recipes_stand_beside_the_merge_in_a_comparison(pairs, tmp_path):
     recipes = {"strong": {"start_layer": 1, "lambda_lm": 1.0}}
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 2}, recipes=recipes)
-    evaluate("plam", f"config={path}", ["plam_compare_digits"], output=tmp_path / "runs")
+    evaluate("plam", f"config={path}", ["plam_compare_digits"], output=tmp_path / "runs", limit=14)
     folder = tmp_path / "runs" / "plam" / "plam_compare_digits"
     assert ScoreMatrix.read(folder / "matrix.parquet").variants == ("base", "merged", "strong")
     assert all(0 <= record["better_p"] <= 1 for record in json.loads((folder / "comparison.json").read_text()))

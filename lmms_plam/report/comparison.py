@@ -134,10 +134,11 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def _method(results: Sequence[Result]) -> list[str]:
     first = results[0].comparison.difference
     family = sum(result.holm_p is not None for result in results)
+    holm = f"; Holm over the {family} differences in a first metric" if family > 1 else ""
     return [
         f"interval: bootstrap of clusters, {first.draws:,} draws, seed {first.seed};"
         " BCa, or percentile where few clusters bear on the difference",
-        f"p: sign flips of whole clusters, two-sided mid-p; Holm over the {family} differences in a first metric",
+        f"p: sign flips of whole clusters, two-sided mid-p{holm}",
         "detectable: the true difference that would be found with power 0.8",
     ]
 
