@@ -42,6 +42,8 @@ def write_run(
     date: str = "20261122_120000",
     model: str = "model",
     arguments: str = "",
+    asked: int | None = None,
+    config: dict[str, Any] | None = None,
 ) -> Path:
     """Write a results file and logged samples; a task's metrics default to its samples' `exact_match`."""
     place = folder / model
@@ -62,7 +64,8 @@ def write_run(
         },
         "versions": dict.fromkeys(tasks, "Yaml"),
         "higher_is_better": {task: {"exact_match": True} for task in tasks},
-        "config": {"model": "plam", "model_args": arguments},
+        "config": {"model": "plam", "model_args": arguments, **(config or {})},
+        "n-samples": {task: {"original": asked, "effective": asked} for task in tasks},
     }
     (place / f"{date}_results.json").write_text(json.dumps(results))
     for task, samples in tasks.items():
@@ -411,7 +414,28 @@ def test_a_line_cut_off_is_named(runs, capsys):
     file.write_bytes(file.read_bytes()[:-20] + b"\xff\n")
     assert "line 200 is cut off" in refusal(capsys, "compare", *runs)
     file.write_text("")
-    assert "is empty; run the task again" in refusal(capsys, "compare", *runs)
+    assert "ends after line 0 of an unknown number" in refusal(capsys, "compare", *runs)
+
+
+@pytest.mark.parametrize(
+    ("asked", "config", "refused"),
+    [
+        (200, {}, False),
+        (201, {}, True),
+        (201, {"limit": -1}, True),
+        (500, {"limit": 200.0}, False),
+        (500, {"limit": 201.0}, True),
+        (500, {"limit": 0.4}, False),
+        (500, {"offset": 300}, False),
+    ],
+)
+def test_answers_lost_at_the_end_of_a_file_are_missed(asked, config, refused, tmp_path, capsys):
+    base = write_run(tmp_path / "base", {"mine": plain()})
+    merged = write_run(tmp_path / "merged", {"mine": plain(accuracy=0.7)}, asked=asked, config=config)
+    if refused:
+        assert "ends after line 200 of 201; run the task again" in refusal(capsys, "compare", str(base), str(merged))
+    else:
+        assert len(compare(capsys, str(base), str(merged))) == 1
 
 
 @pytest.mark.parametrize(
@@ -459,6 +483,7 @@ def test_folders_without_anything_to_compare_are_refused(runs, tmp_path, capsys)
         file.unlink()
     assert "run again with --log_samples" in refusal(capsys, "compare", base, merged)
     assert "are the same folder" in refusal(capsys, "compare", base, base)
+    assert "are the same run" in refusal(capsys, "compare", str(other), str(other / "model"))
     twice = write_run(tmp_path / "twice", {"mine": plain()}, model="one")
     write_run(twice, {"mine": plain()}, model="two")
     assert "holds mine twice, of 'one' and 'two'" in refusal(capsys, "compare", base, str(twice))

@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     label_a, label_b = _labels(arguments.a, arguments.b)
     a, b = runs_by_task(arguments.a, label_a), runs_by_task(arguments.b, label_b)
     common = [task for task in a if task in b]
+    if any(a[task].results_file.samefile(b[task].results_file) for task in common):
+        raise DataError(f"{arguments.a} and {arguments.b} are the same run")
     if not common:
         raise DataError(f"no task in common: {arguments.a} has {', '.join(a)}; {arguments.b} has {', '.join(b)}")
     for task in sorted(set(a) ^ set(b)):

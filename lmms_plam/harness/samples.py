@@ -50,6 +50,16 @@ class TaskRun:
         return str(read_metadata(self.config).get("version", self.results.get("versions", {}).get(self.task)))
 
     @property
+    def asked(self) -> int | None:
+        """How many documents the run asked; None where its results don't say so plainly."""
+        config = self.results.get("config") or {}
+        documents = self.results.get("n-samples", {}).get(self.task, {}).get("original")
+        limit = config.get("limit")
+        if documents is None or config.get("offset") or (limit is not None and 0 <= limit < 1):
+            return None
+        return int(documents if limit in (None, -1) else min(limit, documents))
+
+    @property
     def scores(self) -> Mapping[str, float]:
         """The harness's own numbers by metric, without standard errors."""
         found: dict[str, float] = {}
@@ -108,7 +118,7 @@ def read_samples(run: TaskRun) -> dict[int, Sample]:
     """Read a run's answers by document id.
 
     Raises:
-        DataError: a line that is cut off or no JSON object, a document twice, or no answers at all.
+        DataError: a line that is cut off or no JSON object, a document twice, or fewer answers than documents asked.
     """
     samples: dict[int, Sample] = {}
     with open(run.path, "rb") as lines:
@@ -123,8 +133,10 @@ def read_samples(run: TaskRun) -> dict[int, Sample]:
             if doc_id in samples:
                 raise DataError(f"{run.path}: line {number} repeats document {doc_id}; run the task again")
             samples[doc_id] = sample
-    if not samples:
-        raise DataError(f"{run.path} is empty; run the task again")
+    if not samples or len(samples) < (run.asked or 0):
+        raise DataError(
+            f"{run.path} ends after line {len(samples)} of {run.asked or 'an unknown number'}; run the task again"
+        )
     return samples
 
 
