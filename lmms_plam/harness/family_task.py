@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -56,6 +56,7 @@ class FamilyTask(ConfigurableMessagesTask):
     """Names of the numbers in lmms-eval's table, and whether higher is better."""
     scope: QueryScope = "all"
     """From which queries a cut hides vision."""
+    _filters: list[Any]
 
     def __init__(self, config: dict[str, Any]) -> None:
         model = host.running()
@@ -64,12 +65,17 @@ class FamilyTask(ConfigurableMessagesTask):
         self.plam = model
         self.options = _read_options(self.options_class, {**config, **self.overrides()})
         wrapped = host.task_config(self.options.of)
-        super().__init__(config={**wrapped, "task": self.options.task}, model_name=model.backend_name)
+        super().__init__(config={**wrapped, "task": self.options.task, "repeats": 1}, model_name=model.backend_name)
         if self.OUTPUT_TYPE != _SINGLE:
             raise UnsupportedError(
                 f"{self.options.task}: only generate-until tasks can be asked in variants, and "
                 f"{self.options.of} is of type {self.OUTPUT_TYPE}"
             )
+        if wrapped.get("repeats", 1) > 1:
+            self.set_config("repeats", wrapped["repeats"])
+        if len(self._filters) > 1:
+            self._filters = self._filters[:1]
+            logger.warning(f"{self.options.task}: answers are filtered by '{self._filters[0].name}' only, the first")
         self.variants = self.make_variants()
         self.later = self.find_later()
         self.asked = {variant.name for variant in self.variants}
@@ -118,6 +124,13 @@ class FamilyTask(ConfigurableMessagesTask):
             for name, documents in splits.items():
                 splits[name] = documents.add_column(_DOC_ID, list(range(len(documents))))
 
+    def set_config(self, key: str, value: Any, update: bool = False) -> None:
+        """Change the wrapped task's config as the command line says, except that each variant answers once."""
+        if key == "repeats":
+            logger.warning(f"{self.options.task}: each variant answers once, not {value} times")
+        else:
+            super().set_config(key, value, update)
+
     def dump_config(self) -> dict[str, Any]:
         """Return the wrapped task's config and what is varied: lmms-eval's caches tell tasks apart by it."""
         varied = [self._identify(variant) for variant in self.variants]
@@ -128,24 +141,33 @@ class FamilyTask(ConfigurableMessagesTask):
         maker = ConfigurableTask if self.plam.is_simple else ConfigurableMessagesTask
         request: Instance = maker.construct_requests(self, doc_id, ctx, **kwargs)
         requests = []
-        for index, variant in enumerate(self.variants):
+        for index, anchor in enumerate(self._members):
             member = copy.copy(request)
             member.idx, member.resps, member.token_counts, member.filtered_resps = index, [], [], {}
             member.raw_filtered_resps = {}
-            member.metadata = {
-                **request.metadata,
-                ANCHOR: FamilyMember(
-                    variant, self._identify(variant), self.scope, self.folder, variant.name in self.later
-                ),
-            }
+            member.metadata = {**request.metadata, ANCHOR: anchor}
             requests.append(member)
         return requests
 
+    @cached_property
+    def _members(self) -> list[FamilyMember]:
+        return [
+            FamilyMember(variant, self._identify(variant), self.scope, self.folder, variant.name in self.later)
+            for variant in self.variants
+        ]
+
     def process_results(self, doc: Any, results: Sequence[Any], full_docs: Any = None) -> dict[str, Any]:
-        """Score each variant's answer by the wrapped task; the rows for the matrix are every number's raw material."""
+        """Score each variant's answer by the wrapped task; the rows for the matrix stand under the first number."""
+        if self._unscored:
+            return dict.fromkeys(self._metric_fn_list, 0)
         answered = zip(self.variants, results, strict=True)
         rows = [self._row(doc, variant, result) for variant, result in answered if variant.name in self.asked]
-        return dict.fromkeys(self.reported, rows)
+        return {name: None if place else rows for place, name in enumerate(self.reported)}
+
+    @property
+    def _unscored(self) -> bool:
+        """Whether --predict_only was given, for which lmms-eval exchanges the metrics."""
+        return "bypass" in self._metric_fn_list
 
     def _choose(self, requests: Sequence[Instance], answers: Sequence[str], documents: set[int]) -> frozenset[str]:
         """Score the first variants' answers, as later all answers are, and say which further variants to ask.
@@ -154,7 +176,8 @@ class FamilyTask(ConfigurableMessagesTask):
         """
         chosen = self.later
         told = {(request.doc_id, request.idx): (request, text) for request, text in zip(requests, answers, strict=True)}
-        if self.plam.world_size == 1 and len(told) >= len(documents) * (len(self.variants) - len(self.later)):
+        complete = len(told) >= len(documents) * (len(self.variants) - len(self.later))
+        if complete and self.plam.world_size == 1 and not self._unscored:
             scored = []
             for request, text in told.values():
                 scored.append(copy.copy(request))
@@ -213,12 +236,14 @@ class FamilyTask(ConfigurableMessagesTask):
         return self._benchmark
 
     def aggregation(self) -> dict[str, Callable[[list[Any]], float | None]]:
-        """Return, for each reported number, what lmms-eval calls with all documents' rows."""
+        """Return, for each reported number, what lmms-eval calls with all documents' rows (see process_results)."""
+        if self._unscored:
+            return dict(super().aggregation())
         return {name: partial(self._aggregate, name) for name in self.reported}
 
     def higher_is_better(self) -> dict[str, bool]:
         """Return which numbers are better when higher."""
-        return dict(self.reported)
+        return dict(super().higher_is_better() if self._unscored else self.reported)
 
     def examples(self, doc_ids: Sequence[int]) -> list[Example]:
         """Return what a reader needs to see of documents: question and first image."""
@@ -252,8 +277,6 @@ class FamilyTask(ConfigurableMessagesTask):
                 except DataError as error:  # too few documents, say: the other tasks' results must not be lost with it
                     logger.error(f"{self.options.task}: {error}")
                     self._reported = dict.fromkeys(self.reported)
-                for kept in folder.glob("answers.*.jsonl"):
-                    kept.unlink()
         return self._reported
 
     @contextmanager

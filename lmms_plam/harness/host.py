@@ -27,6 +27,7 @@ from lmms_eval.utils import load_yaml_config
 
 from lmms_plam.errors import ConfigError, PlamError, UnsupportedError, did_you_mean
 from lmms_plam.files import write_text
+from lmms_plam.harness.journal import journal_files
 
 if TYPE_CHECKING:
     from lmms_plam.harness.model import Plam
@@ -120,14 +121,20 @@ def _cache_by_fingerprint(
         ) from error
 
 
-def _save_with_record(save: Callable[..., Any], tracker: EvaluationTracker, *args: Any, **kwargs: Any) -> Any:
-    saved = save(tracker, *args, **kwargs)
+def _save_with_record(
+    save: Callable[..., Any], tracker: EvaluationTracker, results: dict[str, Any], *args: Any, **kwargs: Any
+) -> Any:
+    saved = save(tracker, results, *args, **kwargs)
+    folder = Path(tracker.output_path or "") / tracker.general_config_tracker.model_name_sanitized
+    if tracker.output_path and (folder / f"{tracker.date_id}_results.json").is_file():
+        for task in results["configs"]:  # until here, a next run would have gone on from the answers
+            for file in journal_files(Path(tracker.output_path) / "plam" / task):
+                file.unlink()
     model = running()
     if model is None or tracker.general_config_tracker.model_source != "plam":
         return saved
     record = model.provenance.to_dict()
     if tracker.output_path:
-        folder = Path(tracker.output_path) / tracker.general_config_tracker.model_name_sanitized
         write_text(folder / f"{tracker.date_id}_plam.json", json.dumps(record, indent=2))
     if (run := wandb_run()) is not None:
         run.config.update({"plam": record})

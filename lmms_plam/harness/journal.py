@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +18,13 @@ def prompt_digest(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
+def journal_files(folder: Path) -> list[Path]:
+    """Return the files of all processes."""
+    return sorted(folder.glob("answers.*.jsonl"))
+
+
 class Journal:
-    """One JSON line an answer, flushed to disk batch by batch; one file for each process.
+    """One JSON line an answer, handed to the operating system batch by batch; one file for each process.
 
     Only answers of the same model fingerprint and the same prompt count on reading; a line that a kill cut short is
     skipped.
@@ -35,15 +39,16 @@ class Journal:
         self.folder, self.fingerprint = folder, fingerprint
         folder.mkdir(parents=True, exist_ok=True)
         self._known = self._read()
-        self._file = (folder / f"answers.{rank}.jsonl").open("a", encoding="utf-8")
+        self._file = (folder / f"answers.{rank}.jsonl").open("a", encoding="ascii")
+        self._file.write("\n")  # after a line that was cut short
 
     def _read(self) -> dict[tuple[str, int, str], str]:
         known = {}
-        for path in sorted(self.folder.glob("answers.*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
+        for path in journal_files(self.folder):
+            for line in path.read_bytes().splitlines():
                 try:
                     entry = json.loads(line)
-                except json.JSONDecodeError:
+                except ValueError:
                     continue
                 if entry["fingerprint"] == self.fingerprint:
                     known[entry["prompt"], entry["doc_id"], entry["variant"]] = entry["answer"]
@@ -54,12 +59,11 @@ class Journal:
         return self._known.get((prompt, doc_id, variant))
 
     def write(self, prompt: str, answers: Mapping[Key, str]) -> None:
-        """Add the answers of a batch and wait until they are on disk."""
+        """Add the answers of a batch, from then on safe from this process's end."""
         for (doc_id, variant), answer in answers.items():
             entry = {"fingerprint": self.fingerprint, "prompt": prompt, "doc_id": doc_id, "variant": variant}
-            self._file.write(json.dumps({**entry, "answer": answer}, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps({**entry, "answer": answer}) + "\n")
         self._file.flush()
-        os.fsync(self._file.fileno())
 
     def __enter__(self) -> Journal:
         return self
