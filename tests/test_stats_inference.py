@@ -315,6 +315,21 @@ def test_one_cluster_has_neither_interval_nor_p_value():
     assert found.difference.method == "none"
 
 
+def test_single_clusters_in_all_strata_have_a_p_value_but_no_interval_and_no_ranks():
+    analysis = Analysis.of(make_matrix([[0, 1]] * 6, strata=range(6)), MACRO)
+    found = analysis.compare("a", "b")
+    assert (found.difference.ci_low, found.difference.standard_error, found.detectable) == (None,) * 3
+    assert found.difference.notes == ("each stratum has a single cluster: no interval exists",)
+    assert found.p_value == pytest.approx(2**-6)
+    assert [ranks.tolist() for ranks in analysis.ranks()] == [[1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize(("n", "unseen"), [(2, "77.6%"), (60, "4.9%")])
+def test_what_zero_variance_may_hide_is_a_share(n, unseen):
+    (note, *_) = reversed(Analysis.of(make_matrix([[0, 1]] * n), MEAN).compare("a", "b").difference.notes)
+    assert f"up to {unseen} unlike clusters" in note
+
+
 def test_few_clusters_take_percentiles_and_are_called_rough(rng):
     found = Analysis.of(make_matrix(answers_of_two(rng, 60), np.repeat(np.arange(12), 5)), MEAN).score("a")
     assert found.method == "percentile bootstrap"

@@ -22,6 +22,7 @@ class Standing:
         task: the task's name.
         metric: the harness's name of the metric.
         score: the score and its interval.
+        perfect: the score if every document scored 1.
         best_rank: the best rank the model could hold among the models with this task; 1 is best.
         worst_rank: the worst.
         comparison: paired difference to the reference; None for the reference itself or where it lacks the task.
@@ -35,6 +36,7 @@ class Standing:
     task: str
     metric: str
     score: Estimate
+    perfect: float
     best_rank: int
     worst_rank: int
     comparison: Comparison | None
@@ -59,6 +61,7 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
     upwards = first.higher_is_better(measure.key)
     best, worst = analysis.ranks(upwards)
     better = analysis.better_than(reference, upwards) if reference is not None and reference in runs else {}
+    perfect = analysis.perfect()
     standings = []
     for place, (model, run) in enumerate(runs.items()):
         score = analysis.score(model)
@@ -68,6 +71,7 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
                 task=first.task,
                 metric=measure.key,
                 score=score,
+                perfect=perfect,
                 best_rank=int(best[place]),
                 worst_rank=int(worst[place]),
                 comparison=None

@@ -104,7 +104,7 @@ def _cell(standing: Standing | None) -> str:
     if standing is None:
         return "not run"
     score, found = standing.score, standing.comparison
-    number = "{:.1f}" if abs(score.value) > 100 else "{:.2f}" if abs(score.value) > 1 else "{:.3f}"
+    number = "{:.3f}" if standing.perfect <= 1 else "{:.2f}" if standing.perfect <= 100 else "{:.1f}"
     ranks = sorted({standing.best_rank, standing.worst_rank})
     lines = [
         number.format(score.value) + _interval(number, score.ci_low, score.ci_high),

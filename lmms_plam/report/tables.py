@@ -63,7 +63,7 @@ class Table:
         return "\n".join([f"**{self.title}**", "", *lines, *notes, ""])
 
     def to_html(self) -> str:
-        """Return it as an HTML fragment."""
+        """Return it as an HTML fragment, without its title."""
 
         def line(cells: Sequence[str], tag: str) -> str:
             kinds = ["label" if place < self.labels else "number" for place in range(len(cells))]
@@ -73,9 +73,8 @@ class Table:
 
         body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in self.rows)
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return (
-            f"<h2>{html.escape(self.title)}</h2>\n<table>\n<thead><tr>{line(self.columns, 'th')}</tr></thead>\n"
-            f"<tbody>\n{body}\n</tbody>\n</table>\n" + (f"<ul>{notes}</ul>\n" if notes else "")
+        return f"<table>\n<thead><tr>{line(self.columns, 'th')}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n" + (
+            f"<ul>{notes}</ul>\n" if notes else ""
         )
 
     def _select(self, places: Sequence[int]) -> Table:

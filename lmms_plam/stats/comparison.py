@@ -40,9 +40,9 @@ class Estimate:
     Attributes:
         estimand: what is estimated, in words.
         value: the estimate on the full sample, in the benchmark's own unit.
-        ci_low: lower end of the interval; None where none exists (one cluster).
+        ci_low: lower end of the interval; None where none exists (a single cluster, in all or in each stratum).
         ci_high: upper end.
-        standard_error: closed form, cluster-robust; None with one cluster.
+        standard_error: closed form, cluster-robust; None without an interval.
         n: documents.
         clusters: resampling units.
         strata: parts that are resampled separately.
@@ -175,7 +175,7 @@ class Analysis:
     def ranks(self, higher_is_better: bool = True) -> tuple[IntArray, IntArray]:
         """Return the best and the worst rank that each variant could hold, each (n_variants,)."""
         n_variants = len(self.matrix.variants)
-        if self.units.n_clusters == 1:
+        if not self.units.resamples:
             return np.ones(n_variants, dtype=np.int64), np.full(n_variants, n_variants, dtype=np.int64)
         sign = 1.0 if higher_is_better else -1.0
         return rank_intervals(sign * self.drawn, sign * self.units.estimate(), self.settings.level)
@@ -189,19 +189,18 @@ class Analysis:
         """Estimate a contrast of the variants: a score (one 1) or a difference (-1 and 1)."""
         units, settings = self.units, self.settings
         value = float(units.estimate() @ contrast)
-        several = units.n_clusters > 1
         found = interval(self.drawn @ contrast, units, contrast, settings.level)
         error = spread(units, contrast).error
         return Estimate(
             estimand=self.metric.estimand if contrast.sum() else f"paired difference of the {self.metric.estimand}",
             value=value,
-            ci_low=found.low if several else None,
-            ci_high=found.high if several else None,
-            standard_error=error if several else None,
+            ci_low=found.low if units.resamples else None,
+            ci_high=found.high if units.resamples else None,
+            standard_error=error if units.resamples else None,
             n=len(self.matrix.doc_ids),
             clusters=units.n_clusters,
             strata=len(units.stratum_sizes),
-            method=found.method if several else "none",
+            method=found.method if units.resamples else "none",
             level=settings.level,
             draws=settings.draws,
             seed=settings.seed,
@@ -212,6 +211,8 @@ class Analysis:
         clusters, size = self.units.n_clusters, self.units.stratum_sizes
         if clusters == 1:
             return ["one cluster: neither an interval nor a p-value exists"]
+        if not self.units.resamples:
+            return ["each stratum has a single cluster: no interval exists"]
         notes = []
         if clusters < FEW_CLUSTERS:
             notes.append(f"only {clusters} clusters: the interval is rough")
@@ -220,5 +221,6 @@ class Analysis:
             notes.append(f"{single} of {len(size)} strata have a single cluster, which the interval can't vary")
         if error == 0:
             what = "no cluster differs" if value == 0 else "every cluster says the same"
-            notes.append(f"{what}: an interval without width (up to {3 / clusters:.1%} unlike clusters may go unseen)")
+            unseen = 1 - (1 - self.settings.level) ** (1 / clusters)
+            notes.append(f"{what}: an interval without width (up to {unseen:.1%} unlike clusters may go unseen)")
         return notes

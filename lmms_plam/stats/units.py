@@ -88,6 +88,11 @@ class Units:
         """(n_strata,) number of clusters in each stratum."""
         return np.bincount(self.stratum, weights=self.count).astype(np.int64)
 
+    @property
+    def resamples(self) -> bool:
+        """Whether resamples can differ from the sample: some stratum has two clusters or more."""
+        return bool((self.stratum_sizes > 1).any())
+
     def resampled(self, times: IntArray) -> FloatArray:
         """Return the metric with each row taken `times` (n_draws, n_rows), as (n_draws, n_variants)."""
         n_strata = len(self.stratum_sizes)
