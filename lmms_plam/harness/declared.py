@@ -79,6 +79,14 @@ def find_benchmarks(task: str, config: Mapping[str, Any], samples: Collection[Sa
     return [replace(_benchmark(score, metric, declaration), assumed=assumed) for score in scores]
 
 
+def say_no_mean(*metrics: str) -> str:
+    """Return why metrics that nobody declared can't be measured, and what to do."""
+    return (
+        f"the harness prints another number than the mean over documents as {', '.join(metrics)}; say under"
+        " `metadata: {plam: {metric: ...}}` in the task's YAML how it is aggregated"
+    )
+
+
 def _declaration(task: str, entries: Mapping[str, Any]) -> Declaration:
     try:
         return Declaration.model_validate(entries)

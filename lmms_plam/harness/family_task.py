@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,17 +20,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmms_plam.errors import ConfigError, DataError, UnsupportedError, did_you_mean
 from lmms_plam.harness import host
-from lmms_plam.harness.declared import find_benchmarks
+from lmms_plam.harness.declared import find_benchmarks, say_no_mean
 from lmms_plam.harness.families import ANCHOR, FamilyMember
-from lmms_plam.harness.units import Benchmark, complete_units, count_remarks
+from lmms_plam.harness.units import Benchmark, complete_units, count_remarks, same_number
 from lmms_plam.model import QueryScope, Variant
 from lmms_plam.probes.record import MATRIX
 from lmms_plam.report.wandb_log import Example
 from lmms_plam.stats.matrix import ScoreMatrix
+from lmms_plam.stats.metrics import find_metric
+from lmms_plam.stats.units import Units
 
 _DOC_ID = "plam_doc_id"
 _SINGLE = "generate_until"
-_SIZE, _REMARK = "size", "remark"
+_SIZE, _REMARK, _ITEM = _NOT_COLUMNS = "size", "remark", "item"
 
 
 class FamilyOptions(BaseModel):
@@ -216,6 +219,7 @@ class FamilyTask(ConfigurableMessagesTask):
             **record.columns,
             _SIZE: record.size,
             _REMARK: record.remark,
+            _ITEM: scored.get(benchmark.headline.key) if benchmark.assumed else None,
         }
 
     def _join(self, rows: Sequence[dict[str, Any]]) -> ScoreMatrix:
@@ -226,9 +230,23 @@ class FamilyTask(ConfigurableMessagesTask):
         self.notes = (*notes, *count_remarks((row["variant"], row[_REMARK]) for row in rows))
         kept = (row for row in rows if row["doc_id"] in complete)
         return ScoreMatrix.from_rows(
-            ({name: value for name, value in row.items() if name not in (_SIZE, _REMARK)} for row in kept),
+            ({name: value for name, value in row.items() if name not in _NOT_COLUMNS} for row in kept),
             self.options.task,
         )
+
+    def _require_the_wrapped_tasks_number(
+        self, matrix: ScoreMatrix, benchmark: Benchmark, items: Sequence[Sequence[dict[str, Any]]]
+    ) -> None:
+        """Refuse to take means for the metric of a task that aggregates otherwise and doesn't declare how."""
+        if benchmark.assumed:
+            key = benchmark.headline.key
+            aggregate = super().aggregation()[key]
+            more = {"args": self.args} if "args" in inspect.signature(aggregate).parameters else {}
+            theirs = aggregate([rows[0][_ITEM] for rows in items], **more)
+            ours = Units.of(matrix, find_metric(benchmark.headline.metric)).estimate()
+            of_first = float(ours[matrix.column(items[0][0]["variant"])])
+            if isinstance(theirs, (int, float)) and not same_number(of_first, theirs):
+                raise DataError(say_no_mean(key))
 
     def _read_by(self, sample: Mapping[str, Any]) -> Benchmark:
         if self._benchmark is None:
@@ -269,7 +287,9 @@ class FamilyTask(ConfigurableMessagesTask):
                 raise ConfigError(f"{self.options.task}: no document was scored")
             with self._results_folder() as folder:
                 try:
-                    self._join([row for rows in items for row in rows]).write(folder / MATRIX)
+                    matrix = self._join([row for rows in items for row in rows])
+                    matrix.write(folder / MATRIX)
+                    self._require_the_wrapped_tasks_number(matrix, self._benchmark, items)
                     for note in self.notes:
                         logger.info(f"{self.options.task}: {note}")
                     told = self.report(folder / MATRIX, self._benchmark)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lmms_plam.errors import DataError
-from lmms_plam.harness.declared import find_benchmarks
+from lmms_plam.harness.declared import find_benchmarks, say_no_mean
 from lmms_plam.harness.images import cached_image_names
 from lmms_plam.harness.samples import TaskRun, read_samples
-from lmms_plam.harness.units import Benchmark, Measure, Record, Sample, complete_units, count_remarks
+from lmms_plam.harness.units import Benchmark, Measure, Record, Sample, complete_units, count_remarks, same_number
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.units import Units
@@ -48,8 +48,7 @@ class Joined:
         for measure, part in self.measures():
             ours = float(Units.of(part, find_metric(measure.metric)).estimate()[place])
             theirs = run.scores.get(measure.key, ours)
-            rounding = 6e-6 if abs(ours) <= 1 else 6e-3  # the harness rounds some to 5 decimals, percents to 2
-            if abs(ours - theirs) > rounding:
+            if not same_number(ours, theirs):
                 said.append(f"{name}: the harness printed {theirs:.6g} as {measure.key}, and here it is {ours:.6g}")
         return said
 
@@ -93,10 +92,7 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
             found.append(joined)
     if not unclear:
         return found
-    why = (
-        f"the harness prints another number than the mean over documents as {', '.join(unclear)}; say under"
-        " `metadata: {plam: {metric: ...}}` in the task's YAML how it is aggregated"
-    )
+    why = say_no_mean(*unclear)
     if not found:
         raise DataError(f"{first.task}: {why}")
     return [replace(joined, notes=(*joined.notes, f"not compared: {why}")) for joined in found]

@@ -139,6 +139,11 @@ def count_remarks(remarks: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{variant}: {count} answers {remark}" for (variant, remark), count in counts.items()]
 
 
+def same_number(ours: float, theirs: float) -> bool:
+    """Whether two numbers agree as far as the harness's rounding: some to 5 decimals, percents to 2."""
+    return abs(ours - theirs) <= (6e-6 if abs(ours) <= 1 else 6e-3)
+
+
 def image_name(value: Any) -> str:
     """Return a name for an image: its id, or a hash of its contents where the dataset holds only the picture."""
     if isinstance(value, (str, int)):

@@ -1,0 +1,47 @@
+"""Family tasks of a benchmark of the user's own: measured as it says, or refused where nobody can know how."""
+
+from __future__ import annotations
+
+import pytest
+from test_harness_runs import config_file, evaluate
+
+from lmms_plam.paths import data_folder
+
+OWN = """
+include: {common}
+task: own
+doc_to_visual: !function lmms_plam.digits.benchmark.show_picture
+doc_to_text: !function lmms_plam.digits.benchmark.ask_about_picture
+metric_list:
+  - {{metric: accuracy, aggregation: !function own.wrong, higher_is_better: false}}
+metadata: {metadata}
+"""
+COMPARISON = "task: own_comparison\nclass: !function lmms_plam.harness.tasks.Comparison\nof: own\n"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "measured"),
+    [
+        ("{version: 1}", False),
+        ("[{version: 1}, {plam: {score: accuracy.score, metric: 'own:share_wrong', cluster: grid}}]", True),
+    ],
+)
+def test_what_is_no_mean_is_measured_only_as_declared(metadata, measured, pairs, tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text(
+        OWN.format(common=data_folder("tasks") / "_plam_digits_common.yaml", metadata=metadata)
+    )
+    (tmp_path / "own_comparison.yaml").write_text(COMPARISON)
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\n"
+        "from lmms_plam.stats.metrics import register\n"
+        "def wrong(items):\n    return 2 - sum(item['score'] for item in items) / len(items)\n"
+        "@register('share_wrong', estimand='two minus the share right')\n"
+        "def share_wrong(matrix):\n    return 2 - matrix.scores, np.ones_like(matrix.scores)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 2})
+    results = evaluate("plam", f"config={path}", ["own", "own_comparison"], include=tmp_path, limit=14)["results"]
+    if measured:
+        assert results["own_comparison"]["merged,none"] == pytest.approx(results["own"]["accuracy,none"])
+    else:
+        assert results["own_comparison"]["merged,none"] is None
