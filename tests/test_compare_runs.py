@@ -295,12 +295,23 @@ def test_lmms_evals_own_cluster_key_is_heeded(tmp_path, capsys):
     assert (record["metric"], record["n"], record["clusters"]) == ("exact_match", 200, 50)
 
 
-def test_an_unknown_entry_in_that_line_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"clusters": "x"}, "mine: metadata.plam.clusters: Extra inputs are not permitted. Did you mean 'cluster'?"),
+        ("x", "mine: metadata.plam.plam: Input should be a valid dictionary"),
+        ({"metric": "meen"}, "mine: metadata.plam.metric: no metric 'meen'. Did you mean 'mean'?"),
+        ({"metric": "nowhere:x"}, "mine: metadata.plam.metric: the module 'nowhere' can't be imported"),
+        ({"stratum": "x"}, "document 0: 'x' is not among what is logged"),
+        ({"score": "x.y"}, "mine: no document has 'x', which its YAML names as the score"),
+        ({"metric": "yes_f1"}, "mine: the metric 'yes_f1' has no document to count"),
+        ({"metric": "question_right"}, "mine: the metric 'question_right' reads a column 'question'"),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_refused(entry, message, tmp_path, capsys):
     for name in ("base", "merged"):
-        write_run(tmp_path / name, {"mine": plain()}, configs={"mine": {"metadata": {"plam": {"clusters": "x"}}}})
-    error = refusal(capsys, "compare", str(tmp_path / "base"), str(tmp_path / "merged"))
-    assert "metadata.plam.clusters" in error
-    assert "Did you mean 'cluster'?" in error
+        write_run(tmp_path / name, {"mine": plain()}, configs={"mine": {"metadata": {"plam": entry}}})
+    assert message in refusal(capsys, "compare", str(tmp_path / "base"), str(tmp_path / "merged"))
 
 
 def test_shared_images_without_names_get_no_interval_until_they_are_given(tmp_path, capsys):
@@ -379,7 +390,8 @@ def change(samples: list[dict[str, Any]], place: int, **entries: Any) -> list[di
         ([*plain(), plain()[7]], "line 201 repeats document 7"),
         (change(plain(), 7, exact_match=float("nan")), "document 7, variant 'merged': the score is no finite number"),
         (change(plain(), 7, exact_match=None), "document 7: no 'exact_match'"),
-        (change(plain(), 7, doc_id=None), "line 8 is cut off or no logged sample"),
+        (change(plain(), 7, exact_match=10**400), "document 7, variant 'merged': the score is no finite number"),
+        *((change(plain(), 7, doc_id=odd), "line 8 is cut off or no logged") for odd in (None, -1, 0.5, 2**70)),
         ([], "line 1 is cut off"),
     ],
 )
@@ -461,6 +473,30 @@ def test_a_file_that_cannot_be_read_is_named_without_a_traceback(runs, capsys, m
 
     monkeypatch.setattr(Path, "read_text", refuse)
     assert "Permission denied: '" in refusal(capsys, "compare", *runs)
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("mmbench_en_dev_static", {"gpt_eval_score": {"prediction": "A"}}),
+        ("mmmu_val", {"mmmu_acc": {"id": "x", "subdomain": "A", "question_type": "multiple-choice", "answer": "A"}}),
+        ("mathvision_testmini", {"mathvision_standard_eval": {"scores": []}}),
+        ("mme", {"mme_perception_score": {"score": 1.0}}),
+        ("hallusion_bench_image", {"aAcc": None}),
+    ],
+)
+def test_a_benchmark_of_another_schema_is_named_by_file_and_document(task, row, tmp_path, capsys):
+    base, merged = (write_run(tmp_path / name, {task: plain(**row)}) for name in ("base", "merged"))
+    error = refusal(capsys, "compare", str(base), str(merged))
+    assert f"samples_{task}.jsonl: " in error
+    assert "document 0" in error
+
+
+@pytest.mark.parametrize("content", ["[]", '{"configs": []}', '{"results": {}}', "null"])
+def test_files_that_only_look_like_results_are_passed_over(content, runs, tmp_path, capsys):
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "mine_results.json").write_text(content)
+    assert "holds no results of lmms-eval" in refusal(capsys, "compare", runs[0], str(tmp_path / "odd"))
 
 
 def test_samples_of_another_schema_are_named(runs, capsys):

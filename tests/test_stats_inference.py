@@ -366,6 +366,13 @@ def test_no_input_gives_nan(n_clusters, n_strata, seed):
         assert np.isfinite(acceleration(analysis.units, np.array([-1.0, 1.0, 0.0])))
 
 
+@pytest.mark.parametrize("odd", [np.ones(3), np.full((1, 2), np.nan), "text"])
+def test_a_metric_that_returns_no_numbers_is_refused(odd):
+    register("test_odd", estimand="nothing")(lambda matrix: (odd, np.ones_like(matrix.scores)))
+    with pytest.raises(DataError, match=r"'test_odd' must return two arrays of \(1, 2\) finite numbers"):
+        Analysis.of(make_matrix([[0, 1]]), find_metric("test_odd"))
+
+
 def test_a_metric_without_any_document_is_refused():
     matrix = make_matrix([[0, 1]], answers=[["maybe", "maybe"]])
     with pytest.raises(DataError, match="'yes_precision' has no document to count"):

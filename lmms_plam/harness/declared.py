@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmms_plam.errors import DataError, did_you_mean
 from lmms_plam.harness.units import BENCHMARKS, Benchmark, Measure, Record, Sample, answer_of
+from lmms_plam.stats.metrics import find_metric
 
 
 class Declaration(BaseModel):
@@ -109,13 +110,17 @@ def _import_metric(task: str, name: str) -> str:
             raise DataError(
                 f"{task}: metadata.plam.metric: the module '{module}' can't be imported ({error})"
             ) from error
-    return metric
+    try:
+        return find_metric(metric).name
+    except DataError as error:
+        raise DataError(f"{task}: metadata.plam.metric: {error}") from None
 
 
 def _numeric_metrics(config: Mapping[str, Any], samples: Collection[Sample]) -> list[str]:
     """Return the paths of the task's metrics whose value for a document is a number, or holds one by the score key."""
     inside = config.get("score_key") or "score"
-    names = [entry["metric"] for entry in config.get("metric_list") or () if isinstance(entry.get("metric"), str)]
+    entries = (entry for entry in config.get("metric_list") or () if isinstance(entry, Mapping))
+    names = [entry["metric"] for entry in entries if isinstance(entry.get("metric"), str)]
     found = []
     for name in dict.fromkeys(names):
         paths = (name, f"{name}.{inside}")

@@ -10,9 +10,9 @@ from lmms_plam.harness.declared import find_benchmarks, say_no_mean
 from lmms_plam.harness.images import cached_image_names
 from lmms_plam.harness.samples import TaskRun, read_samples
 from lmms_plam.harness.units import Benchmark, Measure, Record, Sample, complete_units, count_remarks, same_number
-from lmms_plam.stats.matrix import ScoreMatrix
+from lmms_plam.stats.comparison import Analysis, Settings
+from lmms_plam.stats.matrix import FloatArray, ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
-from lmms_plam.stats.units import Units
 
 Clusters = Mapping[int, str]
 """The cluster of each document id."""
@@ -40,16 +40,30 @@ class Joined:
         """Return each measure that has documents, with the part of the matrix that it reads."""
         return self.benchmark.parts(self.matrix)
 
-    def unlike_harness(self, name: str, run: TaskRun) -> list[str]:
-        """Say which numbers the harness printed otherwise for the same documents of a run."""
-        if self.left_out:
-            return []
-        place, said = self.matrix.column(name), []
-        for measure, part in self.measures():
-            ours = float(Units.of(part, find_metric(measure.metric)).estimate()[place])
-            theirs = run.scores.get(measure.key, ours)
-            if not same_number(ours, theirs):
-                said.append(f"{name}: the harness printed {theirs:.6g} as {measure.key}, and here it is {ours:.6g}")
+    def analyse(self, measure: Measure, part: ScoreMatrix, settings: Settings) -> Analysis:
+        """Resample one of `measures`.
+
+        Raises:
+            DataError: the metric doesn't exist on these documents.
+        """
+        try:
+            return Analysis.of(part, find_metric(measure.metric), settings)
+        except DataError as error:
+            raise DataError(f"{self.task}: {error}") from error
+
+    def unlike_harness(self, measure: Measure, ours: FloatArray, runs: Mapping[str, TaskRun]) -> list[str]:
+        """Say where the harness printed another number for the same documents.
+
+        Args:
+            measure: one of `measures`.
+            ours: (n_variants,) its values here.
+            runs: the runs that were joined.
+        """
+        said = []
+        for (name, run), own in zip(runs.items(), map(float, ours), strict=True):
+            theirs = run.scores.get(measure.key, own)
+            if not self.left_out and not same_number(own, theirs):
+                said.append(f"{name}: the harness printed {theirs:.6g} as {measure.key}, and here it is {own:.6g}")
         return said
 
 
@@ -71,7 +85,10 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
     first = next(iter(runs.values()))
     versions = {run.version for run in runs.values()}
     if len(versions) > 1:
-        raise DataError(f"{first.task}: the runs used different versions of the task ({', '.join(sorted(versions))})")
+        raise DataError(
+            f"{first.task}: the runs used different versions of the task ({', '.join(sorted(versions))});"
+            " run one of them again"
+        )
     samples = {name: read_samples(run) for name, run in runs.items()}
     asked = len({doc_id for by_id in samples.values() for doc_id in by_id})
     doc_ids = _asked_alike(first.task, samples, intersection)
@@ -84,9 +101,11 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
         measured = [
             doc_id for doc_id in doc_ids if any(benchmark.measures_it(each[doc_id]) for each in samples.values())
         ]
+        if not measured:
+            raise DataError(f"{first.task}: no document has '{benchmark.only_with}', which its YAML names as the score")
         records = {name: _records(benchmark, samples[name], measured, run) for name, run in runs.items()}
         joined = _join_records(first, benchmark, records, clusters, asked - len(doc_ids), notes)
-        if benchmark.assumed and any(joined.unlike_harness(name, run) for name, run in runs.items()):
+        if benchmark.assumed and joined.unlike_harness(benchmark.headline, joined.matrix.scores.mean(axis=0), runs):
             unclear.append(benchmark.headline.key)
         else:
             found.append(joined)
@@ -123,7 +142,10 @@ def _asked_alike(task: str, samples: Mapping[str, Mapping[int, Sample]], interse
                 " --intersection compares the documents that were asked alike"
             )
     if not alike:
-        raise DataError(f"{task}: the runs have no document in common that was asked alike")
+        raise DataError(
+            f"{task}: the runs have no document in common that was asked alike; run one of them again, with the other's"
+            " prompts and --limit"
+        )
     return alike
 
 
@@ -204,7 +226,7 @@ def _clusters(
     if names is not None and max(records) < len(names):
         return {doc_id: names[doc_id] for doc_id in records}, []
     block = benchmark.questions_per_image
-    if block:
+    if block and all(record.question.isdecimal() for record in records.values()):
         assumed = {doc_id: str((int(record.question) - 1) // block) for doc_id, record in records.items()}
         return assumed, [f"image names aren't logged; each {block} consecutive question ids are taken for one image"]
     hint = f"give them with --clusters {run.task}=FILE, or run where the dataset is cached"

@@ -9,8 +9,7 @@ from pathlib import Path
 from lmms_plam.errors import DataError
 from lmms_plam.harness.join import Clusters, join
 from lmms_plam.harness.samples import TaskRun, find_runs
-from lmms_plam.stats.comparison import Analysis, Comparison, Settings
-from lmms_plam.stats.metrics import find_metric
+from lmms_plam.stats.comparison import Comparison, Settings
 from lmms_plam.stats.multiplicity import adjust_known, holm
 
 
@@ -76,10 +75,10 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
     results: list[Result] = []
     runs = {a.label: a, b.label: b}
     for joined in join(runs, options.clusters.get(a.task), intersection=options.intersection):
-        checks = [note for name, run in runs.items() for note in joined.unlike_harness(name, run)]
         for measure, matrix in joined.measures():
             downwards = [] if a.higher_is_better(measure.key) else ["lower is better"]
-            analysis = Analysis.of(matrix, find_metric(measure.metric), options.settings)
+            analysis = joined.analyse(measure, matrix, options.settings)
+            checks = joined.unlike_harness(measure, analysis.units.estimate(), runs)
             found = analysis.compare(a.label, b.label)
             results.append(
                 Result(

@@ -42,7 +42,8 @@ class TaskRun:
     @property
     def config(self) -> Mapping[str, Any]:
         """The task's YAML as the run used it."""
-        return dict(self.results.get("configs", {}).get(self.task) or {})
+        config = self.results["configs"].get(self.task)
+        return config if isinstance(config, Mapping) else {}
 
     @property
     def version(self) -> str:
@@ -90,7 +91,7 @@ def find_runs(place: str | Path) -> list[TaskRun]:
         folder, files = place, sorted(place.rglob(f"*{_RESULTS}"), key=lambda path: path.name)
     else:
         raise DataError(f"{place} is no folder with runs of lmms-eval and no results file (*{_RESULTS})")
-    read = {file: results for file in files if "configs" in (results := _read_json(file))}  # tasks write others
+    read = {file: results for file in files if (results := _read_json(file))}
     if not read:
         raise DataError(f"{place} holds no results of lmms-eval (*{_RESULTS}): run it with --output_path {folder}")
     labels = _labels(folder, [(file.parent, _model(results)) for file, results in read.items()])
@@ -125,8 +126,10 @@ def read_samples(run: TaskRun) -> dict[int, Sample]:
         for number, line in enumerate(lines, start=1):
             try:
                 sample = json.loads(line)
-                doc_id = int(sample["doc_id"])
-            except (ValueError, KeyError, TypeError) as error:
+                doc_id = sample["doc_id"]
+                if not (isinstance(doc_id, int) and 0 <= doc_id < 2**63):
+                    raise ValueError(f"no document has the id {doc_id}")
+            except (ValueError, LookupError, TypeError) as error:
                 raise DataError(
                     f"{run.path}: line {number} is cut off or no logged sample; run the task again"
                 ) from error
@@ -167,4 +170,5 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is cut off or no JSON; run the tasks again") from error
-    return content if isinstance(content, dict) else {}
+    is_run = isinstance(content, dict) and isinstance(content.get("configs"), dict)
+    return content if is_run else {}  # tasks write files of such names too

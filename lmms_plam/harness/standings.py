@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from lmms_plam.harness.join import join
 from lmms_plam.harness.paired import Options
 from lmms_plam.harness.samples import TaskRun
-from lmms_plam.stats.comparison import Analysis, Comparison, Estimate
-from lmms_plam.stats.metrics import find_metric
+from lmms_plam.stats.comparison import Comparison, Estimate
 from lmms_plam.stats.multiplicity import adjust_known, benjamini_hochberg, holm
 
 
@@ -57,13 +56,14 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
     first = next(iter(runs.values()))
     joined = join(runs, options.clusters.get(first.task), intersection=options.intersection)[0]
     measure, matrix = joined.measures()[0]
-    analysis = Analysis.of(matrix, find_metric(measure.metric), options.settings)
+    analysis = joined.analyse(measure, matrix, options.settings)
+    notes = (*joined.notes, *joined.unlike_harness(measure, analysis.units.estimate(), runs))
     upwards = first.higher_is_better(measure.key)
     best, worst = analysis.ranks(upwards)
     better = analysis.better_than(reference, upwards) if reference is not None and reference in runs else {}
     perfect = analysis.perfect()
     standings = []
-    for place, (model, run) in enumerate(runs.items()):
+    for place, model in enumerate(runs):
         score = analysis.score(model)
         standings.append(
             Standing(
@@ -80,7 +80,7 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
                 holm_p=None,
                 bh_p=None,
                 better_p=better.get(model),
-                notes=(*joined.notes, *score.notes, *joined.unlike_harness(model, run)),
+                notes=(*notes, *score.notes),
             )
         )
     return standings

@@ -60,7 +60,8 @@ def table(standings: Sequence[Standing], reference: str | None) -> Table:
         + (f"; paired difference to {reference} [{level:.0%} interval]" if reference else "")
     ]
     if compared:
-        notes.append(f"*: p < {1 - level:.2g} after Holm's adjustment over all {compared} differences")
+        holm = f" after Holm's adjustment over all {compared} differences" if compared > 1 else ""
+        notes.append(f"*: p < {1 - level:.2g}{holm}")
     notes += [
         f"{task}: is any model better than {reference}? p {p_text(min(found))} (max-T over {len(found)} models)"
         for task in tasks

@@ -21,6 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 TextArray = npt.NDArray[Any]
 
+_BEYOND = 1e100  # sums of such scores needn't be finite
 _FIXED = ("doc_id", "variant", "answer", "score", "cluster", "stratum")
 
 
@@ -125,8 +126,9 @@ class ScoreMatrix:
                     f" ({int(problem.sum())} such cells); every document needs every variant once"
                 )
         scores = np.array([np.nan if x is None else x for x in columns["score"]], dtype=np.float64)
-        if not np.isfinite(scores).all():
-            row = int((~np.isfinite(scores)).argmax())
+        usable = np.abs(scores) < _BEYOND
+        if not usable.all():
+            row = int((~usable).argmax())
             raise DataError(
                 f"{source}: document {columns['doc_id'][row]}, variant '{columns['variant'][row]}':"
                 " the score is no finite number"
@@ -215,7 +217,7 @@ class ScoreMatrix:
 def _number(row: Mapping[str, Any], source: str) -> float:
     score = row["score"]
     if isinstance(score, (bool, int, float, np.number, np.bool_)):
-        return float(score)
+        return float(min(score, _BEYOND))  # of Python's integers some are no float
     raise DataError(
         f"{source}: document {row['doc_id']}, variant '{row['variant']}': the score {score!r} is not a number"
     )
