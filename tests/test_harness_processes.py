@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+from test_harness_runs import evaluate
+
+from lmms_plam.stats.matrix import ScoreMatrix
+
+FAMILIES = ("plam_probe_digits", "plam_compare_digits")
+LIMIT = 15  # odd, so that lmms-eval pads one process's requests with repeated ones
 
 
-def run(pair, folder: Path, *launch: str) -> dict[str, object]:
-    config = folder / "pair.yaml"
+def config_file(pair, folder: Path) -> Path:
+    path = folder / "pair.yaml"
     content = {"vlm": str(pair.vlm), "base_lm": str(pair.base_lm), "merge": {"start_layer": 1}}
-    config.write_text(yaml.safe_dump({**content, "backend_args": pair.backend_args}))
-    output = folder / f"runs{len(launch)}"
-    arguments = f"--model plam --model_args config={config} --tasks plam_digits,plam_probe_digits --limit 15"
+    path.write_text(yaml.safe_dump({**content, "backend_args": pair.backend_args}))
+    return path
+
+
+def run(config: Path, output: Path, *launch: str) -> dict[str, object]:
+    """Run the harness in processes of its own; return its table, its answers, and what family tasks saved."""
+    arguments = f"--model plam --model_args config={config} --tasks plam_digits,{','.join(FAMILIES)} --limit {LIMIT}"
     command = [sys.executable, *launch, "-m", "lmms_eval", *arguments.split(), "--output_path", str(output)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, "--log_samples"], env=variables, capture_output=True, text=True, check=False)
@@ -24,11 +37,26 @@ def run(pair, folder: Path, *launch: str) -> dict[str, object]:
     assert found, done.stdout + done.stderr
     samples = [json.loads(line) for line in next(output.glob("**/*_samples_plam_digits.jsonl")).open()]
     answers = {sample["doc_id"]: sample["filtered_resps"] for sample in samples}
-    return {"results": json.loads(found[0].read_text())["results"], "answers": answers}
+    matrices = {task: ScoreMatrix.read(output / "plam" / task / "matrix.parquet") for task in FAMILIES}
+    saved = {
+        task: (matrix.doc_ids.tolist(), matrix.variants, matrix.answers.tolist(), matrix.scores.tolist())
+        for task, matrix in matrices.items()
+    }
+    return {"results": json.loads(found[0].read_text())["results"], "answers": answers, "saved": saved}
 
 
-def test_two_processes_answer_as_one_does(pairs, tmp_path):
-    pair = pairs["qwen2_5_vl"]
-    two = run(pair, tmp_path, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
-    assert two == run(pair, tmp_path)
-    assert len(two["answers"]) == 15
+def test_two_processes_answer_as_one_does_and_take_up_what_another_left(pairs, tmp_path, generated):
+    config, probe = config_file(pairs["qwen2_5_vl"], tmp_path), FAMILIES[0]
+    generated.stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("plam", f"config={config}", [probe], limit=LIMIT, output=tmp_path / "one")
+    journal = tmp_path / "one" / "plam" / probe / "answers.0.jsonl"
+    journal.write_text(re.sub('"answer": ".*"', '"answer": "taken up"', journal.read_text()))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    two = run(config, tmp_path / "two", *launch)
+    assert two == run(config, tmp_path / "one")
+    assert len(two["answers"]) == LIMIT
+    answers = two["saved"][probe][2]
+    assert sum({*given} == {"taken up"} for given in answers) == 3
+    assert not list(tmp_path.rglob("answers.*.jsonl"))

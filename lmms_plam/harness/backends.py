@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,13 @@ BACKENDS = {
     "internvl": "internvl_hf",
 }
 """The VLM's `model_type` in its config.json -> lmms-eval's model type."""
+
+_CUT_AT_STOPS: dict[str, tuple[str, bool]] = {
+    "lmms_eval.models.simple.qwen2_vl": ("", True),
+    "lmms_eval.models.simple.qwen2_5_vl": ("\n\n", False),
+    "lmms_eval.models.simple.qwen3_vl": ("\n\n", False),
+}
+"""Backends that cut decoded answers at the task's `until`: the stop that they pass over, and whether they strip."""
 
 _OURS = ("pretrained", "batch_size", "device")
 
@@ -90,6 +97,24 @@ def build_backend(
         backend: lmms = backend_class(**arguments)
     _pad_left(backend)
     return backend
+
+
+def finish_answer(backend: lmms, text: str, stops: Sequence[str]) -> str:
+    """Return what a backend makes of a decoded answer.
+
+    Args:
+        backend: the lmms-eval backend.
+        text: the answer as decoded.
+        stops: the task's `until`.
+    """
+    cuts = _CUT_AT_STOPS.get(type(backend).__module__)
+    if cuts is None:
+        return text
+    passed_over, strips = cuts
+    for stop in stops:
+        if stop and stop != passed_over:
+            text = text.split(stop)[0]
+    return text.strip() if strips else text
 
 
 def _pad_left(backend: lmms) -> None:

@@ -20,6 +20,7 @@ from loguru import logger
 from torch import nn
 
 from lmms_plam.errors import UnsupportedError
+from lmms_plam.harness.backends import finish_answer
 from lmms_plam.harness.intercept import Generate, intercept_generate
 from lmms_plam.harness.journal import Journal, prompt_digest
 from lmms_plam.model import FamilyResult, QueryScope, Variant
@@ -162,21 +163,26 @@ def _ask(
         return
     decoded: dict[int, str] = {}
     first = next(iter(families.values())).request
+    stops = _stops(first)
+
+    def decode(tokens: Any) -> str:
+        text = backend.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return finish_answer(backend, text, stops)
 
     def answer(generate: Generate, **inputs: Any) -> Any:
-        batch = [families[doc_id] for doc_id in asked.take()]
+        batch = [families[doc_id] for doc_id in asked.take(len(inputs["input_ids"]))]
         variants = list(dict.fromkeys(member.variant for family in batch for member in family.members))
         result = engine(variants, first.metadata[ANCHOR].scope, inputs)
         for row, family in enumerate(batch):
             given = {}
             for member, places in family.members.items():
-                text = _decode(backend, result.tokens[variants.index(member.variant)][row])
+                text = decode(result.tokens[variants.index(member.variant)][row])
                 given[family.doc_id, member.identity] = text
                 for place in places:
                     answers[place] = text
             if journal:
                 journal.write(family.prompt, given)
-            decoded[family.doc_id] = _decode(backend, result.trunk[row][inputs["input_ids"].shape[1] :])
+            decoded[family.doc_id] = decode(result.trunk[row][inputs["input_ids"].shape[1] :])
         return result.trunk
 
     order = list(families)
@@ -191,9 +197,11 @@ def _ask(
             )
 
 
-def _decode(backend: lmms, tokens: Any) -> str:
-    text: str = backend.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text
+def _stops(request: Instance) -> list[str]:
+    """Return a task's `until`, read before the backend takes it out of the request."""
+    arguments = next(part for part in request.args if isinstance(part, dict))
+    until = arguments.get("until", [])
+    return [until] if isinstance(until, str) else list(until)
 
 
 class _AskedDocuments:
@@ -202,14 +210,23 @@ class _AskedDocuments:
     def __init__(self, documents: Any):
         self._documents = documents
         self._fetched: list[int] = []
+        self._taken: set[int] = set()
 
     def __getitem__(self, doc_id: int) -> Any:
         self._fetched.append(doc_id)
         return self._documents[doc_id]
 
-    def take(self) -> list[int]:
-        """Return the documents fetched since the last call: the rows of the batch at hand."""
-        taken, self._fetched = self._fetched, []
+    def take(self, rows: int) -> list[int]:
+        """Return the documents of the batch at hand; those of the next one may be fetched already.
+
+        Raises:
+            UnsupportedError: the backend didn't fetch a document once for each row.
+        """
+        taken = self._fetched[:rows]
+        del self._fetched[:rows]
+        if len(set(taken) - self._taken) < rows:
+            raise UnsupportedError("the backend doesn't fetch each document once, so that rows can't be told apart")
+        self._taken.update(taken)
         return taken
 
 
