@@ -19,6 +19,7 @@ from lmms_plam.harness.backends import backend_name, build_backend
 from lmms_plam.harness.families import Chooser, answer_families, is_family
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.loglikelihood import loglikelihood
+from lmms_plam.harness.paired import Result
 from lmms_plam.harness.provenance import describe, digest_all, digest_tensors
 from lmms_plam.merge import Checkpoint, MergeReport, check_probed, merge_into, other_weights
 from lmms_plam.model import (
@@ -51,6 +52,7 @@ class Plam(lmms):
         backend_name: its model type in lmms-eval.
         provenance: what exactly answers, with its fingerprint.
         choosers: by family task, what decides which of its later variants to ask.
+        compared: by comparison task, what it found.
     """
 
     is_simple = False
@@ -81,6 +83,7 @@ class Plam(lmms):
         self._merge = merge
         self._said: set[str] = set()
         self.choosers: dict[str, Chooser] = {}
+        self.compared: dict[str, list[Result]] = {}
         self.provenance = describe(settings, self.backend_name, self.model, untouched, merge)
         host.announce(self)
         logger.info(
