@@ -25,7 +25,7 @@ from lmms_plam.harness.families import ANCHOR, FamilyMember
 from lmms_plam.harness.units import Benchmark, complete_units, count_remarks, same_number
 from lmms_plam.model import QueryScope, Variant
 from lmms_plam.probes.record import MATRIX
-from lmms_plam.report.wandb_log import Example
+from lmms_plam.report.examples import Example
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.units import Units

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,7 +29,8 @@ from lmms_plam.probes.plateau import find_plateau
 from lmms_plam.probes.record import Origin, analyse
 from lmms_plam.report.comparison import write
 from lmms_plam.report.curve import draw_curve
-from lmms_plam.report.wandb_log import log_probe, telling_documents
+from lmms_plam.report.examples import choose_flips, find_flips, flips_to_html, telling_documents
+from lmms_plam.report.wandb_log import log_comparison, log_probe
 from lmms_plam.stats.comparison import Analysis
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
@@ -177,7 +179,12 @@ class Comparison(FamilyTask):
         return (base, Variant("merged"), *others)
 
     def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
-        """Compare each variant with the base; write comparison.json, .csv, .md, .html and a forest plot."""
+        """Compare each variant with the base; write comparison.json, .csv, .md, .html and a forest plot.
+
+        The folder above gets one of all comparisons of a run, with Holm's adjustment over them.
+
+        The page also shows documents whose score changes.
+        """
         matrix = ScoreMatrix.read(matrix_file)
         results = []
         for place, (measure, part) in enumerate(benchmark.parts(matrix)):
@@ -190,7 +197,16 @@ class Comparison(FamilyTask):
                 notes = (*self.notes, *found.difference.notes)
                 perfect = analysis.perfect()
                 results.append(Result(task, measure.key, headline, found, perfect, None, notes, better.get(variant)))
-        write(adjust(results), matrix_file.parent)
+        results, flips = adjust(results), find_flips(matrix, BASE)
+        shown = dict.fromkeys(flip.doc_id for flip in choose_flips(flips))
+        examples = {example.doc_id: example for example in self.examples(list(shown))}
+        write(results, matrix_file.parent, [flips_to_html(flips, examples)])
+        self.plam.compared[self.options.task] = results
+        if self.folder and len(self.plam.compared) > 1:
+            write(adjust(chain.from_iterable(self.plam.compared.values())), self.folder.parent)
+        run = host.wandb_run()
+        if run is not None:
+            log_comparison(run, self.options.task, results, flips, examples, matrix_file.parent)
         first = results[0].comparison
         return {
             "base": first.a,

@@ -109,8 +109,14 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
     return draw_forest(rows, f"{first.variant} against {first.reference}", axis, kind)
 
 
-def write(results: Sequence[Result], folder: Path) -> None:
-    """Write comparison.json (the records and all else that is known), .csv, .md, .html and the forest plot."""
+def write(results: Sequence[Result], folder: Path, fragments: Sequence[str] = ()) -> None:
+    """Write comparison.json (the records and all else that is known), .csv, .md, .html and the forest plot.
+
+    Args:
+        results: what was compared.
+        folder: where the files go.
+        fragments: HTML that the page shows below.
+    """
     found = table(results)
     full = [record | _details(result) for record, result in zip(records(results), results, strict=True)]
     write_text(folder / "comparison.json", json.dumps(full, indent=2) + "\n")
@@ -119,7 +125,8 @@ def write(results: Sequence[Result], folder: Path) -> None:
     svg = forest(results).decode()
     write_text(folder / "forest.svg", svg)
     picture = svg[svg.index("<svg") :]
-    write_text(folder / "comparison.html", page(found.title, [picture, found.to_html()], "made by plam compare"))
+    shown = [picture, found.to_html(), *fragments]
+    write_text(folder / "comparison.html", page(found.title, shown, "made by lmms-plam"))
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -11,6 +11,7 @@ table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular
 table { display: block; overflow-x: auto; }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th { border-bottom: 2px solid #888; }
+td.text { white-space: normal; vertical-align: top; max-width: 24rem; overflow-wrap: anywhere; }
 .label { text-align: left; } .number { text-align: right; }
 ul { color: #555; } svg { max-width: 100%; height: auto; } footer { color: #777; margin-top: 2rem; }
 """

@@ -1,26 +1,18 @@
-"""A masking probe in Weights & Biases: the curve as a chart over layers, the onset in the summary, table, artifact."""
+"""Probes and comparisons in Weights & Biases: charts, numbers in the summary, tables of documents, files."""
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from lmms_plam.harness.paired import Result
 from lmms_plam.probes.record import Probe
+from lmms_plam.report.comparison import forest, records
+from lmms_plam.report.examples import Example, Flip, choose_flips, count_flips
 from lmms_plam.stats.matrix import ScoreMatrix
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """What a document of the table shows beside its answers; the image is a PIL image, or None."""
-
-    doc_id: int
-    question: str
-    image: Any = None
 
 
 def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, examples: Sequence[Example] = ()) -> None:
@@ -54,22 +46,59 @@ def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, example
     if examples:
         run.log({f"{task}/answers": _answers(wandb, matrix, examples)})
 
-    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", task), type="masking-probe", metadata=record)
-    artifact.add_dir(str(folder))
+    _log_files(run, task, "masking-probe", folder, record)
+
+
+def log_comparison(
+    run: Any, task: str, results: Sequence[Result], flips: Sequence[Flip], examples: Mapping[int, Example], folder: Path
+) -> None:
+    """Log a comparison to a W&B run that is under way, online or offline.
+
+    It logs the forest plot (`TASK/forest`), each metric's numbers in the summary (`TASK/VARIANT/METRIC/difference` and
+    so on), how many documents each variant wins and loses (`TASK/changes`), a table of such documents with image,
+    question and both answers (`TASK/changed_documents`), and the folder's files as an artifact of type `comparison`.
+
+    Args:
+        run: `wandb.run`.
+        task: the comparison's name.
+        results: each metric of each variant.
+        flips: all documents on which a variant's score differs from the base's.
+        examples: the documents of the table, by id; `choose_flips` says which.
+        folder: holds matrix, comparison and pictures.
+    """
+    import wandb
+    from PIL import Image
+
+    run.log({f"{task}/forest": wandb.Image(Image.open(io.BytesIO(forest(results, "png"))))})
+    for result, record in zip(results, records(results), strict=True):
+        for name in ("a", "b", "difference", "ci_low", "ci_high", "p_value", "n", "clusters"):
+            run.summary[f"{task}/{result.comparison.variant}/{result.metric}/{name}"] = record[name]
+    run.summary[f"{task}/changes"] = count_flips(flips)
+    if flips:
+        columns = ["doc_id", "variant", "change", "image", "question", "base", "answer", "base score", "score"]
+        table = wandb.Table(columns=columns)
+        for flip in choose_flips(flips):
+            example = examples[flip.doc_id]
+            shown = (flip.doc_id, flip.variant, flip.change, _image(example), example.question)
+            table.add_data(*shown, *flip.answers, *flip.scores)
+        run.log({f"{task}/changed_documents": table})
+    _log_files(run, task, "comparison", folder, {"metrics": records(results)})
+
+
+def _log_files(run: Any, name: str, kind: str, folder: Path, metadata: dict[str, Any]) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", name), type=kind, metadata=metadata)
+    for path in sorted(folder.iterdir()):
+        if path.suffix != ".jsonl":  # answers kept for a resumed run, which are in the matrix
+            artifact.add_file(str(path))
     run.log_artifact(artifact)
 
 
-def telling_documents(matrix: ScoreMatrix, count: int = 16) -> list[int]:
-    """Return the ids of documents that the image decides: wrong when hidden everywhere, right when seen by all layers.
+def _image(example: Example) -> Any:
+    import wandb
 
-    They are spread evenly over the cut from which on the answer stays right.
-    """
-    scores = matrix.scores[:, np.argsort([int(name) for name in matrix.variants])]
-    decided = np.flatnonzero(scores[:, 0] < scores[:, -1])
-    stays = (scores[decided, ::-1] == scores[decided, -1:]).cumprod(axis=1).sum(axis=1)  # cuts at the end that agree
-    order = decided[np.argsort(-stays, kind="stable")]
-    chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]
-    return [int(doc_id) for doc_id in matrix.doc_ids[chosen]]
+    return None if example.image is None else wandb.Image(example.image)
 
 
 def _answers(wandb: Any, matrix: ScoreMatrix, examples: Sequence[Example]) -> Any:
@@ -78,6 +107,7 @@ def _answers(wandb: Any, matrix: ScoreMatrix, examples: Sequence[Example]) -> An
     row_of = {int(doc_id): row for row, doc_id in enumerate(matrix.doc_ids)}
     table = wandb.Table(columns=["doc_id", "image", "question", *(f"cut {cut}" for cut in cuts)])
     for example in examples:
-        image = None if example.image is None else wandb.Image(example.image)
-        table.add_data(example.doc_id, image, example.question, *matrix.answers[row_of[example.doc_id], columns])
+        table.add_data(
+            example.doc_id, _image(example), example.question, *matrix.answers[row_of[example.doc_id], columns]
+        )
     return table

@@ -1,0 +1,80 @@
+"""What a comparison shows of the documents that change: on its page, and in an offline W&B run read back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_harness_runs import evaluate
+from test_plateau_wandb import items, read_back
+
+from lmms_plam.report.examples import Example, choose_flips, count_flips, find_flips, flips_to_html
+from lmms_plam.stats.matrix import ScoreMatrix
+
+TASK = "plam_compare_digits"
+
+
+def matrix_of(**scores):
+    return ScoreMatrix.from_rows(
+        {"doc_id": doc, "variant": name, "score": score, "answer": f"<{name} {doc}>"}
+        for name, column in scores.items()
+        for doc, score in enumerate(column)
+    )
+
+
+def test_flips_are_found_counted_and_shown_from_both_directions():
+    rng = np.random.default_rng(0)
+    base, merged = rng.integers(0, 2, (2, 200))
+    matrix = matrix_of(base=base, merged=merged, same=base)
+    flips = find_flips(matrix, "base")
+    assert {flip.doc_id for flip in flips} == set(np.flatnonzero(base != merged).tolist())
+    won, lost = int((merged > base).sum()), int((merged < base).sum())
+    assert count_flips(flips) == [f"merged wins {won} documents and loses {lost}"]
+    chosen = choose_flips(flips, 5)
+    assert [flip.change for flip in chosen].count("won") == [flip.change for flip in chosen].count("lost") == 5
+    examples = {flip.doc_id: Example(flip.doc_id, "a < b?", Image.new("LA", (900, 30))) for flip in choose_flips(flips)}
+    page = flips_to_html(flips, examples)
+    assert page.count("data:image/jpeg;base64,") == 16
+    assert "a &lt; b?" in page
+    assert "&lt;merged " in page
+    assert "<li>none</li>" in flips_to_html([], {})
+
+
+@pytest.fixture
+def comparison(tmp_path, monkeypatch):
+    """A comparison of two recipes that do harm, run by the harness inside an offline W&B run."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    model = "config=digits,merge.start_layer=0,recipes.strong.start_layer=0,recipes.strong.lambda_vlm=0.0"
+    with wandb.init(mode="offline", dir=str(tmp_path / "wandb"), project="plam"):
+        evaluate("plam", model, [TASK], output=tmp_path / "runs", limit=21)
+    wandb.teardown()  # the run's file is whole when the service has ended
+    return tmp_path
+
+
+def test_an_offline_run_holds_plot_numbers_changed_documents_and_files(comparison):
+    folder = comparison / "runs" / "plam" / TASK
+    records = read_back(comparison / "wandb")
+    summary = {}
+    for record in records:
+        if record.HasField("summary"):
+            summary |= items(record.summary.update)
+    for known in json.loads((folder / "comparison.json").read_text()):
+        for name in ("a", "b", "difference", "p_value", "n"):
+            assert summary[f"{TASK}/{known['variant']}/{known['metric']}/{name}"] == known[name]
+    assert summary[f"{TASK}/changes"] == count_flips(find_flips(ScoreMatrix.read(folder / "matrix.parquet"), "base"))
+    assert list((comparison / "wandb").rglob("forest_*.png"))
+    (table_file,) = (comparison / "wandb").rglob("changed_documents_*.table.json")
+    table = json.loads(table_file.read_text())
+    assert {(row[1], row[2]) for row in table["data"]} >= {("merged", "lost"), ("strong", "lost")}
+    assert all(row[4] and row[7] != row[8] for row in table["data"])
+    logged = {
+        artifact.type: {entry.path for entry in artifact.manifest.contents}
+        for record in records
+        for artifact in (record.artifact, record.request.log_artifact.artifact)
+    }
+    assert logged["comparison"] == {path.name for path in folder.iterdir()}
+    assert any(name.endswith(".png") for name in logged["run_table"]), "no picture in the table"
