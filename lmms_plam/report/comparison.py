@@ -82,8 +82,14 @@ def table(results: Sequence[Result]) -> Table:
     interval = f"{first.difference.level:.0%} interval"
     numbers = ("difference", interval, "method", "p", "Holm p", "McNemar p", "detectable", "documents", "clusters")
     return Table(
-        title=f"{first.variant} against {first.reference}",
-        columns=("task", "metric", first.reference, first.variant, *numbers),
+        title=_title(results),
+        columns=(
+            "task",
+            "metric",
+            first.reference,
+            first.variant if len(_variants(results)) == 1 else "variant",
+            *numbers,
+        ),
         rows=rows,
         notes=(*_method(results), *_notes(results)),
         labels=2,
@@ -106,7 +112,7 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
             )
         )
     axis = f"difference in points (hundredths of a perfect score), {first.difference.level:.0%} interval"
-    return draw_forest(rows, f"{first.variant} against {first.reference}", axis, kind)
+    return draw_forest(rows, _title(results), axis, kind)
 
 
 def write(results: Sequence[Result], folder: Path, fragments: Sequence[str] = ()) -> None:
@@ -127,6 +133,14 @@ def write(results: Sequence[Result], folder: Path, fragments: Sequence[str] = ()
     picture = svg[svg.index("<svg") :]
     shown = [picture, found.to_html(), *fragments]
     write_text(folder / "comparison.html", page(found.title, shown, "made by lmms-plam"))
+
+
+def _variants(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(result.comparison.variant for result in results))
+
+
+def _title(results: Sequence[Result]) -> str:
+    return f"{', '.join(_variants(results))} against {results[0].comparison.reference}"
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -158,14 +172,10 @@ def _notes(results: Sequence[Result]) -> list[str]:
         metrics.setdefault(result.task, []).append(result.metric)
         for note in (result.comparison.difference.estimand, *result.notes):
             about.setdefault((result.task, note), []).append(result.metric)
-    notes = [
+    return [
         f"{task}: {note}" if named == metrics[task] else f"{task} ({', '.join(named)}): {note}"
         for (task, note), named in about.items()
     ]
-    better = [result.better_p for result in results if result.headline and result.better_p is not None]
-    if better:
-        notes.append(f"is any of the {len(better)} recipes better? p {p_text(min(better))} (max-T)")
-    return notes
 
 
 def _decimals(perfect: float) -> int:
