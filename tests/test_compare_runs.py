@@ -356,8 +356,10 @@ def test_shared_images_are_found_in_a_dataset_on_this_machine(task, column, tmp_
 # Bad input
 
 
-@pytest.mark.parametrize("process_docs", [None, "<function drop_some>"])
-def test_a_users_clusters_are_read_from_his_own_files(process_docs, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("process_docs", "asked", "clusters"), [(None, 200, 50), (None, 190, 1), ("<function drop_some>", 200, 1)]
+)
+def test_a_users_clusters_are_read_from_his_own_files(process_docs, asked, clusters, tmp_path, capsys, monkeypatch):
     """Through `data_files`, whatever lies in the working directory; not where rows may not be the documents."""
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps({"image_id": i // 4}) + "\n" for i in range(200)))
@@ -371,9 +373,9 @@ def test_a_users_clusters_are_read_from_his_own_files(process_docs, tmp_path, ca
         "metadata": {"plam": {"cluster": "image_id"}},
     }
     for name, accuracy in (("base", 0.6), ("merged", 0.7)):
-        write_run(tmp_path / name, {"mine": plain(accuracy=accuracy)}, configs={"mine": config})
+        write_run(tmp_path / name, {"mine": plain(accuracy=accuracy)}, configs={"mine": config}, asked=asked)
     (record,) = compare(capsys, str(tmp_path / "base"), str(tmp_path / "merged"))
-    assert record["clusters"] == (1 if process_docs else 50)
+    assert record["clusters"] == clusters
 
 
 def change(samples: list[dict[str, Any]], place: int, **entries: Any) -> list[dict[str, Any]]:

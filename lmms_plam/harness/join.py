@@ -223,7 +223,7 @@ def _clusters(
     if benchmark.image is None:
         return alone, []
     names = cached_image_names(run.config, benchmark.image)
-    if names is not None and max(records) < len(names):
+    if names is not None and max(records) < len(names) == (run.documents or len(names)):
         return {doc_id: names[doc_id] for doc_id in records}, []
     block = benchmark.questions_per_image
     if block and all(record.question.isdecimal() for record in records.values()):

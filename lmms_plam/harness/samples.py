@@ -51,14 +51,19 @@ class TaskRun:
         return str(read_metadata(self.config).get("version", self.results.get("versions", {}).get(self.task)))
 
     @property
+    def documents(self) -> int | None:
+        """How many documents the task has; None where the results don't say so."""
+        count: int | None = self.results.get("n-samples", {}).get(self.task, {}).get("original")
+        return count
+
+    @property
     def asked(self) -> int | None:
         """How many documents the run asked; None where its results don't say so plainly."""
         config = self.results.get("config") or {}
-        documents = self.results.get("n-samples", {}).get(self.task, {}).get("original")
         limit = config.get("limit")
-        if documents is None or config.get("offset") or (limit is not None and 0 <= limit < 1):
+        if self.documents is None or config.get("offset") or (limit is not None and 0 <= limit < 1):
             return None
-        return int(documents if limit in (None, -1) else min(limit, documents))
+        return self.documents if limit in (None, -1) else min(int(limit), self.documents)
 
     @property
     def scores(self) -> Mapping[str, float]:

@@ -27,7 +27,7 @@ from lmms_plam.model import QueryScope, Variant, find_decoder
 from lmms_plam.probes.curve import masking_curve
 from lmms_plam.probes.plateau import find_plateau
 from lmms_plam.probes.record import Origin, analyse
-from lmms_plam.report.comparison import write
+from lmms_plam.report.comparison import p_text, write
 from lmms_plam.report.curve import draw_curve
 from lmms_plam.report.examples import choose_flips, find_flips, flips_to_html, telling_documents
 from lmms_plam.report.wandb_log import log_comparison, log_probe
@@ -182,7 +182,6 @@ class Comparison(FamilyTask):
         """Compare each variant with the base; write comparison.json, .csv, .md, .html and a forest plot.
 
         The folder above gets one of all comparisons of a run, with Holm's adjustment over them.
-
         The page also shows documents whose score changes.
         """
         matrix = ScoreMatrix.read(matrix_file)
@@ -195,6 +194,9 @@ class Comparison(FamilyTask):
                 task = self.options.task if variant == "merged" else f"{self.options.task} ({variant})"
                 headline = place == 0
                 notes = (*self.notes, *found.difference.notes)
+                if better and headline and variant == "merged":
+                    least = p_text(min(better.values()))
+                    notes += (f"is any of the {len(better)} recipes better? p {least} (max-T)",)
                 perfect = analysis.perfect()
                 results.append(Result(task, measure.key, headline, found, perfect, None, notes, better.get(variant)))
         results, flips = adjust(results), find_flips(matrix, BASE)

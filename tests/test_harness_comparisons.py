@@ -1,6 +1,8 @@
-"""Family tasks of a benchmark of the user's own: measured as it says, or refused where nobody can know how."""
+"""What comparison tasks measure: a user's own benchmark as it says, and several benchmarks as one family."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 from test_harness_runs import config_file, evaluate
@@ -45,3 +47,17 @@ def test_what_is_no_mean_is_measured_only_as_declared(metadata, measured, pairs,
         assert results["own_comparison"]["merged,none"] == pytest.approx(results["own"]["accuracy,none"])
     else:
         assert results["own_comparison"]["merged,none"] is None
+
+
+def test_comparisons_of_one_run_are_one_family(tmp_path):
+    tasks = ["plam_compare_digits", "plam_compare_digits_text"]
+    evaluate("plam", "config=digits", tasks, output=tmp_path, limit=140)
+    alone = [json.loads((tmp_path / "plam" / task / "comparison.json").read_text())[0] for task in tasks]
+    together = sorted(
+        json.loads((tmp_path / "plam" / "comparison.json").read_text()), key=lambda record: record["task"]
+    )
+    assert [record["task"] for record in together] == tasks
+    assert [record["p_value"] for record in together] == [record["p_value"] for record in alone]
+    assert min(record["holm_p"] for record in together) == min(1, 2 * min(record["p_value"] for record in alone))
+    assert "Holm over the 2 differences" in (tmp_path / "plam" / "comparison.md").read_text()
+    assert (tmp_path / "plam" / "forest.svg").is_file()
