@@ -35,6 +35,7 @@ def run(config: Path, output: Path, *launch: str) -> dict[str, object]:
     done = subprocess.run([*command, "--log_samples"], env=variables, capture_output=True, text=True, check=False)
     found = list(output.glob("**/*_results.json"))
     assert found, done.stdout + done.stderr
+    assert done.stderr.count("Running on rank") + done.stdout.count("Running on rank") == (2 if launch else 1)
     samples = [json.loads(line) for line in next(output.glob("**/*_samples_plam_digits.jsonl")).open()]
     answers = {sample["doc_id"]: sample["filtered_resps"] for sample in samples}
     matrices = {task: ScoreMatrix.read(output / "plam" / task / "matrix.parquet") for task in FAMILIES}
@@ -53,7 +54,7 @@ def test_two_processes_answer_as_one_does_and_take_up_what_another_left(pairs, t
     journal = tmp_path / "one" / "plam" / probe / "answers.0.jsonl"
     journal.write_text(re.sub('"answer": ".*"', '"answer": "taken up"', journal.read_text()))
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2")  # accelerate launch starts one on a CPU
     two = run(config, tmp_path / "two", *launch)
     assert two == run(config, tmp_path / "one")
     assert len(two["answers"]) == LIMIT
