@@ -135,9 +135,16 @@ class FamilyTask(ConfigurableMessagesTask):
             super().set_config(key, value, update)
 
     def dump_config(self) -> dict[str, Any]:
-        """Return the wrapped task's config and what is varied: lmms-eval's caches tell tasks apart by it."""
+        """Return the wrapped task's config with the numbers reported here, and what is varied.
+
+        lmms-eval's cache tells tasks apart by it, and its loggers look for these numbers in each sample.
+        """
         varied = [self._identify(variant) for variant in self.variants]
-        return {**super().dump_config(), "plam": {**self.options.model_dump(), "variants": varied}}
+        return {
+            **super().dump_config(),
+            "metric_list": [{"metric": name} for name in self.higher_is_better()],
+            "plam": {**self.options.model_dump(), "variants": varied},
+        }
 
     def construct_requests(self, doc_id: int, ctx: str, **kwargs: Any) -> list[Instance]:
         """Return the wrapped task's request once for each variant."""
