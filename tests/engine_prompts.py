@@ -1,4 +1,4 @@
-"""Prompts for the engine's tests, as the families' own processors feed them: images, several images, videos, none."""
+"""Prompts for the engine's tests, as the families' own processors feed them: images, videos, both, or text alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lmms_plam.model import find_decoder, masked, vision_positions
 
-Kind = Literal["images", "one image", "video"]
+Kind = Literal["images", "one image", "video", "mixed"]
 NEW_TOKENS = 5
 
 _MESSAGES = {
@@ -26,6 +26,12 @@ _MESSAGES = {
     ),
     "one image": (("What is the colour of the left half of ", "image", "?"),),
     "video": (("How many people are in ", "video", "?"),),
+    "mixed": (
+        ("Name a colour.",),
+        ("Is ", "image", " in ", "video", " or in ", "image", "?"),
+        ("video", " What happens?"),
+        ("image", "image", " Which of these two is it, the first or the second?"),
+    ),
 }
 
 
@@ -68,13 +74,12 @@ def _processed(family: str, kind: Kind) -> dict[str, Any]:
     for message in _MESSAGES[kind]:
         content = [{"type": part} if part in ("image", "video") else {"type": "text", "text": part} for part in message]
         texts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
-        noise = [rng.integers(0, 255, (side, side, 3), dtype=np.uint8) for _ in range(message.count("image"))]
-        images.append([Image.fromarray(pixels) for pixels in noise])
+        heights = side * (1 + np.arange(message.count("image")) % 2)  # every other image is twice as high
+        images.append([Image.fromarray(rng.integers(0, 255, (high, side, 3), dtype=np.uint8)) for high in heights])
         videos += [rng.integers(0, 255, (4, 3, side, side), dtype=np.uint8) for _ in range(message.count("video"))]
-    if videos:
-        media = {"videos": videos}
-    else:  # some processors want the images prompt by prompt, others in one list
-        media = {"images": images if family.startswith("qwen") else [image for own in images for image in own]}
+    media: dict[str, Any] = {"videos": videos} if videos else {}
+    if any(images):  # some processors want the images prompt by prompt, others in one list
+        media["images"] = images if family.startswith("qwen") else [image for own in images for image in own]
     return dict(processor(text=texts, padding=True, return_tensors="pt", **media))
 
 

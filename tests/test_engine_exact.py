@@ -9,7 +9,7 @@ import torch
 from checkpoints import FAMILIES
 from engine_prompts import hidden_from, logits_under, model_for, prompts_for
 
-from lmms_plam.model import Variant, dropped, find_decoder, generate_family, vision_positions
+from lmms_plam.model import Variant, dropped, find_decoder, generate_family, masked, vision_positions
 
 TOLERANCE = 1e-4
 
@@ -28,7 +28,7 @@ def check_all_cuts(model, prompts, reference, **options):
 
 CASES = [
     *((family, kind) for family in (*FAMILIES, "gemma3") for kind in ("images", "one image")),
-    *((family, "video") for family in FAMILIES if family != "llava"),
+    *((family, kind) for family in FAMILIES if family != "llava" for kind in ("video", "mixed")),
 ]
 
 
@@ -37,7 +37,8 @@ CASES = [
 def test_every_cut_equals_the_masked_model(family, kind, attention):
     model, prompts = model_for(family, attention), prompts_for(family, kind)
     result = check_all_cuts(model, prompts, lambda cut: hidden_from(model, prompts, cut))
-    differ = (result.logits[0][0][0] - result.logits[-1][0][0]).abs().max()
+    row = max(range(len(prompts["input_ids"])), key=result.vision_tokens.__getitem__)
+    differ = (result.logits[0][row][0] - result.logits[-1][row][0]).abs().max()
     assert differ > 0.01, "vision makes no difference to this model: the test shows nothing"
 
 
@@ -49,11 +50,14 @@ def test_every_cut_equals_the_model_without_vision_keys(family, kind, attention)
     check_all_cuts(model, prompts, lambda cut: dropped(model, vision, cut))
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma3"])
 @pytest.mark.parametrize("scope", ["text", "last"])
-def test_query_scopes_equal_the_masked_model(family, scope):
-    model, prompts = model_for(family), prompts_for(family)
-    check_all_cuts(model, prompts, lambda cut: hidden_from(model, prompts, cut, scope=scope), query_scope=scope)
+def test_query_scopes_equal_both_references(family, scope, attention):
+    model, prompts = model_for(family, attention), prompts_for(family)
+    vision = vision_positions(model, prompts["input_ids"], prompts)
+    for hidden in (masked, dropped):
+        check_all_cuts(model, prompts, lambda cut, hidden=hidden: hidden(model, vision, cut, scope), query_scope=scope)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,12 +6,21 @@ import copy
 
 import pytest
 import torch
-from checkpoints import tiny_model
-from engine_prompts import hidden_from, logits_under, model_for, prompts_for
+from checkpoints import FAMILIES, tiny_model
+from engine_prompts import logits_under, model_for, prompts_for
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_plam.errors import ConfigError, MergeError, UnsupportedError
-from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family, run_plainly
+from lmms_plam.model import (
+    Variant,
+    WeightSet,
+    dropped,
+    find_decoder,
+    generate_family,
+    masked,
+    run_plainly,
+    vision_positions,
+)
 from lmms_plam.model.variants import grow_tree, installed
 
 TOLERANCE = 1e-4
@@ -43,9 +52,10 @@ def holding(model, weights):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "gemma3", "internvl"])
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma3"])
 def test_other_weights_equal_separate_runs(family, attention):
     model, prompts = model_for(family, attention), prompts_for(family)
+    vision = vision_positions(model, prompts["input_ids"], prompts)
     sets = {
         one.name: one
         for one in (
@@ -61,13 +71,16 @@ def test_other_weights_equal_separate_runs(family, attention):
     for variant, answers, logits in zip(variants, result.tokens, result.logits, strict=True):
         other = holding(model, sets.get(variant.weights))
         cut = find_decoder(model).depth if variant.cut is None else variant.cut
-        tokens, reference = logits_under(other, prompts, hidden_from(other, prompts, cut))
-        for row, answer in enumerate(answers):
-            assert answer == tokens[row, : len(answer)].tolist(), f"{variant}, prompt {row}"
-            assert (logits[row] - reference[row, : len(answer)]).abs().max() <= TOLERANCE
+        for hidden in (masked, dropped):
+            tokens, reference = logits_under(other, prompts, hidden(other, vision, cut))
+            for row, answer in enumerate(answers):
+                assert answer == tokens[row, : len(answer)].tolist(), f"{variant}, prompt {row}"
+                assert (logits[row] - reference[row, : len(answer)]).abs().max() <= TOLERANCE
     for logits in result.logits[1:4]:
         assert (logits[0][0] - result.logits[0][0][0]).abs().max() > 0.01, "these weights make no difference"
     assert result.tokens == run_plainly(model, variants, prompts, weights=list(sets.values())).tokens
+    one_by_one = generate_family(model, variants, prompts, weights=list(sets.values()), memory_budget=1)
+    assert result.tokens == one_by_one.tokens
 
 
 def test_base_and_merged_share_the_layers_below_the_start():

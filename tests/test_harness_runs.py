@@ -13,6 +13,7 @@ import yaml
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.loggers import EvaluationTracker
 from lmms_eval.tasks import TaskManager
+from loguru import logger
 
 from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.harness import host
@@ -158,6 +159,19 @@ def test_a_probe_writes_its_curve_and_ends_where_the_plain_run_does(pairs, tmp_p
     assert (matrix.answers[:, 0] != matrix.answers[:, depth]).any(), "hiding the image changed nothing"
     assert matrix.clusters.tolist() == ["0"] * 7 + ["1"], "seven questions about a grid"
     assert results["results"]["plam_probe_digits"]["full,none"] == results["results"]["plam_digits"]["accuracy,none"]
+
+
+def test_a_probe_that_the_engine_cannot_share_runs_plainly_and_says_so_once(pairs, tmp_path):
+    path = config_file(pairs["qwen2_5_vl"], tmp_path)
+    told = []
+    sink = logger.add(told.append, level="WARNING")
+    tasks = ["plam_probe_digits", "plam_digits"]
+    results = evaluate(exact(path), "", tasks, output=tmp_path / "runs", gen_kwargs="num_beams=2")
+    logger.remove(sink)
+    matrix = ScoreMatrix.read(tmp_path / "runs" / "plam" / "plam_probe_digits" / "matrix.parquet")
+    plain = [sample["filtered_resps"][0] for sample in results["samples"]["plam_digits"]]
+    assert matrix.answers[:, -1].tolist() == plain
+    assert sum("can't apply beam_search" in message and "runs by itself" in message for message in told) == 1
 
 
 def test_what_an_interrupted_probe_answered_is_not_asked_again(pairs, tmp_path, generated):

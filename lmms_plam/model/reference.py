@@ -126,15 +126,17 @@ def masked(model: PreTrainedModel, vision: Tensor, cut: int, scope: QueryScope =
 
 
 @contextmanager
-def dropped(model: PreTrainedModel, vision: Tensor, cut: int) -> Iterator[None]:
+def dropped(model: PreTrainedModel, vision: Tensor, cut: int, scope: QueryScope = "all") -> Iterator[None]:
     """Hide vision in layers `cut` and later by leaving its keys and values out of attention, prompt by prompt.
 
-    Queries at vision positions may be left with no key at all; what they compute is never read.
+    Queries at vision positions may be left with no key at all; what they compute is never read. So the scope `text` is
+    taken as `all`.
 
     Args:
         model: the vision-language model.
         vision: bool [prompts, length], the vision tokens of the prompts that will be run.
         cut: the cut layer.
+        scope: from which queries vision is hidden.
     """
     decoder = find_decoder(model)
     name = "plam_dropped"
@@ -153,6 +155,10 @@ def dropped(model: PreTrainedModel, vision: Tensor, cut: int) -> Iterator[None]:
             return plain(module, query, key, value, mask, **kwargs)[0], None
         if mask is None:
             mask = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril(keys - queries)[None, None]
+        before: list[Tensor] = []
+        if scope == "last" and queries > 1:
+            before = [plain(module, query, key, value, mask, **kwargs)[0][:, :-1]]
+            query, mask = query[:, :, -1:], mask[..., -1:, :]
         outputs = []
         for row in range(len(query)):
             kept = [at for at in range(past[layer] - keys, past[layer]) if at >= vision.shape[1] or not vision[row, at]]
@@ -160,7 +166,7 @@ def dropped(model: PreTrainedModel, vision: Tensor, cut: int) -> Iterator[None]:
             one = mask[row if len(mask) > 1 else 0][None, ..., columns]
             part = (query[row : row + 1], key[row : row + 1, :, columns], value[row : row + 1, :, columns])
             outputs.append(plain(module, *part, one, **kwargs)[0].nan_to_num())
-        return torch.cat(outputs), None
+        return torch.cat([*before, torch.cat(outputs)], dim=1), None
 
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[decoder.attention])

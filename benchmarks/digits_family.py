@@ -1,0 +1,69 @@
+"""What a whole probe (all cuts) and a whole comparison of digits cost beside an ordinary run of plam_digits.
+
+    OMP_NUM_THREADS=1 python benchmarks/digits_family.py [--limit 1001] [--rounds 2] [--flops-limit 28]
+
+Each is one evaluation by lmms-eval, from building requests to the report, with the model loaded beforehand. Times are
+the best of `--rounds` evaluations in turns; the CPU column is CPU seconds, which other work on the machine doesn't
+touch. FLOPs are counted by FlopCounterMode on the first `--flops-limit` documents: it is slow, and all documents of
+digits have the same picture size. Wanted: the probe at most 4 times the FLOPs and 5 times the time, the comparison,
+merged from two thirds of the depth on, at most 1.45 times the FLOPs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from tempfile import TemporaryDirectory
+
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
+from loguru import logger
+from torch.utils.flop_counter import FlopCounterMode
+
+from lmms_plam.harness.model import Plam
+
+WANTED = {"plam_digits": "", "plam_probe_digits": "4.00 5.00", "plam_compare_digits": "1.45"}
+
+
+def evaluate(task: str, manager: TaskManager, limit: int) -> tuple[float, float]:
+    """Evaluate a task as lmms-eval's command line does; return wall and CPU seconds."""
+    lm = Plam("digits", device="cpu")
+    with TemporaryDirectory() as folder:
+        cli_args = argparse.Namespace(output_path=folder, process_with_media=False)
+        wall, cpu = time.perf_counter(), time.process_time()
+        simple_evaluate(model=lm, tasks=[task], task_manager=manager, limit=limit, cli_args=cli_args)
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=1001, help="documents of the timed evaluations")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--flops-limit", type=int, default=28, help="documents whose FLOPs are counted")
+    arguments = parser.parse_args()
+    logger.remove()
+    manager = TaskManager(model_name="plam")
+
+    flops = {}
+    for task in WANTED:  # warms up, too
+        with FlopCounterMode(display=False) as counter:
+            evaluate(task, manager, arguments.flops_limit)
+        flops[task] = counter.get_total_flops()
+    best = {task: (float("inf"), float("inf")) for task in WANTED}
+    for _ in range(arguments.rounds):
+        for task in WANTED:
+            wall, cpu = evaluate(task, manager, arguments.limit)
+            best[task] = min(best[task][0], wall), min(best[task][1], cpu)
+
+    plain = "plam_digits"
+    print(f"{arguments.limit} documents, FLOPs of {arguments.flops_limit}; beside {plain}: FLOPs, wall, CPU")
+    for task, wanted in WANTED.items():
+        ratios = (flops[task] / flops[plain], best[task][0] / best[plain][0], best[task][1] / best[plain][1])
+        print(
+            f"{task:20} {flops[task] / arguments.flops_limit / 1e6:8.1f} MFLOPs a document {best[task][0]:7.1f} s "
+            f"{best[task][1]:7.1f} s CPU   " + " ".join(f"{ratio:5.2f}" for ratio in ratios) + f"   wanted: {wanted}"
+        )
+
+
+if __name__ == "__main__":
+    main()
