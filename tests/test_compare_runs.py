@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 
 from lmms_plam.cli import main
+from lmms_plam.stats.metrics import register
 
 FIELDS = [
     "task",
@@ -243,6 +244,28 @@ def test_metrics_of_a_category_are_measured_on_its_documents(tmp_path, capsys):
     assert records[2]["a"] == np.mean([sample["exact_match"] for sample in samples[150:]])
 
 
+def test_a_metric_without_documents_is_said_and_hides_no_other(tmp_path, capsys):
+    """POPE's precision and F1 of models that never say yes are 0, as upstream has it."""
+    row = {"question_id": "1", "score": 0.0, "prediction": "no", "ground_truth": "yes"}
+    right = [row, row | {"score": 1.0, "ground_truth": "no"}]
+    base, merged = (
+        write_run(tmp_path / name, {"pope": [s | {"pope_accuracy": right[s["doc_id"] % 2]} for s in plain(24)]})
+        for name in ("base", "merged")
+    )
+    assert main(["compare", str(base), str(merged), "--json", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert [record["a"] for record in json.loads(printed.out)] == [0, 0.5, 0, 0]
+    assert "pope (pope_precision): no document counts in this metric" in printed.err
+
+
+def test_a_metric_that_is_0_where_all_is_right_is_drawn(tmp_path, capsys):
+    register("share_wrong", estimand="share wrong")(lambda matrix: (1 - matrix.scores, np.ones_like(matrix.scores)))
+    config = {"metadata": {"plam": {"metric": "share_wrong"}}}
+    base, merged = (write_run(tmp_path / name, {"mine": plain()}, configs={"mine": config}) for name in "ab")
+    assert main(["compare", str(base), str(merged), "--out", str(tmp_path / "out"), "--draws", "1000"]) == 0
+    assert main(["leaderboard", str(tmp_path), "--draws", "1000"]) == 0
+
+
 def test_lower_is_better_is_said(tmp_path, capsys):
     for name, accuracy in (("base", 0.5), ("merged", 0.8)):
         folder = write_run(tmp_path / name, {"mine": plain(accuracy=accuracy)})
@@ -304,7 +327,6 @@ def test_lmms_evals_own_cluster_key_is_heeded(tmp_path, capsys):
         ({"metric": "nowhere:x"}, "mine: metadata.plam.metric: the module 'nowhere' can't be imported"),
         ({"stratum": "x"}, "document 0: 'x' is not among what is logged"),
         ({"score": "x.y"}, "mine: no document has 'x', which its YAML names as the score"),
-        ({"metric": "yes_f1"}, "mine: the metric 'yes_f1' has no document to count"),
         ({"metric": "question_right"}, "mine: the metric 'question_right' reads a column 'question'"),
     ],
 )

@@ -373,9 +373,13 @@ def test_a_metric_that_returns_no_numbers_is_refused(odd):
         Analysis.of(make_matrix([[0, 1]]), find_metric("test_odd"))
 
 
-def test_a_metric_without_any_document_is_refused():
-    matrix = make_matrix([[0, 1]], answers=[["maybe", "maybe"]])
-    with pytest.raises(DataError, match="'yes_precision' has no document to count"):
-        Analysis.of(matrix, find_metric("yes_precision"))
+def test_a_metric_without_any_document_is_0_and_said_so():
+    matrix = make_matrix([[0, 1]] * 70, answers=[["maybe", "maybe"]] * 70)
+    found = Analysis.of(matrix, find_metric("yes_precision")).compare("a", "b")
+    assert (found.a, found.b, found.difference.ci_low, found.p_value) == (0, 0, 0, 1)
+    assert "no document counts" in found.difference.notes[0]
+
+
+def test_an_unknown_metric_is_refused():
     with pytest.raises(DataError, match=r"no metric 'meen'\. Did you mean 'mean'\?"):
         find_metric("meen")

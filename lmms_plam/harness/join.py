@@ -44,7 +44,7 @@ class Joined:
         """Resample one of `measures`.
 
         Raises:
-            DataError: the metric doesn't exist on these documents.
+            DataError: the metric can't be had of these documents.
         """
         try:
             return Analysis.of(part, find_metric(measure.metric), settings)

@@ -113,7 +113,9 @@ class Plam(lmms):
         """
         settings = self.provenance.config
         if self._merge is None or settings.base_lm is None:
-            raise ConfigError(f"{settings.name}: merge is none, so there is nothing to compare with the untouched VLM")
+            raise ConfigError(
+                f"{settings.name}: merge is none, so nothing compares with the untouched VLM; set a merge"
+            )
         with Checkpoint(settings.vlm) as vlm, Checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
             merged = [tensor.name for tensor in self._merge.merged]
             weights = other_weights(self.model, vlm, base_lm, merged, settings.recipes)

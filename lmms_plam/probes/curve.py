@@ -73,6 +73,8 @@ def masking_curve(
             " say what a perfect answer scores, since tolerances are hundredths of it"
         )
     units = Units.of(matrix, metric)
+    if not units.weight.any():
+        raise DataError(f"the metric '{metric.name}' has no document to count")
     if units.n_clusters < 2:
         raise DataError("all documents form one cluster: how the curve varies can't be told from it")
     perfect = Units.of(replace(matrix, scores=np.full_like(matrix.scores, perfect_answer)), metric).estimate()

@@ -116,7 +116,7 @@ class Analysis:
         """Sum by cluster and resample.
 
         Raises:
-            DataError: the metric doesn't exist on these documents.
+            DataError: the metric can't be had of these documents.
         """
         settings = settings or Settings()
         units = Units.of(matrix, metric)
@@ -181,9 +181,9 @@ class Analysis:
         return rank_intervals(sign * self.drawn, sign * self.units.estimate(), self.settings.level)
 
     def perfect(self) -> float:
-        """Return the metric's value where every document scores 1."""
+        """Return the metric's value where every document scores 1, to put metrics on one scale; 1 where that is 0."""
         scores = np.ones_like(self.matrix.scores)
-        return float(Units.of(replace(self.matrix, scores=scores), self.metric).estimate().max())
+        return float(Units.of(replace(self.matrix, scores=scores), self.metric).estimate().max()) or 1.0
 
     def _estimate(self, contrast: FloatArray) -> Estimate:
         """Estimate a contrast of the variants: a score (one 1) or a difference (-1 and 1)."""
@@ -209,6 +209,8 @@ class Analysis:
 
     def _notes(self, value: float, error: float) -> list[str]:
         clusters, size = self.units.n_clusters, self.units.stratum_sizes
+        if not self.units.weight.any():
+            return ["no document counts in this metric, which is 0 then, as the harness has it"]
         if clusters == 1:
             return ["one cluster: neither an interval nor a p-value exists"]
         if not self.units.resamples:

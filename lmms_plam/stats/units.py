@@ -46,8 +46,8 @@ class Units:
         """Sum a metric's credits and weights by cluster.
 
         Raises:
-            DataError: nothing has any weight, so that the metric doesn't exist on these documents; or it reads a column
-                that they lack, or returns other than two arrays of numbers, (n_docs, n_variants).
+            DataError: the metric reads a column that the documents lack, or returns other than two arrays of numbers,
+                (n_docs, n_variants).
         """
         try:
             credit, weight = map(np.asarray, metric.credit(matrix))
@@ -56,8 +56,6 @@ class Units:
         shape = matrix.scores.shape
         if credit.shape != shape or weight.shape != shape or not np.isfinite([credit, weight]).all():
             raise DataError(f"the metric '{metric.name}' must return two arrays of {shape} finite numbers")
-        if not (weight > 0).any():
-            raise DataError(f"the metric '{metric.name}' has no document to count")
         names, first, cluster = np.unique(matrix.clusters, return_index=True, return_inverse=True)
         _, strata = np.unique(matrix.strata, return_inverse=True)
         columns = [*credit.T, *weight.T]
