@@ -273,6 +273,11 @@ def test_lower_is_better_is_said(tmp_path, capsys):
         file.write_text(file.read_text().replace('"exact_match": true', '"exact_match": false'))
     assert main(["compare", str(tmp_path / "base"), str(tmp_path / "merged"), "--json"]) == 0
     assert "mine: lower is better" in capsys.readouterr().err
+    assert main(["leaderboard", str(tmp_path), "--reference", "base", "--json", "--draws", "1000"]) == 0
+    printed = capsys.readouterr()
+    assert "mine: lower is better" in printed.err
+    merged = next(record for record in json.loads(printed.out) if record["model"] == "merged")
+    assert (merged["best_rank"], merged["better_p"]) == (2, 1)
 
 
 def test_family_tasks_are_not_compared_again(tmp_path, capsys):

@@ -57,8 +57,9 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
     joined = join(runs, options.clusters.get(first.task), intersection=options.intersection)[0]
     measure, matrix = joined.measures()[0]
     analysis = joined.analyse(measure, matrix, options.settings)
-    notes = (*joined.notes, *joined.unlike_harness(measure, analysis.units.estimate(), runs))
     upwards = first.higher_is_better(measure.key)
+    downwards = () if upwards else ("lower is better",)
+    notes = (*downwards, *joined.notes, *joined.unlike_harness(measure, analysis.units.estimate(), runs))
     best, worst = analysis.ranks(upwards)
     better = analysis.better_than(reference, upwards) if reference is not None and reference in runs else {}
     perfect = analysis.perfect()
