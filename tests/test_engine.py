@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     DynamicCache,
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     MllamaConfig,
@@ -147,6 +148,19 @@ def test_generation_config_of_the_checkpoint_is_applied():
     assert result.tokens != without.tokens
     for cut in range(6):
         assert_generated(result.tokens[cut], masked_tokens(model, prompts, cut))
+
+
+def test_a_generation_config_among_the_arguments_is_applied():
+    model, prompts = model_for("llava"), prompts_for("llava")
+    without = {name: value for name, value in prompts.items() if name not in ("do_sample", "max_new_tokens")}
+    end = int(masked_tokens(model, prompts, 2)[0, 1])
+    given = {"generation_config": GenerationConfig(max_new_tokens=NEW_TOKENS, eos_token_id=end, pad_token_id=0)}
+    result = generate_family(model, all_cuts(model), without | given)
+    assert len(result.tokens[2][0]) == 2
+    assert result.tokens == run_plainly(model, all_cuts(model), without | given).tokens
+    given = {"generation_config": GenerationConfig(max_new_tokens=NEW_TOKENS, return_dict_in_generate=True)}
+    with pytest.raises(UnsupportedError, match="return_dict_in_generate"):
+        generate_family(model, all_cuts(model), without | given)
 
 
 def test_prompts_without_an_image_are_answered_once():

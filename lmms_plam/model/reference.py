@@ -22,6 +22,7 @@ from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.anatomy import find_decoder, vision_positions
 from lmms_plam.model.family import FamilyResult
 from lmms_plam.model.lanes import QueryScope
+from lmms_plam.model.support import setting
 from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed
 
 
@@ -68,14 +69,13 @@ def run_plainly(
     return FamilyResult(tokens, trunk, vision.sum(dim=1).tolist())
 
 
-def _ended(tokens: list[int], model: Any, generate_kwargs: Mapping[str, Any]) -> list[int]:
+def _ended(tokens: list[int], model: PreTrainedModel, generate_kwargs: Mapping[str, Any]) -> list[int]:
     """Cut an answer after its first end-of-sequence token, or before its padding."""
-    settings = {**model.generation_config.to_dict(), **generate_kwargs}
-    ends = settings.get("eos_token_id")
+    ends, padding = (setting(model, generate_kwargs, name) for name in ("eos_token_id", "pad_token_id"))
     for count, token in enumerate(tokens, start=1):
         if token in (ends if isinstance(ends, (list, tuple)) else [ends]):
             return tokens[:count]
-    while tokens and tokens[-1] == settings.get("pad_token_id"):
+    while tokens and tokens[-1] == padding:
         tokens = tokens[:-1]
     return tokens
 

@@ -49,6 +49,14 @@ _ROW_BY_ROW = (
 """Logits processors that look at nothing but their prompt, a row's tokens and its scores, and remember nothing."""
 
 
+def setting(model: PreTrainedModel, generate_kwargs: Mapping[str, Any], name: str) -> Any:
+    """Return a generation setting: the argument of `generate`, else of the config given to it, else the model's."""
+    if name in generate_kwargs:
+        return generate_kwargs[name]
+    given = getattr(generate_kwargs.get("generation_config"), name, None)
+    return getattr(model.generation_config, name, None) if given is None else given
+
+
 def check_request(model: PreTrainedModel, decoder: Decoder, generate_kwargs: Mapping[str, Any]) -> None:
     """Refuse a model or arguments of `generate` that the engine can't honour.
 
@@ -62,7 +70,7 @@ def check_request(model: PreTrainedModel, decoder: Decoder, generate_kwargs: Map
             f"the engine needs all decoder layers on one device, and they are on {where}{_PLAIN_WAY}"
         )
     for name in _REFUSED_ARGUMENTS:
-        value = generate_kwargs.get(name, getattr(model.generation_config, name, None))
+        value = setting(model, generate_kwargs, name)
         if value is not None and value is not False:
             raise UnsupportedError(f"the engine can't apply generate's {name}{_PLAIN_WAY}")
     input_ids = generate_kwargs.get("input_ids", generate_kwargs.get("inputs"))
