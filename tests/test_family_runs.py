@@ -33,6 +33,12 @@ filter_list:
   - {name: loud, filter: [{function: uppercase}, {function: take_first}]}
   - {name: quiet, filter: [{function: lowercase}, {function: take_first}]}
 """
+SHARED = """\
+include: tiny_look.yaml
+task: shared
+process_docs: !function half.with_repeated_images
+metadata: {plam: {cluster: image}}
+"""
 
 
 @pytest.fixture
@@ -40,8 +46,13 @@ def own(task_folder, tmp_path):
     """A folder of the user's own: a task with half the documents of tiny_look, wrapped twice, and what can't be."""
     folder = shutil.copytree(task_folder, tmp_path / "own")
     (folder / "half.yaml").write_text(HALF)
-    (folder / "half.py").write_text("def even(docs):\n    return docs.filter(lambda doc: doc['index'] % 2 == 0)\n")
+    (folder / "shared.yaml").write_text(SHARED)
+    (folder / "half.py").write_text(
+        "def even(docs):\n    return docs.filter(lambda doc: doc['index'] % 2 == 0)\n"
+        "def with_repeated_images(docs):\n    return docs.select([0, 1, 0, 2, 1])\n"
+    )
     wrapped = {"half_probe": ("MaskingProbe", "half"), "half_compare": ("Comparison", "half")}
+    wrapped |= {"shared_compare": ("Comparison", "shared")}
     wrapped |= {"messages": ("Comparison", "tiny_compare"), "choice": ("MaskingProbe", "tiny_choice")}
     for name, (kind, of) in wrapped.items():
         (folder / f"{name}.yaml").write_text(FAMILY.format(name=name, kind=kind, of=of))
@@ -84,6 +95,14 @@ def test_a_task_with_messages_of_its_own_is_compared(pairs, own, tmp_path):
     tasks = ["tiny_compare", "messages"]
     results = evaluate("plam", f"config={path}", tasks, include=own, output=tmp_path / "runs")
     assert column(matrix(tmp_path / "runs", "messages"), "merged") == told(results, "tiny_compare")
+
+
+def test_documents_that_show_the_same_image_are_one_cluster(pairs, own, tmp_path):
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE)
+    evaluate("plam", f"config={path}", ["shared_compare"], limit=None, include=own, output=tmp_path / "runs")
+    first, second, third, fourth, fifth = matrix(tmp_path / "runs", "shared_compare").clusters
+    assert first == third != second == fifth
+    assert fourth not in (first, second)
 
 
 def test_a_multiple_choice_task_is_refused(pairs, own, tmp_path):

@@ -22,6 +22,7 @@ from lmms_plam.errors import ConfigError, DataError, UnsupportedError, did_you_m
 from lmms_plam.harness import host
 from lmms_plam.harness.declared import find_benchmarks, say_no_mean
 from lmms_plam.harness.families import ANCHOR, FamilyMember
+from lmms_plam.harness.images import image_names
 from lmms_plam.harness.units import Benchmark, complete_units, count_remarks, same_number
 from lmms_plam.model import QueryScope, Variant
 from lmms_plam.probes.record import MATRIX
@@ -194,8 +195,9 @@ class FamilyTask(ConfigurableMessagesTask):
                 scored[-1].resps, scored[-1].filtered_resps = [text], {}
             for ensemble in self._filters:
                 ensemble.apply(scored, self.task_docs)
+            docs = self.eval_docs_no_media
             rows = [
-                self._row(self.eval_docs[one.doc_id], self.variants[one.idx], next(iter(one.filtered_resps.values())))
+                self._row(docs[one.doc_id], self.variants[one.idx], next(iter(one.filtered_resps.values())))
                 for one in scored
             ]
             if self._benchmark:
@@ -214,20 +216,29 @@ class FamilyTask(ConfigurableMessagesTask):
         }
         benchmark = self._read_by(sample)
         record = benchmark.record(sample)
-        if record.cluster is None and benchmark.needs_image and benchmark.image is not None:
+        cluster = record.cluster
+        if cluster is None and self._image_names is not None:
+            cluster = self._image_names[doc[_DOC_ID]]
+        if cluster is None and benchmark.needs_image and benchmark.image is not None:
             raise DataError(f"{self.options.task}: documents have no '{benchmark.image}' to cluster them by")
         return {
             "doc_id": doc[_DOC_ID],
             "variant": variant.name,
             "answer": record.answer,
             "score": record.score,
-            "cluster": record.cluster if record.cluster is not None else str(doc[_DOC_ID]),
+            "cluster": cluster if cluster is not None else str(doc[_DOC_ID]),
             "stratum": record.stratum,
             **record.columns,
             _SIZE: record.size,
             _REMARK: record.remark,
             _ITEM: scored.get(benchmark.headline.key) if benchmark.assumed else None,
         }
+
+    @cached_property
+    def _image_names(self) -> list[str] | None:
+        """By document, the name of the image that others may share; scoring sees documents without images."""
+        column = self._benchmark.image if self._benchmark else None
+        return image_names(self.eval_docs, column) if column is not None else None
 
     def _join(self, rows: Sequence[dict[str, Any]]) -> ScoreMatrix:
         """Join the rows of complete units, and note what a reader must know of the rest."""

@@ -1,11 +1,14 @@
-"""The images that a benchmark's questions share, read from the dataset where the harness left it on this machine."""
+"""The images that a benchmark's questions share, read from the dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmms_plam.harness.units import BENCHMARKS, image_name
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def cached_image_names(config: Mapping[str, Any], column: str) -> list[str] | None:
@@ -18,7 +21,7 @@ def cached_image_names(config: Mapping[str, Any], column: str) -> list[str] | No
         config: the task's YAML as the run used it: dataset_path, dataset_name, dataset_kwargs, test_split.
         column: dataset column that holds the image or its name.
     """
-    from datasets import DownloadConfig, Image, load_dataset
+    from datasets import DownloadConfig, load_dataset
     from datasets.exceptions import DatasetsError
 
     if config.get("process_docs") and config.get("task") not in BENCHMARKS:
@@ -34,9 +37,21 @@ def cached_image_names(config: Mapping[str, Any], column: str) -> list[str] | No
         )
     except (OSError, ValueError, KeyError, RuntimeError, DatasetsError):
         return None
+    return image_names(documents, column)
+
+
+def image_names(documents: Dataset, column: str) -> list[str] | None:
+    """Return the image's name for every document, or None where there is no such column.
+
+    Args:
+        documents: the dataset as the task asks it; images aren't decoded.
+        column: the column that holds the image or its name.
+    """
+    from datasets import Image
+
     if column not in documents.column_names:
         return None
     if isinstance(documents.features[column], Image):
         documents = documents.cast_column(column, Image(decode=False))
-    values = documents.select_columns([column])[column]
+    values = (row[column] for row in documents.select_columns([column]))
     return [f"document {place}" if value is None else image_name(value) for place, value in enumerate(values)]
