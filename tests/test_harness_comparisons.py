@@ -42,8 +42,11 @@ def test_what_is_no_mean_is_measured_only_as_declared(metadata, measured, pairs,
     )
     monkeypatch.syspath_prepend(tmp_path)
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 2})
-    results = evaluate("plam", f"config={path}", ["own", "own_comparison"], include=tmp_path, limit=14)["results"]
+    tasks, output = ["own", "own_comparison"], tmp_path / "runs"
+    results = evaluate("plam", f"config={path}", tasks, include=tmp_path, output=output, limit=14)["results"]
     if measured:
+        table = (tmp_path / "runs" / "plam" / "own_comparison" / "comparison.md").read_text()
+        assert "own_comparison: lower is better" in table
         assert results["own_comparison"]["merged,none"] == pytest.approx(results["own"]["accuracy,none"])
     else:
         assert results["own_comparison"]["merged,none"] is None

@@ -188,12 +188,13 @@ class Comparison(FamilyTask):
         results = []
         for place, (measure, part) in enumerate(benchmark.parts(matrix)):
             analysis = Analysis.of(part, find_metric(measure.metric))
-            better = analysis.better_than(BASE) if len(matrix.variants) > 2 else {}
+            upwards = self._higher_is_better.get(measure.key) is not False
+            better = analysis.better_than(BASE, upwards) if len(matrix.variants) > 2 else {}
             for variant in matrix.variants[1:]:
                 found = analysis.compare(BASE, variant)
                 task = self.options.task if variant == "merged" else f"{self.options.task} ({variant})"
                 headline = place == 0
-                notes = (*self.notes, *found.difference.notes)
+                notes = (*([] if upwards else ["lower is better"]), *self.notes, *found.difference.notes)
                 if better and headline and variant == "merged":
                     least = p_text(min(better.values()))
                     notes += (f"is any of the {len(better)} recipes better? p {least} (max-T)",)
