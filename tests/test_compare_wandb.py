@@ -10,7 +10,7 @@ from PIL import Image
 from test_harness_runs import evaluate
 from test_plateau_wandb import items, read_back
 
-from lmms_plam.report.examples import Example, choose_flips, count_flips, find_flips, flips_to_html
+from lmms_plam.report.examples import Example, choose_flips, count_flips, find_flips, flips_to_html, picture
 from lmms_plam.stats.matrix import ScoreMatrix
 
 TASK = "plam_compare_digits"
@@ -31,15 +31,22 @@ def test_flips_are_found_counted_and_shown_from_both_directions():
     flips = find_flips(matrix, "base")
     assert {flip.doc_id for flip in flips} == set(np.flatnonzero(base != merged).tolist())
     won, lost = int((merged > base).sum()), int((merged < base).sum())
-    assert count_flips(flips) == [f"merged wins {won} documents and loses {lost}"]
+    assert count_flips(flips) == [f"merged scores higher on {won} documents and lower on {lost}"]
     chosen = choose_flips(flips, 5)
-    assert [flip.change for flip in chosen].count("won") == [flip.change for flip in chosen].count("lost") == 5
+    assert [flip.change for flip in chosen].count("higher") == [flip.change for flip in chosen].count("lower") == 5
     examples = {flip.doc_id: Example(flip.doc_id, "a < b?", Image.new("LA", (900, 30))) for flip in choose_flips(flips)}
     page = flips_to_html(flips, examples)
     assert page.count("data:image/jpeg;base64,") == 16
+    assert f"16 of these {len(flips)} changes are shown" in page
     assert "a &lt; b?" in page
     assert "&lt;merged " in page
     assert "<li>none</li>" in flips_to_html([], {})
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGBA", "P", "L", "I;16"])
+def test_any_image_becomes_one_that_every_format_holds(mode):
+    shown = picture(Image.new(mode, (4000, 1000)))
+    assert (shown.mode, shown.size) == ("RGB", (800, 200))
 
 
 @pytest.fixture
@@ -69,12 +76,12 @@ def test_an_offline_run_holds_plot_numbers_changed_documents_and_files(compariso
     assert list((comparison / "wandb").rglob("forest_*.png"))
     (table_file,) = (comparison / "wandb").rglob("changed_documents_*.table.json")
     table = json.loads(table_file.read_text())
-    assert {(row[1], row[2]) for row in table["data"]} >= {("merged", "lost"), ("strong", "lost")}
+    assert {(row[1], row[2]) for row in table["data"]} >= {("merged", "lower"), ("strong", "lower")}
     assert all(row[4] and row[7] != row[8] for row in table["data"])
     logged = {
         artifact.type: {entry.path for entry in artifact.manifest.contents}
         for record in records
         for artifact in (record.artifact, record.request.log_artifact.artifact)
     }
-    assert logged["comparison"] == {path.name for path in folder.iterdir()}
+    assert logged["comparison"] == {path.name for path in folder.iterdir()} >= {"forest.png", "comparison.html"}
     assert any(name.endswith(".png") for name in logged["run_table"]), "no picture in the table"

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, help="folder, or results file, of the reference run")
     parser.add_argument("b", type=Path, help="folder, or results file, of the other run; differences are B - A")
     add_arguments(parser)
-    parser.add_argument("--out", type=Path, help="folder for comparison.json, .csv, .md, .html and forest.svg")
+    parser.add_argument("--out", type=Path, help="folder for comparison.json, .csv, .md, .html and forest.svg, .png")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,8 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from lmms_plam.harness.paired import adjust, compare_task, runs_by_task
+    from lmms_plam.harness.paired import compare_task, runs_by_task
     from lmms_plam.report.comparison import records, table, write
+    from lmms_plam.stats.results import adjust_results
 
     options = read_options(arguments)
     label_a, label_b = _labels(arguments.a, arguments.b)
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     tasks = select_tasks(common, arguments.tasks, options.clusters)
     for task in track(tasks, "comparing", console=Console(stderr=True), transient=True):
         results += compare_task(a[task], b[task], options)
-    results = adjust(results)
+    results = adjust_results(results)
     found = table(results)
     if arguments.out:
         write(results, arguments.out)

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmms_plam.files import write_text
-from lmms_plam.harness.paired import Result
+from lmms_plam.files import write_bytes, write_text
 from lmms_plam.report.forest import ForestRow, draw_forest
 from lmms_plam.report.page import page
 from lmms_plam.report.tables import Table
+from lmms_plam.stats.results import Result
+
+FOREST = "forest.png"
 
 
 def records(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -130,6 +132,7 @@ def write(results: Sequence[Result], folder: Path, fragments: Sequence[str] = ()
     write_text(folder / "comparison.md", found.to_markdown())
     svg = forest(results).decode()
     write_text(folder / "forest.svg", svg)
+    write_bytes(folder / FOREST, forest(results, "png"))
     picture = svg[svg.index("<svg") :]
     shown = [picture, found.to_html(), *fragments]
     write_text(folder / "comparison.html", page(found.title, shown, "made by lmms-plam"))

@@ -14,6 +14,7 @@ import numpy as np
 from lmms_plam.stats.matrix import ScoreMatrix
 
 _THUMBNAIL = (160, 160)
+_PICTURE = (800, 800)
 _T = TypeVar("_T")
 
 
@@ -44,8 +45,8 @@ class Flip:
 
     @property
     def change(self) -> str:
-        """`won` or `lost`, as the variant sees it."""
-        return "won" if self.scores[1] > self.scores[0] else "lost"
+        """Whether the variant scores `higher` or `lower`."""
+        return "higher" if self.scores[1] > self.scores[0] else "lower"
 
 
 def telling_documents(matrix: ScoreMatrix, count: int = 16) -> list[int]:
@@ -83,18 +84,20 @@ def choose_flips(flips: Sequence[Flip], count: int = 8) -> list[Flip]:
 
 
 def count_flips(flips: Sequence[Flip]) -> list[str]:
-    """Return a line for each variant that flips documents: how many it wins and loses."""
+    """Return a line for each variant that flips documents: on how many it scores higher, and lower."""
     lines = []
     for variant in dict.fromkeys(flip.variant for flip in flips):
         changes = [flip.change for flip in flips if flip.variant == variant]
-        lines.append(f"{variant} wins {changes.count('won'):,} documents and loses {changes.count('lost'):,}")
+        higher, lower = (changes.count(change) for change in ("higher", "lower"))
+        noun = "document" if higher == 1 else "documents"
+        lines.append(f"{variant} scores higher on {higher:,} {noun} and lower on {lower:,}")
     return lines
 
 
 def flips_to_html(flips: Sequence[Flip], examples: Mapping[int, Example]) -> str:
     """Return counts and a table of chosen flips, pictures inline."""
-    rows = []
-    for flip in choose_flips(flips):
+    rows, chosen = [], choose_flips(flips)
+    for flip in chosen:
         example = examples[flip.doc_id]
         cells = [str(flip.doc_id), flip.variant, flip.change, _thumbnail(example.image), html.escape(example.question)]
         answers = zip(flip.answers, flip.scores, strict=True)
@@ -102,18 +105,26 @@ def flips_to_html(flips: Sequence[Flip], examples: Mapping[int, Example]) -> str
         rows.append("<tr>" + "".join(f'<td class="text">{cell}</td>' for cell in cells) + "</tr>")
     names = ("document", "variant", "", "image", "question", "base (score)", "variant (score)")
     head = "".join(f'<th class="label">{name}</th>' for name in names)
-    counts = "".join(f"<li>{html.escape(line)}</li>" for line in count_flips(flips)) or "<li>none</li>"
+    lines = count_flips(flips) or ["none"]
+    if len(chosen) < len(flips):
+        lines.append(f"{len(chosen)} of these {len(flips):,} changes are shown, evenly spread")
+    counts = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     table = f"<table><tr>{head}</tr>{''.join(rows)}</table>" if rows else ""
     return f"<h2>Documents that change</h2><ul>{counts}</ul>{table}"
+
+
+def picture(image: Any, size: tuple[int, int] = _PICTURE) -> Any:
+    """Return a PIL image as RGB, made smaller where it is larger than `size`."""
+    small = image.convert("RGB")
+    small.thumbnail(size)
+    return small
 
 
 def _thumbnail(image: Any) -> str:
     if image is None:
         return ""
-    small = image.convert("RGB")
-    small.thumbnail(_THUMBNAIL)
     file = io.BytesIO()
-    small.save(file, "JPEG", quality=85)
+    picture(image, _THUMBNAIL).save(file, "JPEG", quality=85)
     return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmms_plam.harness.paired import Result
 from lmms_plam.probes.record import Probe
-from lmms_plam.report.comparison import forest, records
-from lmms_plam.report.examples import Example, Flip, choose_flips, count_flips
+from lmms_plam.report.comparison import FOREST, records
+from lmms_plam.report.examples import Example, Flip, choose_flips, count_flips, picture
 from lmms_plam.stats.matrix import ScoreMatrix
+from lmms_plam.stats.results import Result
 
 
 def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, examples: Sequence[Example] = ()) -> None:
@@ -55,7 +54,7 @@ def log_comparison(
     """Log a comparison to a W&B run that is under way, online or offline.
 
     It logs the forest plot (`TASK/forest`), each metric's numbers in the summary (`TASK/VARIANT/METRIC/difference` and
-    so on), how many documents each variant wins and loses (`TASK/changes`), a table of such documents with image,
+    so on), how many documents change each way (`TASK/changes`), a table of such documents with image,
     question and both answers (`TASK/changed_documents`), and the folder's files as an artifact of type `comparison`.
 
     Args:
@@ -67,9 +66,8 @@ def log_comparison(
         folder: holds matrix, comparison and pictures.
     """
     import wandb
-    from PIL import Image
 
-    run.log({f"{task}/forest": wandb.Image(Image.open(io.BytesIO(forest(results, "png"))))})
+    run.log({f"{task}/forest": wandb.Image(str(folder / FOREST))})
     for result, record in zip(results, records(results), strict=True):
         for name in ("a", "b", "difference", "ci_low", "ci_high", "p_value", "n", "clusters"):
             run.summary[f"{task}/{result.comparison.variant}/{result.metric}/{name}"] = record[name]
@@ -98,7 +96,7 @@ def _log_files(run: Any, name: str, kind: str, folder: Path, metadata: dict[str,
 def _image(example: Example) -> Any:
     import wandb
 
-    return None if example.image is None else wandb.Image(example.image)
+    return None if example.image is None else wandb.Image(picture(example.image))
 
 
 def _answers(wandb: Any, matrix: ScoreMatrix, examples: Sequence[Example]) -> Any:
