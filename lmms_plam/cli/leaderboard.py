@@ -30,8 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.progress import track
 
     from lmms_plam.harness.samples import TaskRun, find_runs
-    from lmms_plam.harness.standings import adjust, rank_task
+    from lmms_plam.harness.standings import rank_task
     from lmms_plam.report.leaderboard import records, table, write
+    from lmms_plam.stats.results import adjust_standings
 
     options = read_options(arguments)
     tasks: dict[str, dict[str, TaskRun]] = {}
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = select_tasks(list(tasks), arguments.tasks, options.clusters)
     for task in track(chosen, "ranking", console=Console(stderr=True), transient=True):
         standings += rank_task(tasks[task], reference, options)
-    standings = adjust(standings)
+    standings = adjust_standings(standings)
     found = table(standings, reference)
     if arguments.out:
         write(standings, reference, arguments.out)

@@ -19,7 +19,6 @@ from lmms_plam.harness.backends import backend_name, build_backend
 from lmms_plam.harness.families import Chooser, answer_families, is_family
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.loglikelihood import loglikelihood
-from lmms_plam.harness.paired import Result
 from lmms_plam.harness.provenance import describe, digest_all, digest_tensors
 from lmms_plam.merge import Checkpoint, MergeReport, check_probed, merge_into, other_weights
 from lmms_plam.model import (
@@ -32,6 +31,7 @@ from lmms_plam.model import (
     installed,
     run_plainly,
 )
+from lmms_plam.stats.results import Result
 
 
 class Plam(lmms):

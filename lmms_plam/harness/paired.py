@@ -1,16 +1,16 @@
-"""Two runs, task by task: paired differences of each metric, with Holm's adjustment over the headline metrics."""
+"""Two runs, task by task: paired differences of each metric."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmms_plam.errors import DataError
 from lmms_plam.harness.join import Clusters, join
 from lmms_plam.harness.samples import TaskRun, find_runs
-from lmms_plam.stats.comparison import Comparison, Settings
-from lmms_plam.stats.multiplicity import adjust_known, holm
+from lmms_plam.stats.comparison import Settings
+from lmms_plam.stats.results import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +26,6 @@ class Options:
     settings: Settings = field(default_factory=Settings)
     clusters: Mapping[str, Clusters] = field(default_factory=dict)
     intersection: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One metric of one task in two runs.
-
-    Attributes:
-        task: the task's name.
-        metric: the harness's name of the metric.
-        headline: whether it is the task's first metric; these form the family that Holm's adjustment counts.
-        comparison: the paired difference and its tests.
-        perfect: the metric's value where every document scores 1, to put metrics on one scale.
-        holm_p: the p-value adjusted for the family; None outside of it.
-        notes: what a reader must know.
-        better_p: that the variant is better, adjusted for looking at several (max-T); None where there is only one.
-    """
-
-    task: str
-    metric: str
-    headline: bool
-    comparison: Comparison
-    perfect: float
-    holm_p: float | None
-    notes: tuple[str, ...]
-    better_p: float | None = None
 
 
 def runs_by_task(place: Path, label: str) -> dict[str, TaskRun]:
@@ -71,7 +46,7 @@ def runs_by_task(place: Path, label: str) -> dict[str, TaskRun]:
 
 
 def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
-    """Compare two runs of one task, b minus a, on each of its metrics; `holm_p` is left for `adjust`."""
+    """Compare two runs of one task, b minus a, on each of its metrics; `holm_p` is left for `adjust_results`."""
     results: list[Result] = []
     runs = {a.label: a, b.label: b}
     for joined in join(runs, options.clusters.get(a.task), intersection=options.intersection):
@@ -92,10 +67,3 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
                 )
             )
     return results
-
-
-def adjust(results: Iterable[Result]) -> list[Result]:
-    """Fill in Holm's adjustment over the headline metrics that have a p-value."""
-    results = list(results)
-    adjusted = adjust_known(holm, [result.comparison.p_value if result.headline else None for result in results])
-    return [replace(result, holm_p=p_value) for result, p_value in zip(results, adjusted, strict=True)]

@@ -20,7 +20,6 @@ from loguru import logger
 from lmms_plam.errors import ConfigError, DataError
 from lmms_plam.harness import host
 from lmms_plam.harness.family_task import FamilyOptions, FamilyTask
-from lmms_plam.harness.paired import Result, adjust
 from lmms_plam.harness.units import Benchmark
 from lmms_plam.merge import BASE
 from lmms_plam.model import QueryScope, Variant, find_decoder
@@ -34,6 +33,7 @@ from lmms_plam.report.wandb_log import log_comparison, log_probe
 from lmms_plam.stats.comparison import Analysis
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
+from lmms_plam.stats.results import Result, adjust_results
 
 FEWEST_CUTS = 5
 TOP_CUTS = 4
@@ -185,6 +185,28 @@ class Comparison(FamilyTask):
         The page also shows documents whose score changes.
         """
         matrix = ScoreMatrix.read(matrix_file)
+        results, flips = adjust_results(self._compare(matrix, benchmark)), find_flips(matrix, BASE)
+        shown = dict.fromkeys(flip.doc_id for flip in choose_flips(flips))
+        examples = {example.doc_id: example for example in self.examples(list(shown))}
+        write(results, matrix_file.parent, [flips_to_html(flips, examples)])
+        self.plam.compared[self.options.task] = results
+        if self.folder and len(self.plam.compared) > 1:
+            write(adjust_results(chain.from_iterable(self.plam.compared.values())), self.folder.parent)
+        run = host.wandb_run()
+        if run is not None:
+            log_comparison(run, self.options.task, results, flips, examples, matrix_file.parent)
+        first = results[0].comparison
+        return {
+            "base": first.a,
+            "merged": first.b,
+            "difference": first.difference.value,
+            "ci_low": first.difference.ci_low,
+            "ci_high": first.difference.ci_high,
+            "p_value": first.p_value,
+        }
+
+    def _compare(self, matrix: ScoreMatrix, benchmark: Benchmark) -> list[Result]:
+        """Compare each variant with the base on each measure, the headline first."""
         results = []
         for place, (measure, part) in enumerate(benchmark.parts(matrix)):
             analysis = Analysis.of(part, find_metric(measure.metric))
@@ -200,22 +222,4 @@ class Comparison(FamilyTask):
                     notes += (f"is any of the {len(better)} recipes better? p {least} (max-T)",)
                 perfect = analysis.perfect()
                 results.append(Result(task, measure.key, headline, found, perfect, None, notes, better.get(variant)))
-        results, flips = adjust(results), find_flips(matrix, BASE)
-        shown = dict.fromkeys(flip.doc_id for flip in choose_flips(flips))
-        examples = {example.doc_id: example for example in self.examples(list(shown))}
-        write(results, matrix_file.parent, [flips_to_html(flips, examples)])
-        self.plam.compared[self.options.task] = results
-        if self.folder and len(self.plam.compared) > 1:
-            write(adjust(chain.from_iterable(self.plam.compared.values())), self.folder.parent)
-        run = host.wandb_run()
-        if run is not None:
-            log_comparison(run, self.options.task, results, flips, examples, matrix_file.parent)
-        first = results[0].comparison
-        return {
-            "base": first.a,
-            "merged": first.b,
-            "difference": first.difference.value,
-            "ci_low": first.difference.ci_low,
-            "ci_high": first.difference.ci_high,
-            "p_value": first.p_value,
-        }
+        return results

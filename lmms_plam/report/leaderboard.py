@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lmms_plam.files import write_text
-from lmms_plam.harness.standings import Standing
 from lmms_plam.report.comparison import p_text, to_csv
 from lmms_plam.report.page import page
 from lmms_plam.report.tables import Table
+from lmms_plam.stats.results import Standing
 
 
 def records(standings: Sequence[Standing]) -> list[dict[str, Any]]:
