@@ -103,7 +103,7 @@ def flips_to_html(flips: Sequence[Flip], examples: Mapping[int, Example]) -> str
         answers = zip(flip.answers, flip.scores, strict=True)
         cells += [f"{html.escape(answer)} <small>({score:g})</small>" for answer, score in answers]
         rows.append("<tr>" + "".join(f'<td class="text">{cell}</td>' for cell in cells) + "</tr>")
-    names = ("document", "variant", "", "image", "question", "base (score)", "variant (score)")
+    names = ("document", "variant", "scores", "image", "question", "base (score)", "variant (score)")
     head = "".join(f'<th class="label">{name}</th>' for name in names)
     lines = count_flips(flips) or ["none"]
     if len(chosen) < len(flips):
