@@ -137,12 +137,13 @@ class MaskingProbe(FamilyTask):
         """Find the plateau; write curve.json, plateau.json and the pictures beside the matrix."""
         matrix, provenance = ScoreMatrix.read(matrix_file), self.plam.provenance
         weights = provenance.vlm_weights if self.options.weights == "base" else provenance.weights
+        unmoved = (matrix.answers == matrix.answers[:, :1]).all(axis=1)  # where an answer changed, something was hidden
         origin = Origin(
             task=self.options.task,
             model=provenance.fingerprint_with(weights),
             metric=benchmark.headline.metric,
             weights=weights,
-            without_image=sum(not self.shows_anything(int(doc_id)) for doc_id in matrix.doc_ids),
+            without_image=sum(not self.shows_anything(int(doc_id)) for doc_id in matrix.doc_ids[unmoved]),
         )
         probe = analyse(matrix_file, origin)
         probe.write(matrix_file.parent)
