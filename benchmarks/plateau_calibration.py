@@ -10,7 +10,8 @@ exactly p: a part that all cuts share (easy and hard documents), a part that dri
 and stay flipped for a while), and independent noise. In `clustered`, five documents share some of their luck.
 
 Beside the interval in use (mid-p percentiles) stand those that were tried: plain percentiles, bias-corrected
-percentiles, the shortest interval that holds 90% of the draws. Beside the verdict stands the criterion it came from: no
+percentiles, the shortest interval that holds 90% of the draws; and how often the onset by itself is exact, below which
+no interval around it can cover. Beside the verdict stands the criterion it came from: no
 plateau if a tenth of the draws put the onset at one of the last two cuts, or if the rise of the isotonic fit is below
 two standard errors.
 """
@@ -185,7 +186,8 @@ def measure(shape: str, n: int, noise: Noise, repetitions: int, draws: int, seed
         }
         low, high = intervals["mid-p"]
         row = {name: float(ends[0] <= true_onset <= ends[1]) for name, ends in intervals.items()}
-        row |= {"width": high - low, "alone": low == high, "error": found.estimate.value - true_onset}
+        error = found.estimate.value - true_onset
+        row |= {"width": high - low, "alone": low == high, "error": error, "exact": error == 0}
         row |= {verdict: found.verdict == verdict for verdict in ("no plateau", "late decline", "late review")}
         row |= {
             "right": found.verdict in right_verdicts,
@@ -217,7 +219,7 @@ def main() -> None:
     for table in (onsets, verdicts):
         for heading in ("shape", "documents"):
             table.add_column(heading)
-    for heading in ("mid-p (used)", "width", "one layer", "percentile", "BC", "shortest", "bias", "SD"):
+    for heading in ("mid-p (used)", "width", "one layer", "onset exact", "percentile", "BC", "shortest", "bias", "SD"):
         onsets.add_column(heading, justify="right")
     for heading in ("right", "no plateau", "no plateau, original", "late decline", "late review"):
         verdicts.add_column(heading, justify="right")
@@ -226,9 +228,9 @@ def main() -> None:
         percent = {name: f"{100 * value:.0f}" for name, value in result.items()}
         if not shape.startswith("none"):
             numbers = (f"{result[name]:.1f}" for name in ("error", "sd"))
-            methods = (percent["percentile"], percent["BC"], percent["shortest"])
+            percents = (percent[name] for name in ("alone", "exact", "percentile", "BC", "shortest"))
             coverage = f"{100 * result['mid-p']:.1f}"
-            onsets.add_row(*here, coverage, f"{result['width']:.1f}", percent["alone"], *methods, *numbers)
+            onsets.add_row(*here, coverage, f"{result['width']:.1f}", *percents, *numbers)
         verdicts.add_row(
             *here, *(percent[name] for name in ("right", "no plateau", "original", "late decline", "late review"))
         )
