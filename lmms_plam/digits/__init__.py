@@ -22,8 +22,8 @@ from chance to its full value between no visible layer and one. A run without hi
 steps, did so too.
 
 Shipped is seed 0, chosen before training: 98.8 % on text and, as VLM, 96.8 % on pictures. Seeds 1 and 2, trained by the
-same script, reached 100 % and 99.9 % on text, 81.5 % and 84.8 % on pictures: at this length of training the last stage's
-result varies a lot from seed to seed.
+same script, reached 100 % and 99.9 % on text, 81.5 % and 84.8 % on pictures: at this length of training the last
+stage's result varies a lot from seed to seed.
 `training.json`, written by train.py, has the seeds' scores, times and masking curves; the times are wall-clock minutes
 of one thread on a busy machine.
 """
