@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,20 +19,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmms_plam.errors import ConfigError, DataError, UnsupportedError, did_you_mean
 from lmms_plam.harness import host
-from lmms_plam.harness.declared import find_benchmarks, say_no_mean
 from lmms_plam.harness.families import ANCHOR, FamilyMember
-from lmms_plam.harness.images import image_names
-from lmms_plam.harness.units import Benchmark, complete_units, count_remarks, same_number
+from lmms_plam.harness.scoring import DOC_ID, Row, Scorer
+from lmms_plam.harness.units import Benchmark
 from lmms_plam.model import QueryScope, Variant
 from lmms_plam.probes.record import MATRIX
 from lmms_plam.report.examples import Example
 from lmms_plam.stats.matrix import ScoreMatrix
-from lmms_plam.stats.metrics import find_metric
-from lmms_plam.stats.units import Units
 
-_DOC_ID = "plam_doc_id"
 _SINGLE = "generate_until"
-_SIZE, _REMARK, _ITEM = _NOT_COLUMNS = "size", "remark", "item"
 
 
 class FamilyOptions(BaseModel):
@@ -86,7 +80,7 @@ class FamilyTask(ConfigurableMessagesTask):
         if self.later:
             model.choosers[self.options.task] = self._choose
         self._reported: dict[str, float | None] | None = None
-        self._benchmark: Benchmark | None = None
+        self._scorer = Scorer(self, self.options.of, super().process_results)
         self.notes: tuple[str, ...] = ()
 
     def overrides(self) -> Mapping[str, Any]:
@@ -126,7 +120,7 @@ class FamilyTask(ConfigurableMessagesTask):
         super().download(dataset_kwargs)
         for splits in {id(splits): splits for splits in (self.dataset, self.dataset_no_image)}.values():
             for name, documents in splits.items():
-                splits[name] = documents.add_column(_DOC_ID, list(range(len(documents))))
+                splits[name] = documents.add_column(DOC_ID, list(range(len(documents))))
 
     def set_config(self, key: str, value: Any, update: bool = False) -> None:
         """Change the wrapped task's config as the command line says, except that each variant answers once."""
@@ -172,7 +166,9 @@ class FamilyTask(ConfigurableMessagesTask):
         if self._unscored:
             return dict.fromkeys(self._metric_fn_list, 0)
         answered = zip(self.variants, results, strict=True)
-        rows = [self._row(doc, variant, result) for variant, result in answered if variant.name in self.asked]
+        rows = [
+            self._scorer.row(doc, variant.name, result) for variant, result in answered if variant.name in self.asked
+        ]
         return {name: None if place else rows for place, name in enumerate(self.reported)}
 
     @property
@@ -197,79 +193,14 @@ class FamilyTask(ConfigurableMessagesTask):
                 ensemble.apply(scored, self.task_docs)
             docs = self.eval_docs_no_media
             rows = [
-                self._row(docs[one.doc_id], self.variants[one.idx], next(iter(one.filtered_resps.values())))
+                self._scorer.row(docs[one.doc_id], self.variants[one.idx].name, next(iter(one.filtered_resps.values())))
                 for one in scored
             ]
-            if self._benchmark:
-                chosen = self.choose(self._join(rows), self._benchmark)
+            if self._scorer.benchmark:
+                matrix, _ = self._scorer.join(rows)
+                chosen = self.choose(matrix, self._scorer.benchmark)
         self.asked -= self.later - chosen
         return chosen
-
-    def _row(self, doc: Any, variant: Variant, result: Any) -> dict[str, Any]:
-        scored = super().process_results(doc, [result])
-        sample = {
-            **scored,
-            "doc": doc,
-            "doc_id": doc[_DOC_ID],
-            "filtered_resps": result,
-            "input": self.doc_to_text(doc),
-        }
-        benchmark = self._read_by(sample)
-        record = benchmark.record(sample)
-        cluster = record.cluster
-        if cluster is None and self._image_names is not None:
-            cluster = self._image_names[doc[_DOC_ID]]
-        if cluster is None and benchmark.needs_image and benchmark.image is not None:
-            raise DataError(f"{self.options.task}: documents have no '{benchmark.image}' to cluster them by")
-        return {
-            "doc_id": doc[_DOC_ID],
-            "variant": variant.name,
-            "answer": record.answer,
-            "score": record.score,
-            "cluster": cluster if cluster is not None else str(doc[_DOC_ID]),
-            "stratum": record.stratum,
-            **record.columns,
-            _SIZE: record.size,
-            _REMARK: record.remark,
-            _ITEM: scored.get(benchmark.headline.key) if benchmark.assumed else None,
-        }
-
-    @cached_property
-    def _image_names(self) -> list[str] | None:
-        """By document, the name of the image that others may share; scoring sees documents without images."""
-        column = self._benchmark.image if self._benchmark else None
-        return image_names(self.eval_docs, column) if column is not None else None
-
-    def _join(self, rows: Sequence[dict[str, Any]]) -> ScoreMatrix:
-        """Join the rows of complete units, and note what a reader must know of the rest."""
-        complete, notes = complete_units(
-            {row["doc_id"]: (row["cluster"], row[_SIZE]) for row in rows}, self.options.task
-        )
-        self.notes = (*notes, *count_remarks((row["variant"], row[_REMARK]) for row in rows))
-        kept = (row for row in rows if row["doc_id"] in complete)
-        return ScoreMatrix.from_rows(
-            ({name: value for name, value in row.items() if name not in _NOT_COLUMNS} for row in kept),
-            self.options.task,
-        )
-
-    def _require_the_wrapped_tasks_number(
-        self, matrix: ScoreMatrix, benchmark: Benchmark, items: Sequence[Sequence[dict[str, Any]]]
-    ) -> None:
-        """Refuse to take means for the metric of a task that aggregates otherwise and doesn't declare how."""
-        if benchmark.assumed:
-            key = benchmark.headline.key
-            aggregate = super().aggregation()[key]
-            more = {"args": self.args} if "args" in inspect.signature(aggregate).parameters else {}
-            theirs = aggregate([rows[0][_ITEM] for rows in items], **more)
-            ours = Units.of(matrix, find_metric(benchmark.headline.metric)).estimate()
-            of_first = float(ours[matrix.column(items[0][0]["variant"])])
-            if isinstance(theirs, (int, float)) and not same_number(of_first, theirs):
-                raise DataError(say_no_mean(key))
-
-    def _read_by(self, sample: Mapping[str, Any]) -> Benchmark:
-        if self._benchmark is None:
-            self._benchmark = find_benchmarks(self.options.of, self.config.to_dict(), [sample])[0]
-        return self._benchmark
 
     def aggregation(self) -> dict[str, Callable[[list[Any]], float | None]]:
         """Return, for each reported number, what lmms-eval calls with all documents' rows (see process_results)."""
@@ -296,21 +227,23 @@ class FamilyTask(ConfigurableMessagesTask):
         messages = self.doc_to_messages(self.eval_docs[doc_id])
         return any(part["type"] != "text" for message in messages for part in message["content"])
 
-    def _aggregate(self, name: str, items: list[list[dict[str, Any]]]) -> float | None:
+    def _aggregate(self, name: str, items: list[list[Row]]) -> float | None:
         return self._report_once(items)[name]
 
-    def _report_once(self, items: list[list[dict[str, Any]]]) -> dict[str, float | None]:
+    def _report_once(self, items: list[list[Row]]) -> dict[str, float | None]:
         if self._reported is None:
-            if self._benchmark is None:  # scored by other processes only
+            benchmark = self._scorer.benchmark
+            if benchmark is None:  # scored by other processes only
                 raise ConfigError(f"{self.options.task}: no document was scored")
             with self._results_folder() as folder:
                 try:
-                    matrix = self._join([row for rows in items for row in rows])
+                    matrix, self.notes = self._scorer.join(row for rows in items for row in rows)
                     matrix.write(folder / MATRIX)
-                    self._require_the_wrapped_tasks_number(matrix, self._benchmark, items)
+                    arguments = getattr(self, "args", None)
+                    self._scorer.require_mean(matrix, [rows[0] for rows in items], super().aggregation(), arguments)
                     for note in self.notes:
                         logger.info(f"{self.options.task}: {note}")
-                    told = self.report(folder / MATRIX, self._benchmark)
+                    told = self.report(folder / MATRIX, benchmark)
                     self._reported = {name: None if value is None else float(value) for name, value in told.items()}
                 except DataError as error:  # too few documents, say: the other tasks' results must not be lost with it
                     logger.error(f"{self.options.task}: {error}")
