@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,18 @@ def test_a_metric_that_is_0_where_all_is_right_is_drawn(tmp_path, capsys):
     base, merged = (write_run(tmp_path / name, {"mine": plain()}, configs={"mine": config}) for name in "ab")
     assert main(["compare", str(base), str(merged), "--out", str(tmp_path / "out"), "--draws", "1000"]) == 0
     assert main(["leaderboard", str(tmp_path), "--draws", "1000"]) == 0
+
+
+@pytest.mark.parametrize(("accuracy", "colour"), [(0.3, "#1f4e79"), (0.9, "#c0392b")])
+def test_lower_is_better_is_said_and_drawn(tmp_path, accuracy, colour):
+    for name, reached in (("base", 0.6), ("merged", accuracy)):
+        folder = write_run(tmp_path / name, {"mine": plain(accuracy=reached)})
+        file = next(folder.rglob("*_results.json"))
+        file.write_text(file.read_text().replace('"exact_match": true', '"exact_match": false'))
+    out = tmp_path / "out"
+    assert main(["compare", str(tmp_path / "base"), str(tmp_path / "merged"), "--out", str(out)]) == 0
+    assert json.loads((out / "comparison.json").read_text())[0]["higher_is_better"] is False
+    assert re.findall("#1f4e79|#c0392b", (out / "forest.svg").read_text())[0] == colour
 
 
 def test_lower_is_better_is_said(tmp_path, capsys):

@@ -51,7 +51,6 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
     runs = {a.label: a, b.label: b}
     for joined in join(runs, options.clusters.get(a.task), intersection=options.intersection):
         for measure, matrix in joined.measures():
-            downwards = [] if a.higher_is_better(measure.key) else ["lower is better"]
             analysis = joined.analyse(measure, matrix, options.settings)
             checks = joined.unlike_harness(measure, analysis.units.estimate(), runs)
             found = analysis.compare(a.label, b.label)
@@ -63,7 +62,8 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
                     comparison=found,
                     perfect=analysis.perfect(),
                     holm_p=None,
-                    notes=(*downwards, *joined.notes, *found.difference.notes, *checks),
+                    notes=(*joined.notes, *found.difference.notes, *checks),
+                    higher_is_better=a.higher_is_better(measure.key),
                 )
             )
     return results

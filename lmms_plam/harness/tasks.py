@@ -217,10 +217,21 @@ class Comparison(FamilyTask):
                 found = analysis.compare(BASE, variant)
                 task = self.options.task if variant == "merged" else f"{self.options.task} ({variant})"
                 headline = place == 0
-                notes = (*([] if upwards else ["lower is better"]), *self.notes, *found.difference.notes)
+                notes = (*self.notes, *found.difference.notes)
                 if better and headline and variant == "merged":
                     least = p_text(min(better.values()))
                     notes += (f"is any of the {len(better)} recipes better? p {least} (max-T)",)
-                perfect = analysis.perfect()
-                results.append(Result(task, measure.key, headline, found, perfect, None, notes, better.get(variant)))
+                results.append(
+                    Result(
+                        task=task,
+                        metric=measure.key,
+                        headline=headline,
+                        comparison=found,
+                        perfect=analysis.perfect(),
+                        holm_p=None,
+                        notes=notes,
+                        higher_is_better=upwards,
+                        better_p=better.get(variant),
+                    )
+                )
         return results

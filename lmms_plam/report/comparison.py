@@ -51,6 +51,7 @@ def _details(result: Result) -> dict[str, Any]:
         "detectable": found.detectable,
         "holm_p": result.holm_p,
         "better_p": result.better_p,
+        "higher_is_better": result.higher_is_better,
         "mcnemar_p": found.mcnemar_p,
         "strata": found.difference.strata,
         "notes": result.notes,
@@ -110,6 +111,7 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
                 value=found.value * point,
                 low=None if found.ci_low is None else found.ci_low * point,
                 high=None if found.ci_high is None else found.ci_high * point,
+                higher_is_better=result.higher_is_better,
                 words="no interval" if result.comparison.p_value is None else f"p {p_text(result.comparison.p_value)}",
             )
         )
@@ -173,7 +175,8 @@ def _notes(results: Sequence[Result]) -> list[str]:
     about: dict[tuple[str, str], list[str]] = {}
     for result in results:
         metrics.setdefault(result.task, []).append(result.metric)
-        for note in (result.comparison.difference.estimand, *result.notes):
+        downwards = () if result.higher_is_better else ("lower is better",)
+        for note in (result.comparison.difference.estimand, *downwards, *result.notes):
             about.setdefault((result.task, note), []).append(result.metric)
     return [
         f"{task}: {note}" if named == metrics[task] else f"{task} ({', '.join(named)}): {note}"

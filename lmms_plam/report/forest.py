@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_INK, _QUIET, _UP, _DOWN = "#222222", "#8a8a8a", "#1f4e79", "#c0392b"
+_INK, _QUIET, _BETTER, _WORSE = "#222222", "#8a8a8a", "#1f4e79", "#c0392b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class ForestRow:
         value: the difference, in points (hundredths of a perfect score).
         low: lower end of its interval, None without one.
         high: upper end.
+        higher_is_better: whether a difference above zero is good news.
         words: what stands at the right margin.
     """
 
@@ -25,6 +26,7 @@ class ForestRow:
     value: float
     low: float | None
     high: float | None
+    higher_is_better: bool
     words: str
 
 
@@ -45,8 +47,7 @@ def draw_forest(rows: Sequence[ForestRow], title: str, axis: str, kind: str = "s
     axes = figure.subplots()
     axes.axvline(0, color=_QUIET, linewidth=1, linestyle="--")
     for place, row in enumerate(rows):
-        clear = row.low is not None and row.high is not None and (row.low > 0 or row.high < 0)
-        colour = (_UP if row.value > 0 else _DOWN) if clear else _QUIET
+        colour = _colour(row)
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot(row.value, place, "s", color=colour, markersize=6)
@@ -60,3 +61,10 @@ def draw_forest(rows: Sequence[ForestRow], title: str, axis: str, kind: str = "s
     picture = io.BytesIO()
     figure.savefig(picture, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return picture.getvalue()
+
+
+def _colour(row: ForestRow) -> str:
+    """Return the colour of a change for the better, for the worse, or of one that may be none."""
+    if row.low is None or row.high is None or row.low <= 0 <= row.high:
+        return _QUIET
+    return _BETTER if (row.low > 0) == row.higher_is_better else _WORSE

@@ -21,6 +21,7 @@ class Result:
         perfect: the metric's value where every document scores 1, to put metrics on one scale.
         holm_p: the p-value adjusted for the family; None outside of it.
         notes: what a reader must know.
+        higher_is_better: whether a higher value of the metric is.
         better_p: that the variant is better, adjusted for looking at several (max-T); None where there is only one.
     """
 
@@ -31,6 +32,7 @@ class Result:
     perfect: float
     holm_p: float | None
     notes: tuple[str, ...]
+    higher_is_better: bool = True
     better_p: float | None = None
 
 
