@@ -160,6 +160,18 @@ def test_the_table_and_the_folder_say_the_same(runs, capsys, tmp_path, monkeypat
     assert "| mme | mme_total_score |" in (tmp_path / "out" / "comparison.md").read_text()
 
 
+def test_the_page_shows_documents_that_change_with_what_was_asked_and_both_answers(tmp_path):
+    samples = plain(n=40, accuracy=0.5)
+    changed = [dict(sample) for sample in samples]
+    changed[7] |= {"exact_match": 1.0 - samples[7]["exact_match"], "filtered_resps": "<b>another</b>"}
+    base, merged = (write_run(tmp_path / name, {"mine": each}) for name, each in (("a", samples), ("b", changed)))
+    assert main(["compare", str(base), str(merged), "--out", str(tmp_path / "out"), "--draws", "1000"]) == 0
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    (row,) = re.findall(r"<tr>(<td class=.text.>7</td>.*?)</tr>", page)
+    assert all(words in row for words in ("question 7?", ">x <small>", "&lt;b&gt;another&lt;/b&gt;"))
+    assert page.count('<td class="text">') == row.count('<td class="text">')
+
+
 def test_a_narrow_screen_gets_the_table_in_parts(runs, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["compare", *runs, "--draws", "2000"]) == 0

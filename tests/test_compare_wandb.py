@@ -10,7 +10,8 @@ from PIL import Image
 from test_harness_runs import evaluate
 from test_plateau_wandb import items, read_back
 
-from lmms_plam.report.examples import Example, choose_flips, count_flips, find_flips, flips_to_html, picture
+from lmms_plam.report.changes import Changes
+from lmms_plam.report.examples import Example, picture
 from lmms_plam.stats.matrix import ScoreMatrix
 
 TASK = "plam_compare_digits"
@@ -24,23 +25,26 @@ def matrix_of(**scores):
     )
 
 
-def test_flips_are_found_counted_and_shown_from_both_directions():
+def shown(doc_ids):
+    return [Example(doc_id, "a < b?", Image.new("LA", (900, 30))) for doc_id in doc_ids]
+
+
+def test_changes_are_found_counted_and_shown_from_both_directions():
     rng = np.random.default_rng(0)
     base, merged = rng.integers(0, 2, (2, 200))
     matrix = matrix_of(base=base, merged=merged, same=base)
-    flips = find_flips(matrix, "base")
-    assert {flip.doc_id for flip in flips} == set(np.flatnonzero(base != merged).tolist())
+    changes = Changes.of("mine", matrix, "base", shown)
+    assert {change.doc_id for change in changes.all} == set(np.flatnonzero(base != merged).tolist())
     won, lost = int((merged > base).sum()), int((merged < base).sum())
-    assert count_flips(flips) == [f"merged scores higher on {won} documents and lower on {lost}"]
-    chosen = choose_flips(flips, 5)
-    assert [flip.change for flip in chosen].count("higher") == [flip.change for flip in chosen].count("lower") == 5
-    examples = {flip.doc_id: Example(flip.doc_id, "a < b?", Image.new("LA", (900, 30))) for flip in choose_flips(flips)}
-    page = flips_to_html(flips, examples)
+    assert changes.counts() == [f"merged scores higher on {won} documents and lower on {lost}"]
+    ways = [change.way for change in changes.shown]
+    assert ways.count("higher") == ways.count("lower") == 8
+    page = changes.to_html()
     assert page.count("data:image/jpeg;base64,") == 16
-    assert f"16 of these {len(flips)} changes are shown" in page
+    assert f"16 of these {len(changes.all)} changes are shown" in page
     assert "a &lt; b?" in page
     assert "&lt;merged " in page
-    assert "<li>none</li>" in flips_to_html([], {})
+    assert "<li>none</li>" in Changes.of("mine", matrix_of(base=base, same=base), "base", shown).to_html()
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "RGBA", "P", "L", "I;16"])
@@ -72,7 +76,8 @@ def test_an_offline_run_holds_plot_numbers_changed_documents_and_files(compariso
     for known in json.loads((folder / "comparison.json").read_text()):
         for name in ("a", "b", "difference", "p_value", "n"):
             assert summary[f"{TASK}/{known['variant']}/{known['metric']}/{name}"] == known[name]
-    assert summary[f"{TASK}/changes"] == count_flips(find_flips(ScoreMatrix.read(folder / "matrix.parquet"), "base"))
+    changes = Changes.of(TASK, ScoreMatrix.read(folder / "matrix.parquet"), "base", shown)
+    assert summary[f"{TASK}/changes"] == changes.counts()
     assert list((comparison / "wandb").rglob("forest_*.png"))
     (table_file,) = (comparison / "wandb").rglob("changed_documents_*.table.json")
     table = json.loads(table_file.read_text())

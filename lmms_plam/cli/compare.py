@@ -42,14 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError(f"no task in common: {arguments.a} has {', '.join(a)}; {arguments.b} has {', '.join(b)}")
     for task in sorted(set(a) ^ set(b)):
         print(f"plam: {task} is only in {arguments.a if task in a else arguments.b}", file=sys.stderr)
-    results = []
+    results, changes = [], []
     tasks = select_tasks(common, arguments.tasks, options.clusters)
     for task in track(tasks, "comparing", console=Console(stderr=True), transient=True):
-        results += compare_task(a[task], b[task], options)
+        found_in_task, changed = compare_task(a[task], b[task], options)
+        results += found_in_task
+        changes.append(changed)
     results = adjust_results(results)
     found = table(results)
     if arguments.out:
-        write(results, arguments.out)
+        write(results, arguments.out, changes)
     if arguments.json:
         print(json.dumps(records(results), indent=2))
         print(*found.notes, sep="\n", file=sys.stderr)

@@ -10,6 +10,7 @@ from lmms_plam.harness.declared import find_benchmarks, say_no_mean
 from lmms_plam.harness.images import cached_image_names
 from lmms_plam.harness.samples import TaskRun, read_samples
 from lmms_plam.harness.units import Benchmark, Measure, Record, Sample, complete_units, count_remarks, same_number
+from lmms_plam.report.examples import Example
 from lmms_plam.stats.comparison import Analysis, Settings
 from lmms_plam.stats.matrix import FloatArray, ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
@@ -26,6 +27,7 @@ class Joined:
         task: the task's name.
         benchmark: how it was read.
         matrix: scores, one variant a run.
+        prompts: by document id, what the runs were asked.
         left_out: documents that some run answered and the matrix lacks.
         notes: what a reader must know: why documents were left out, which clusters had to be assumed.
     """
@@ -33,6 +35,7 @@ class Joined:
     task: str
     benchmark: Benchmark
     matrix: ScoreMatrix
+    prompts: Mapping[int, str]
     left_out: int
     notes: tuple[str, ...]
 
@@ -50,6 +53,10 @@ class Joined:
             return Analysis.of(part, find_metric(measure.metric), settings)
         except DataError as error:
             raise DataError(f"{self.task}: {error}") from error
+
+    def examples(self, doc_ids: Iterable[int]) -> list[Example]:
+        """Return what a reader can see of documents: their prompts, as images aren't logged."""
+        return [Example(doc_id, self.prompts[doc_id]) for doc_id in doc_ids]
 
     def unlike_harness(self, measure: Measure, ours: FloatArray, runs: Mapping[str, TaskRun]) -> list[str]:
         """Say where the harness printed another number for the same documents.
@@ -96,6 +103,7 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
     if len(doc_ids) < asked:
         notes.append(f"{asked - len(doc_ids)} of {asked} documents left out, which not all runs were asked alike")
     found, unclear = [], []
+    asked_alike = next(iter(samples.values()))
     examples = [by_id[doc_id] for by_id in samples.values() for doc_id in doc_ids]
     for benchmark in find_benchmarks(first.task, first.config, examples):
         measured = [
@@ -104,7 +112,8 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
         if not measured:
             raise DataError(f"{first.task}: no document has '{benchmark.only_with}', which its YAML names as the score")
         records = {name: _records(benchmark, samples[name], measured, run) for name, run in runs.items()}
-        joined = _join_records(first, benchmark, records, clusters, asked - len(doc_ids), notes)
+        prompts = {doc_id: str(asked_alike[doc_id].get("input", "")) for doc_id in measured}
+        joined = _join_records(first, benchmark, records, prompts, clusters, asked - len(doc_ids), notes)
         if benchmark.assumed and joined.unlike_harness(benchmark.headline, joined.matrix.scores.mean(axis=0), runs):
             unclear.append(benchmark.headline.key)
         else:
@@ -169,6 +178,7 @@ def _join_records(
     run: TaskRun,
     benchmark: Benchmark,
     records: Mapping[str, Mapping[int, Record]],
+    prompts: Mapping[int, str],
     clusters: Clusters | None,
     left_out: int,
     notes: Sequence[str],
@@ -201,6 +211,7 @@ def _join_records(
         run.task,
         benchmark,
         matrix,
+        prompts,
         left_out + len(one) - len(complete),
         (*notes, *about_clusters, *remarks, *about_units),
     )

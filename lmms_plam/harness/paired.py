@@ -9,6 +9,7 @@ from pathlib import Path
 from lmms_plam.errors import DataError
 from lmms_plam.harness.join import Clusters, join
 from lmms_plam.harness.samples import TaskRun, find_runs
+from lmms_plam.report.changes import Changes
 from lmms_plam.stats.comparison import Settings
 from lmms_plam.stats.results import Result
 
@@ -45,11 +46,17 @@ def runs_by_task(place: Path, label: str) -> dict[str, TaskRun]:
     return {task: replace(run, label=label) for task, run in found.items()}
 
 
-def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
-    """Compare two runs of one task, b minus a, on each of its metrics; `holm_p` is left for `adjust_results`."""
+def compare_task(a: TaskRun, b: TaskRun, options: Options) -> tuple[list[Result], Changes]:
+    """Compare two runs of one task, b minus a.
+
+    Returns:
+        The difference of each metric, where `holm_p` is left for `adjust_results`; and the documents whose score in the
+        first metric changes.
+    """
     results: list[Result] = []
     runs = {a.label: a, b.label: b}
-    for joined in join(runs, options.clusters.get(a.task), intersection=options.intersection):
+    found_in = join(runs, options.clusters.get(a.task), intersection=options.intersection)
+    for joined in found_in:
         for measure, matrix in joined.measures():
             analysis = joined.analyse(measure, matrix, options.settings)
             checks = joined.unlike_harness(measure, analysis.units.estimate(), runs)
@@ -66,4 +73,5 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> list[Result]:
                     higher_is_better=a.higher_is_better(measure.key),
                 )
             )
-    return results
+    first = found_in[0]
+    return results, Changes.of(a.task, first.matrix, a.label, first.examples)

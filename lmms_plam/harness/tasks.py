@@ -26,9 +26,10 @@ from lmms_plam.model import QueryScope, Variant, find_decoder
 from lmms_plam.probes.curve import masking_curve
 from lmms_plam.probes.plateau import find_plateau
 from lmms_plam.probes.record import Origin, analyse
+from lmms_plam.report.changes import Changes
 from lmms_plam.report.comparison import p_text, write
 from lmms_plam.report.curve import draw_curve
-from lmms_plam.report.examples import choose_flips, find_flips, flips_to_html, telling_documents
+from lmms_plam.report.examples import telling_documents
 from lmms_plam.report.wandb_log import log_comparison, log_probe
 from lmms_plam.stats.comparison import Analysis
 from lmms_plam.stats.matrix import ScoreMatrix
@@ -186,16 +187,15 @@ class Comparison(FamilyTask):
         The page also shows documents whose score changes.
         """
         matrix = ScoreMatrix.read(matrix_file)
-        results, flips = adjust_results(self._compare(matrix, benchmark)), find_flips(matrix, BASE)
-        shown = dict.fromkeys(flip.doc_id for flip in choose_flips(flips))
-        examples = {example.doc_id: example for example in self.examples(list(shown))}
-        write(results, matrix_file.parent, [flips_to_html(flips, examples)])
+        results = adjust_results(self._compare(matrix, benchmark))
+        changes = Changes.of(self.options.task, matrix, BASE, self.examples)
+        write(results, matrix_file.parent, [changes])
         self.plam.compared[self.options.task] = results
         if self.folder and len(self.plam.compared) > 1:
             write(adjust_results(chain.from_iterable(self.plam.compared.values())), self.folder.parent)
         run = host.wandb_run()
         if run is not None:
-            log_comparison(run, self.options.task, results, flips, examples, matrix_file.parent)
+            log_comparison(run, results, changes, matrix_file.parent)
         first = results[0].comparison
         return {
             "base": first.a,

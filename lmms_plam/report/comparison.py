@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmms_plam.files import write_bytes, write_text
+from lmms_plam.report.changes import Changes
 from lmms_plam.report.forest import ForestRow, draw_forest
 from lmms_plam.report.page import page
 from lmms_plam.report.tables import Table
@@ -119,13 +120,13 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
     return draw_forest(rows, _title(results), axis, kind)
 
 
-def write(results: Sequence[Result], folder: Path, fragments: Sequence[str] = ()) -> None:
+def write(results: Sequence[Result], folder: Path, changes: Iterable[Changes] = ()) -> None:
     """Write comparison.json (the records and all else that is known), .csv, .md, .html and the forest plot.
 
     Args:
         results: what was compared.
         folder: where the files go.
-        fragments: HTML that the page shows below.
+        changes: documents that the page shows below.
     """
     found = table(results)
     full = [record | _details(result) for record, result in zip(records(results), results, strict=True)]
@@ -136,7 +137,7 @@ def write(results: Sequence[Result], folder: Path, fragments: Sequence[str] = ()
     write_text(folder / "forest.svg", svg)
     write_bytes(folder / FOREST, forest(results, "png"))
     picture = svg[svg.index("<svg") :]
-    shown = [picture, found.to_html(), *fragments]
+    shown = [picture, found.to_html(), *(each.to_html() for each in changes)]
     write_text(folder / "comparison.html", page(found.title, shown, "made by lmms-plam"))
 
 

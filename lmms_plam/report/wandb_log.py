@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lmms_plam.probes.record import Probe
+from lmms_plam.report.changes import Changes
 from lmms_plam.report.comparison import FOREST, records
-from lmms_plam.report.examples import Example, Flip, choose_flips, count_flips, picture
+from lmms_plam.report.examples import Example, picture
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.results import Result
 
@@ -48,9 +49,7 @@ def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, example
     _log_files(run, task, "masking-probe", folder, record)
 
 
-def log_comparison(
-    run: Any, task: str, results: Sequence[Result], flips: Sequence[Flip], examples: Mapping[int, Example], folder: Path
-) -> None:
+def log_comparison(run: Any, results: Sequence[Result], changes: Changes, folder: Path) -> None:
     """Log a comparison to a W&B run that is under way, online or offline.
 
     It logs the forest plot (`TASK/forest`), each metric's numbers in the summary (`TASK/VARIANT/METRIC/difference` and
@@ -59,26 +58,25 @@ def log_comparison(
 
     Args:
         run: `wandb.run`.
-        task: the comparison's name.
         results: each metric of each variant.
-        flips: all documents on which a variant's score differs from the base's.
-        examples: the documents of the table, by id; `choose_flips` says which.
+        changes: documents on which a variant scores otherwise than the base.
         folder: holds matrix, comparison and pictures.
     """
     import wandb
 
+    task = changes.task
     run.log({f"{task}/forest": wandb.Image(str(folder / FOREST))})
     for result, record in zip(results, records(results), strict=True):
         for name in ("a", "b", "difference", "ci_low", "ci_high", "p_value", "n", "clusters"):
             run.summary[f"{task}/{result.comparison.variant}/{result.metric}/{name}"] = record[name]
-    run.summary[f"{task}/changes"] = count_flips(flips)
-    if flips:
+    run.summary[f"{task}/changes"] = changes.counts()
+    if changes.shown:
         columns = ["doc_id", "variant", "change", "image", "question", "base", "answer", "base score", "score"]
         table = wandb.Table(columns=columns)
-        for flip in choose_flips(flips):
-            example = examples[flip.doc_id]
-            shown = (flip.doc_id, flip.variant, flip.change, _image(example), example.question)
-            table.add_data(*shown, *flip.answers, *flip.scores)
+        for change in changes.shown:
+            example = changes.examples[change.doc_id]
+            shown = (change.doc_id, change.variant, change.way, _image(example), example.question)
+            table.add_data(*shown, *change.answers, *change.scores)
         run.log({f"{task}/changed_documents": table})
     _log_files(run, task, "comparison", folder, {"metrics": records(results)})
 
