@@ -34,6 +34,13 @@ def _split_modules(value: Any) -> Any:
     return tuple(dict.fromkeys(expanded))
 
 
+def _start_layer(value: Any) -> Any:
+    """Refuse what the union below would take for a layer or a file."""
+    if isinstance(value, bool) or value == "":
+        raise ValueError(f"start_layer is a layer from 0 on, a fraction or a file, not {value!r}")
+    return value
+
+
 def _none_word(value: Any) -> Any:
     if isinstance(value, str) and value.lower() != "none":
         raise ValueError("merge takes a recipe's fields, such as merge.start_layer=20, or 'none'")
@@ -66,7 +73,7 @@ class MergeRecipe(_Frozen):
     method: Literal["linear"] = "linear"
     modules: Annotated[tuple[Module, ...], BeforeValidator(_split_modules), Field(min_length=1)] = ATTENTION
     qk_norms: bool = False
-    start_layer: int | float | str = 0.5
+    start_layer: Annotated[int | float | str, BeforeValidator(_start_layer)] = 0.5
     end_layer: int | None = Field(default=None, ge=1)
     lambda_lm: float = Field(default=0.5, ge=0)
     lambda_vlm: float = Field(default=0.5, ge=0)
@@ -75,7 +82,7 @@ class MergeRecipe(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> MergeRecipe:
-        if isinstance(self.start_layer, bool) or (isinstance(self.start_layer, int) and self.start_layer < 0):
+        if isinstance(self.start_layer, int) and self.start_layer < 0:
             raise ValueError(f"start_layer is a layer from 0 on, a fraction or a file, not {self.start_layer!r}")
         if isinstance(self.start_layer, float) and not 0 < self.start_layer < 1:
             raise ValueError(f"start_layer as a fraction of the depth lies between 0 and 1, not {self.start_layer}")
@@ -113,7 +120,7 @@ class ModelConfig(_Frozen):
     merge: Annotated[MergeRecipe | None, BeforeValidator(_none_word)] = None
     recipes: dict[str, MergeRecipe] = Field(default_factory=dict)
     probe: dict[str, Any] = Field(default_factory=dict)
-    family_memory: float = Field(default=4, gt=0)
+    family_memory: float = Field(default=4, gt=0, le=2**20)
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
@@ -142,7 +149,7 @@ def load_config(name_or_path: str = DEFAULT_CONFIG, overrides: Mapping[str, Any]
     path = _find(name_or_path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold the fields of a model config (vlm, base_lm, merge, ...)")

@@ -125,12 +125,15 @@ def test_repeats_ask_each_variant_once(pairs, tmp_path, generated):
     assert len(matrix(tmp_path / "runs", COMPARE).doc_ids) == 4
 
 
-def test_predict_only_logs_the_answers_of_all_variants(tmp_path):
+def test_predict_only_logs_the_answers_of_all_variants_and_leaves_them_to_be_scored(tmp_path, generated):
     model = "config=digits,probe.cuts=every 4"
     results = evaluate("plam", model, [PROBE], output=tmp_path / "runs", predict_only=True)
+    asked = generated.prompts
     assert [len(sample["filtered_resps"]) for sample in results["samples"][PROBE]] == [13] * 4
     assert results["results"][PROBE]["bypass,none"] == 999
-    assert not [path for path in (tmp_path / "runs" / "plam").rglob("*") if path.is_file()]
+    evaluate("plam", model, [PROBE], output=tmp_path / "runs")
+    assert generated.prompts == asked
+    assert not list(tmp_path.rglob("answers.*"))
 
 
 def test_limit_and_offset_choose_documents(tmp_path):
@@ -220,7 +223,7 @@ def test_what_a_killed_run_answered_is_not_computed_again(tmp_path, generated):
     lines = journal.read_bytes().splitlines(keepends=True)
     documents = {json.loads(line)["doc_id"] for line in lines if line.endswith(b"}\n")}
     assert 20 <= len(documents) < limit
-    journal.write_bytes(b"".join(lines) + b'{"fingerprint": "half a li')
+    journal.write_bytes(b"".join(lines) + b'{"doc_id": 59, "variant": "half a li')
     for stop in (2, None):  # killed once more, after the half line
         generated.stop_after = stop
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from loguru import logger
 from test_harness_runs import config_file, evaluate
 
 from lmms_plam.paths import data_folder
@@ -64,3 +65,85 @@ def test_comparisons_of_one_run_are_one_family(tmp_path):
     assert min(record["holm_p"] for record in together) == min(1, 2 * min(record["p_value"] for record in alone))
     assert "Holm over the 2 differences" in (tmp_path / "plam" / "comparison.md").read_text()
     assert (tmp_path / "plam" / "forest.svg").is_file()
+
+
+SCORED = """
+include: {common}
+task: own
+process_results: !function own.score
+metric_list:
+  - {{metric: mine, aggregation: !function own.mean, higher_is_better: true}}
+metadata: {metadata}
+"""
+FUNCTIONS = """
+import numpy as np
+
+def mean(items):
+    return float(np.mean(items))
+
+def score(doc, results):
+    right, spoiled = float(results[0].strip() == doc['answer']), doc['question_id'] == '1/sum'
+    return {{"mine": {mine}}}
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Return a function that writes a task which scores as it is told, its comparison and its probe."""
+
+    def write(mine, metadata="{version: 1}"):
+        common = data_folder("tasks") / "plam_digits.yaml"
+        (tmp_path / "own.yaml").write_text(SCORED.format(common=common, metadata=metadata))
+        (tmp_path / "own.py").write_text(FUNCTIONS.format(mine=mine))
+        (tmp_path / "own_comparison.yaml").write_text(COMPARISON)
+        (tmp_path / "own_probe.yaml").write_text(
+            "task: own_probe\nclass: !function lmms_plam.harness.tasks.MaskingProbe\nof: own\ncuts: every 5\n"
+        )
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("kind", ["float32", "int64", "bool_"])
+def test_numpy_numbers_are_numbers(own, kind):
+    folder = own(f"np.{kind}(right)")
+    results = evaluate("plam", "config=digits", ["own", "own_comparison"], include=folder, limit=21)["results"]
+    assert results["own_comparison"]["merged,none"] == pytest.approx(results["own"]["mine,none"])
+
+
+@pytest.mark.parametrize(
+    ("mine", "words"),
+    [
+        ("None if spoiled else right", "no 'mine'"),
+        ("{'another' if spoiled else 'score': right}", "no 'mine.score'"),
+        ("float('nan') if spoiled else right", "no finite number"),
+    ],
+)
+@pytest.mark.parametrize("task", ["own_probe", "own_comparison"])
+def test_documents_that_cant_be_scored_cost_their_task_alone(own, mine, words, task):
+    folder = own(mine)
+    said = []
+    sink = logger.add(said.append, level="ERROR", format="{message}")
+    try:
+        results = evaluate("plam", "config=digits", [task, "plam_digits"], include=folder, limit=21)["results"]
+    finally:
+        logger.remove(sink)
+    assert results["plam_digits"]["accuracy,none"] > 0.5
+    numbers = {name: value for name, value in results[task].items() if name.endswith(",none") and "stderr" not in name}
+    assert len(numbers) >= 5
+    assert set(numbers.values()) == {None}
+    assert words in "".join(said)
+    assert "".join(said).count(f"{task}: ") == 1
+
+
+def test_a_perfect_answer_may_score_100(own, tmp_path):
+    folder = own("100 * right", "[{version: 1}, {plam: {perfect: 100}}]")
+    evaluate("plam", "config=digits", ["own_probe", "own_comparison"], include=folder, output=tmp_path / "a", limit=70)
+    own("right")
+    evaluate("plam", "config=digits", ["own_probe", "own_comparison"], include=folder, output=tmp_path / "b", limit=70)
+    records = [json.loads((tmp_path / run / "plam" / "own_probe" / "plateau.json").read_text()) for run in "ab"]
+    assert [record["perfect"] for record in records] == [100, 1]
+    for name in ("onset", "interval", "verdict", "cuts"):
+        assert records[0][name] == records[1][name]
+    forests = [(tmp_path / run / "plam" / "own_comparison" / "forest.png").read_bytes() for run in "ab"]
+    assert forests[0] == forests[1]

@@ -73,6 +73,24 @@ def test_a_start_layer_is_read_from_the_plateau_of_these_weights_only(pairs, tmp
         Plam(config=str(config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": str(path)})))
 
 
+@pytest.mark.parametrize("name", ["of", "task", "class", "cutts"])
+def test_a_model_config_sets_options_of_probes_and_nothing_else(name):
+    with pytest.raises(ConfigError, match=f"no option '{name}'.* Known: cuts, queries, weights"):
+        evaluate("plam", f"config=digits,probe.{name}=plam_digits_text", [PROBE])
+
+
+def test_a_run_without_a_curve_leaves_no_other_runs_plateau(tmp_path):
+    probe("digits", tmp_path, limit=40)
+    results = evaluate("plam", "config=digits", [PROBE], output=tmp_path, limit=4)
+    assert results["results"][PROBE]["onset,none"] is None
+    assert [path.name for path in (tmp_path / "plam" / PROBE).iterdir()] == ["matrix.parquet"]
+
+
+def test_the_record_says_from_which_queries_vision_was_hidden(tmp_path):
+    _, record, _ = probe("digits,probe.queries=last,probe.cuts=0 3 6 9", tmp_path, limit=20)
+    assert record["queries"] == "last"
+
+
 def test_documents_without_an_image_are_counted_and_no_plateau_is_no_number(tmp_path):
     folder = tmp_path / "own"
     folder.mkdir()
@@ -86,3 +104,9 @@ def test_documents_without_an_image_are_counted_and_no_plateau_is_no_number(tmp_
     assert results["results"]["probe_text"]["onset,none"] is None
     matrix = ScoreMatrix.read(tmp_path / "runs" / "plam" / "probe_text" / "matrix.parquet")
     assert (matrix.answers == matrix.answers[:, :1]).all()
+    tasks, model = ["probe_text"], "config=digits,probe.cuts=0 3 6 9"
+    evaluate("plam", model, tasks, include=folder, output=tmp_path / "sampled", limit=10, gen_kwargs="temperature=9.0")
+    matrix = ScoreMatrix.read(tmp_path / "sampled" / "plam" / "probe_text" / "matrix.parquet")
+    record = json.loads((tmp_path / "sampled" / "plam" / "probe_text" / "plateau.json").read_text())
+    assert (matrix.answers != matrix.answers[:, :1]).any(), "this test needs answers that differ by chance"
+    assert record["n_without_image"] == 10

@@ -150,12 +150,13 @@ def test_start_layer_reads_the_onset_of_a_probe(tmp_path):
         ('{"onset": 3.5}', "onset is 3.5, not a layer"),
         ('{"verdict": "plateau"}', "KeyError"),
         ("[]", "no plateau.json"),
+        ("\xff", "no plateau.json .*invalid start byte"),
         ("{", "no plateau.json"),
     ],
 )
 def test_a_probe_without_a_usable_onset_is_refused_with_the_reason(tmp_path, content, message):
     path = tmp_path / "plateau.json"
-    path.write_text(content)
+    path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError, match=message):
         resolve_start_layer(str(path), 28)
 

@@ -282,7 +282,7 @@ def test_curves_that_cannot_be_pooled_are_named():
         ({"clusters": np.zeros(50)}, "one cluster"),
         ({"scale": 5}, "say what a perfect answer scores"),
         ({"metric": "yes_f1"}, "has no document to count"),
-        ({"draws": 1}, "1 bootstrap draws show no variation"),
+        ({"draws": 1}, "1 bootstrap draws are too few"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(change, message):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from test_plateau import CUTS, documents, matrix_of, ramp
 
 from lmms_plam.cli import plateau as command
-from lmms_plam.errors import DataError
+from lmms_plam.errors import ConfigError, DataError
 from lmms_plam.probes.onset import OnsetRule
-from lmms_plam.probes.record import CURVE, MATRIX, PLATEAU, Origin, analyse, digest, read_origin
+from lmms_plam.probes.record import CURVE, MATRIX, PLATEAU, Origin, analyse, digest, pool, read_origin
 from lmms_plam.report.curve import draw_curve
 
 
@@ -73,6 +74,17 @@ def test_a_damaged_record_is_named(tmp_path, text):
         read_origin(tmp_path / "task" / MATRIX)
 
 
+@pytest.mark.parametrize(
+    "change", [{"metric": 5}, {"metric": []}, {"task": 5}, {"n_without_image": "many"}, {"queries": None}]
+)
+def test_a_record_of_other_types_is_named(tmp_path, change):
+    save(tmp_path / "task")
+    record = json.loads((tmp_path / "task" / PLATEAU).read_text())
+    (tmp_path / "task" / PLATEAU).write_text(json.dumps(record | change))
+    with pytest.raises(DataError, match="is no record of a masking probe"):
+        read_origin(tmp_path / "task" / MATRIX)
+
+
 def test_the_command_reads_a_folder_by_another_rule_and_changes_nothing(tmp_path, capsys):
     save(tmp_path / "run" / "plam" / "one")
     save(tmp_path / "run" / "plam" / "two", np.full(29, 0.4))
@@ -125,6 +137,50 @@ def test_pooling_adds_a_row_and_refuses_mixed_models(tmp_path, capsys):
         plam_plateau(tmp_path, "--pool", "--draws", 100)
 
 
+def test_pooling_counts_a_benchmark_once(tmp_path, capsys):
+    save(tmp_path / "a" / "one")
+    save(tmp_path / "b" / "one", seed=1)
+    one = tmp_path / "a" / "one"
+    plam_plateau(tmp_path / "a", one, one / MATRIX, "--draws", 50, "--json")
+    assert len(json.loads(capsys.readouterr().out)) == 1
+    with pytest.raises(DataError, match="one is there twice"):
+        plam_plateau(tmp_path, "--pool", "--draws", 50)
+
+
+def test_pooling_refuses_other_queries(tmp_path):
+    probes = [save(tmp_path / name, seed=place) for place, name in enumerate(("one", "two"))]
+    last = replace(probes[1], origin=replace(probes[1].origin, queries="last"))
+    with pytest.raises(DataError, match="one hides vision from all queries, two from last"):
+        pool([probes[0], last])
+
+
+def test_words_in_brackets_are_no_markup(tmp_path, capsys):
+    save(tmp_path / "task", task="[bold]x[/foo]")
+    plam_plateau(tmp_path, "--draws", 50)
+    assert "[bold]x[/foo]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--tolerance", "nan", "tolerance"),
+        ("--tolerance", "inf", "tolerance"),
+        ("--seed", -1, "seed"),
+        ("--draws", 2_000_000_000, "too many"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(tmp_path, option, value, words):
+    save(tmp_path / "task")
+    with pytest.raises((ConfigError, DataError), match=words):
+        plam_plateau(tmp_path, option, value)
+
+
+def test_the_record_is_not_taken_for_the_matrix(tmp_path):
+    save(tmp_path / "task")
+    with pytest.raises(DataError, match=r"plateau\.json is no matrix\.parquet"):
+        plam_plateau(tmp_path / "task" / PLATEAU)
+
+
 def test_matrices_of_other_experiments_are_passed_over_in_a_folder_and_refused_by_name(tmp_path):
     folder = tmp_path / "compare"
     folder.mkdir()
@@ -140,11 +196,12 @@ def test_matrices_of_other_experiments_are_passed_over_in_a_folder_and_refused_b
 @pytest.mark.parametrize("curve", [ramp(8, 18), np.full(29, 0.4), ramp(8, 18) - 0.05 * np.clip((CUTS - 22) / 6, 0, 1)])
 def test_the_picture_says_the_verdict(tmp_path, curve):
     probe = save(tmp_path / "task", curve)
-    png, svg = draw_curve(probe, tmp_path / "pictures", title="A task")
-    assert png.read_bytes().startswith(b"\x89PNG")
-    words = " ".join(line for line in svg.read_text().splitlines() if "<!--" in line)  # drawn texts, as comments
+    draw_curve(probe, tmp_path / "pictures")
+    assert (tmp_path / "pictures" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    drawn = (tmp_path / "pictures" / "curve.svg").read_text()
+    words = " ".join(line for line in drawn.splitlines() if "<!--" in line)  # drawn texts, as comments
     assert probe.plateau.verdict.split()[-1] in words
-    assert "A task" in words
+    assert probe.origin.task in words
     assert ("onset k*" in words) == (probe.plateau.onset is not None)
     assert len(list((tmp_path / "pictures").iterdir())) == 2
 

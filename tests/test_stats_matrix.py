@@ -98,3 +98,35 @@ def test_files_that_hold_no_matrix_are_refused(tmp_path) -> None:
     pq.write_table(pa.table({"doc_id": [1], **words}), tmp_path / "words.parquet")
     with pytest.raises(DataError, match="the scores are not numbers"):
         ScoreMatrix.read(tmp_path / "words.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("doc_id", ["1", "2"], "'doc_id' must be a whole number in every row, not string"),
+        ("doc_id", [0.5, 1.0], "'doc_id' must be a whole number in every row, not double"),
+        ("doc_id", [1, None], "'doc_id' must be a whole number in every row, not int64, 1 of them empty"),
+        ("doc_id", pa.array([1, 2**63], pa.uint64()), "'doc_id' must be a whole number in every row, not uint64"),
+        ("variant", [3, 3], "'variant' must be text in every row, not int64"),
+        ("variant", ["a", None], "'variant' must be text in every row, not string, 1 of them empty"),
+        ("variant", [["a"], ["a"]], "'variant' must be text"),
+        ("cluster", [["a"], ["b"]], "'cluster' must be text"),
+        ("figure", [1, 2], "'figure' must be text"),
+    ],
+)
+def test_a_column_of_another_type_is_named(tmp_path, name, values, words) -> None:
+    texts = {column: ["x", "x"] for column in ("variant", "answer", "cluster", "stratum")}
+    table = pa.table({"doc_id": [1, 2], "score": [0.0, 1.0], **texts, name: values})
+    pq.write_table(table, tmp_path / "matrix.parquet")
+    with pytest.raises(DataError, match=words):
+        ScoreMatrix.read(tmp_path / "matrix.parquet")
+
+
+def test_texts_of_other_writers_are_read(tmp_path) -> None:
+    rows = _rows()
+    table = pa.Table.from_pylist(rows)
+    table = table.set_column(1, "variant", table["variant"].dictionary_encode())
+    table = table.set_column(4, "cluster", table["cluster"].cast(pa.large_string()))
+    pq.write_table(table, tmp_path / "matrix.parquet")
+    read, made = ScoreMatrix.read(tmp_path / "matrix.parquet"), ScoreMatrix.from_rows(rows)
+    assert (read.variants, read.clusters.tolist()) == (made.variants, made.clusters.tolist())

@@ -48,12 +48,15 @@ def read_options(arguments: argparse.Namespace) -> Options:
         DataError: a level, a number of draws or a file of clusters that can't be used.
     """
     from lmms_plam.harness.paired import Options
+    from lmms_plam.stats.bootstrap import MOST_DRAWS
     from lmms_plam.stats.comparison import Settings
 
     if not 0 < arguments.level < 1:
         raise DataError(f"--level lies between 0 and 1, such as 0.95, not {arguments.level:g}")
-    if arguments.draws < 1000:
-        raise DataError(f"--draws {arguments.draws} is too few for the ends of an interval: take 1000 or more")
+    if not 1000 <= arguments.draws <= MOST_DRAWS:
+        raise DataError(
+            f"--draws {arguments.draws} is too few for the ends of an interval, or too many: take 1000 to {MOST_DRAWS}"
+        )
     if arguments.seed < 0:
         raise DataError(f"--seed is 0 or more, not {arguments.seed}")
     clusters = dict(_read_clusters(entry) for entry in arguments.clusters)

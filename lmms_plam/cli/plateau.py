@@ -67,20 +67,22 @@ def _matrices(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
+            if path.suffix != ".parquet":
+                raise DataError(f"{path} is no {MATRIX}: give that, or the folder that lmms-eval wrote to")
             found.append(path)
             continue
         here = [matrix for matrix in sorted(path.rglob(MATRIX)) if is_probe(matrix)]
         if not here:
             raise DataError(f"{path} holds no {MATRIX} of a masking probe: give a folder that lmms-eval wrote to")
         found += here
-    return found
+    return list({path.resolve(): path for path in found}.values())
 
 
 def _print_table(probes: Sequence[Probe]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     table = Table(box=None, pad_edge=False)
     for heading in ("probe", "verdict", "onset", "interval", "full", "rise"):
         words = heading in ("probe", "verdict")

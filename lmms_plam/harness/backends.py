@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models import get_model, list_available_models
 from transformers import PretrainedConfig
@@ -97,6 +99,18 @@ def build_backend(
         backend: lmms = backend_class(**arguments)
     _pad_left(backend)
     return backend
+
+
+def own_copies(requests: Sequence[Instance]) -> list[Instance]:
+    """Return requests whose arguments a backend may write into: lmms-eval's cache and our journal go by what was asked.
+
+    (llava_hf notes image sizes there, others take `until` out.)
+    """
+    copies = []
+    for request in requests:
+        copies.append(copy.copy(request))
+        copies[-1].arguments = tuple(copy.deepcopy(part) if isinstance(part, dict) else part for part in request.args)
+    return copies
 
 
 def finish_answer(backend: lmms, text: str, stops: Sequence[str]) -> str:

@@ -15,7 +15,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmms_plam.errors import DataError, did_you_mean
 from lmms_plam.harness.units import BENCHMARKS, Benchmark, Measure, Record, Sample, answer_of
@@ -30,6 +31,7 @@ class Declaration(BaseModel):
         cluster: what depends on each other shares it; left out, lmms-eval's own `cluster_key`, or each document alone.
         stratum: part of the benchmark that is resampled separately.
         question: the question's id, to check that two runs asked the same.
+        perfect: the best value of a document, 100 for percentages.
         metric: a registered metric, `module:name` where importing the module registers it.
     """
 
@@ -39,6 +41,7 @@ class Declaration(BaseModel):
     cluster: str | None = None
     stratum: str | None = None
     question: str | None = None
+    perfect: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     metric: str = "mean"
 
 
@@ -66,8 +69,9 @@ def find_benchmarks(task: str, config: Mapping[str, Any], samples: Collection[Sa
     metadata = read_metadata(config)
     if "plam" not in metadata and task in BENCHMARKS:
         return [BENCHMARKS[task]]
-    assumed = "metric" not in (metadata.get("plam") or {})
-    declaration = _declaration(task, metadata.get("plam") or {})
+    entries = metadata.get("plam") or {}
+    declaration = _declaration(task, entries)
+    assumed = "metric" not in entries
     if declaration.cluster is None:
         declaration = declaration.model_copy(update={"cluster": config.get("cluster_key")})
     scores = [declaration.score] if declaration.score else _numeric_metrics(config, samples)
@@ -93,11 +97,10 @@ def _declaration(task: str, entries: Mapping[str, Any]) -> Declaration:
         return Declaration.model_validate(entries)
     except ValidationError as error:
         item = error.errors()[0]
-        name = str(item["loc"][0]) if item["loc"] else "plam"
+        where = ".".join(("metadata.plam", *map(str, item["loc"])))
         known = Declaration.model_fields
-        raise DataError(
-            f"{task}: metadata.plam.{name}: {item['msg']}.{did_you_mean(name, known)} Known: {', '.join(known)}"
-        ) from None
+        hint = did_you_mean(str(item["loc"][-1]), known) if item["type"] == "extra_forbidden" else ""
+        raise DataError(f"{task}: {where}: {item['msg']}.{hint} Known: {', '.join(known)}") from None
 
 
 def _import_metric(task: str, name: str) -> str:
@@ -130,7 +133,7 @@ def _numeric_metrics(config: Mapping[str, Any], samples: Collection[Sample]) -> 
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (bool, int, float))
+    return isinstance(value, (bool, int, float, np.number, np.bool_))
 
 
 def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
@@ -158,7 +161,14 @@ def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
             stratum="" if stratum is None else str(stratum),
         )
 
-    return Benchmark(read, (Measure(key, metric),), image=declaration.cluster, needs_image=True, only_with=key)
+    return Benchmark(
+        read,
+        (Measure(key, metric),),
+        image=declaration.cluster,
+        needs_image=True,
+        perfect_answer=declaration.perfect,
+        only_with=key,
+    )
 
 
 def _look_up(places: Sequence[Any], path: str) -> Any:

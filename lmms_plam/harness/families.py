@@ -7,10 +7,12 @@ back until the answers to the others show which of them matter.
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from loguru import logger
 from torch import nn
 
 from lmms_plam.errors import UnsupportedError
-from lmms_plam.harness.backends import finish_answer
+from lmms_plam.harness.backends import finish_answer, own_copies
 from lmms_plam.harness.intercept import Generate, intercept_generate
 from lmms_plam.harness.journal import Journal, prompt_digest
 from lmms_plam.model import FamilyResult, QueryScope, Variant
@@ -41,7 +43,7 @@ class FamilyMember:
 
     Attributes:
         variant: which variant answers it.
-        identity: tells the variant from others of its name, under other weights or another scope.
+        identity: tells who answers from all others: the variant, its weights' fingerprint and its scope.
         scope: from which queries a cut hides vision.
         folder: where answers are kept meanwhile; None: nowhere.
         later: asked only if the task's Chooser says so, once all others are answered.
@@ -54,17 +56,23 @@ class FamilyMember:
     later: bool = False
 
 
-@dataclass(slots=True)
+@dataclass
 class _Family:
     """The requests of one document: places in the list of all requests, by variant."""
 
     request: Instance
-    prompt: str
+    document: Callable[[], Any]
     members: dict[FamilyMember, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def doc_id(self) -> int:
         return int(self.request.doc_id)
+
+    @cached_property
+    def prompt(self) -> str:
+        """Digest of all that the backend makes the prompt of: text, images, generation arguments."""
+        parts = (part(self.document()) if callable(part) else part for part in self.request.args)
+        return prompt_digest(parts)
 
 
 def is_family(request: Instance) -> bool:
@@ -77,7 +85,6 @@ def answer_families(
     model: nn.Module,
     engine: Engine,
     requests: Sequence[Instance],
-    fingerprint: str,
     choosers: Mapping[str, Chooser],
 ) -> list[str]:
     """Answer the requests of family tasks.
@@ -87,7 +94,6 @@ def answer_families(
         model: its Hugging Face model.
         engine: answers for variants, given a query scope and the backend's arguments for `model.generate`.
         requests: requests whose metadata hold a FamilyMember.
-        fingerprint: the model's, under which answers are kept.
         choosers: by task, for those that have later variants.
 
     Returns:
@@ -105,7 +111,7 @@ def answer_families(
         first = [index for index, member in zip(indices, members, strict=True) if not member.later]
         later = [index for index, member in zip(indices, members, strict=True) if member.later]
 
-        with _journal(members[0].folder, fingerprint, backend.rank) as journal:
+        with _journal(members[0].folder, backend.rank) as journal:
             _ask(backend, model, engine, requests, first, answers, journal)
             if later:
                 documents = {int(requests[index].doc_id) for index in later}
@@ -117,16 +123,20 @@ def answer_families(
 
 
 @contextmanager
-def _journal(folder: Path | None, fingerprint: str, rank: int) -> Iterator[Journal | None]:
+def _journal(folder: Path | None, rank: int) -> Iterator[Journal | None]:
     if folder is None:
         yield None
         return
-    with Journal(folder, fingerprint, rank) as journal:
+    with Journal(folder, rank) as journal:
         yield journal
 
 
 def _open_families(
-    requests: Sequence[Instance], indices: Sequence[int], answers: list[str | None], journal: Journal | None
+    backend: lmms,
+    requests: Sequence[Instance],
+    indices: Sequence[int],
+    answers: list[str | None],
+    journal: Journal | None,
 ) -> dict[int, _Family]:
     """Group a task's requests by document, fill in what the journal knows, and return what is left."""
     families: dict[int, _Family] = {}
@@ -134,9 +144,13 @@ def _open_families(
     for index in indices:
         request = requests[index]
         member: FamilyMember = request.metadata[ANCHOR]
-        text = [part for part in request.args if isinstance(part, (str, dict))]
-        family = families.setdefault(int(request.doc_id), _Family(request, prompt_digest(*text)))
-        answers[index] = journal.find(family.prompt, family.doc_id, member.identity) if journal else None
+        doc_id = int(request.doc_id)
+        if doc_id not in families:
+            split = backend.task_dict[request.task_name][request.metadata["split"]]
+            families[doc_id] = _Family(request, partial(operator.getitem, split, doc_id))
+        family = families[doc_id]
+        key = (doc_id, member.identity)
+        answers[index] = journal.find(key, family.prompt) if journal and key in journal else None
         if answers[index] is None:
             family.members[member].append(index)
         else:
@@ -158,7 +172,7 @@ def _ask(
     journal: Journal | None,
 ) -> None:
     """Answer some of a task's requests, as far as the journal doesn't know them."""
-    families = _open_families(requests, indices, answers, journal)
+    families = _open_families(backend, requests, indices, answers, journal)
     if not families:
         return
     decoded: dict[int, str] = {}
@@ -187,7 +201,7 @@ def _ask(
 
     order = list(families)
     with _documents_asked_for(backend, first) as asked, intercept_generate(model, answer):
-        own = backend.generate_until([families[doc_id].request for doc_id in order])
+        own = backend.generate_until(own_copies([families[doc_id].request for doc_id in order]))
     for doc_id, answered in zip(order, own, strict=True):
         text = getattr(answered, "text", answered)
         if text != decoded[doc_id]:
@@ -198,10 +212,10 @@ def _ask(
 
 
 def _stops(request: Instance) -> list[str]:
-    """Return a task's `until`, read before the backend takes it out of the request."""
+    """Return a task's `until`."""
     arguments = next(part for part in request.args if isinstance(part, dict))
     until = arguments.get("until", [])
-    return [until] if isinstance(until, str) else list(until)
+    return list(until) if isinstance(until, (list, tuple)) else [str(until)]
 
 
 class _AskedDocuments:

@@ -52,6 +52,8 @@ class FamilyTask(ConfigurableMessagesTask):
     options_class: ClassVar[type[FamilyOptions]] = FamilyOptions
     reported: ClassVar[Mapping[str, bool]] = {}
     """Names of the numbers in lmms-eval's table, and whether higher is better."""
+    written: ClassVar[tuple[str, ...]] = ()
+    """Names of the files that `report` writes."""
     scope: QueryScope = "all"
     """From which queries a cut hides vision."""
     _filters: list[Any]
@@ -61,7 +63,7 @@ class FamilyTask(ConfigurableMessagesTask):
         if model is None:
             raise ConfigError(f"{config['task']} varies the model itself: run it with --model plam")
         self.plam = model
-        self.options = _read_options(self.options_class, {**config, **self.overrides()})
+        self.options = _read_options(self.options_class, config, self.overrides())
         wrapped = host.task_config(self.options.of)
         super().__init__(config={**wrapped, "task": self.options.task, "repeats": 1}, model_name=model.backend_name)
         if self.OUTPUT_TYPE != _SINGLE:
@@ -166,9 +168,14 @@ class FamilyTask(ConfigurableMessagesTask):
         if self._unscored:
             return dict.fromkeys(self._metric_fn_list, 0)
         answered = zip(self.variants, results, strict=True)
-        rows = [
-            self._scorer.row(doc, variant.name, result) for variant, result in answered if variant.name in self.asked
-        ]
+        try:
+            rows: list[Row] | str = [
+                self._scorer.row(doc, variant.name, result)
+                for variant, result in answered
+                if variant.name in self.asked
+            ]
+        except DataError as error:  # said in the end: the other tasks' results must not be lost with it
+            rows = str(error)
         return {name: None if place else rows for place, name in enumerate(self.reported)}
 
     @property
@@ -192,13 +199,18 @@ class FamilyTask(ConfigurableMessagesTask):
             for ensemble in self._filters:
                 ensemble.apply(scored, self.task_docs)
             docs = self.eval_docs_no_media
-            rows = [
-                self._scorer.row(docs[one.doc_id], self.variants[one.idx].name, next(iter(one.filtered_resps.values())))
-                for one in scored
-            ]
-            if self._scorer.benchmark:
-                matrix, _ = self._scorer.join(rows)
-                chosen = self.choose(matrix, self._scorer.benchmark)
+            try:
+                rows = [
+                    self._scorer.row(
+                        docs[one.doc_id], self.variants[one.idx].name, next(iter(one.filtered_resps.values()))
+                    )
+                    for one in scored
+                ]
+                if self._scorer.benchmark:
+                    matrix, _ = self._scorer.join(rows)
+                    chosen = self.choose(matrix, self._scorer.benchmark)
+            except DataError as error:
+                logger.warning(f"{self.options.task}: {error}; so every layer is asked")
         self.asked -= self.later - chosen
         return chosen
 
@@ -227,28 +239,46 @@ class FamilyTask(ConfigurableMessagesTask):
         messages = self.doc_to_messages(self.eval_docs[doc_id])
         return any(part["type"] != "text" for message in messages for part in message["content"])
 
-    def _aggregate(self, name: str, items: list[list[Row]]) -> float | None:
+    def _aggregate(self, name: str, items: list[list[Row] | str]) -> float | None:
         return self._report_once(items)[name]
 
-    def _report_once(self, items: list[list[Row]]) -> dict[str, float | None]:
+    def _report_once(self, items: list[list[Row] | str]) -> dict[str, float | None]:
         if self._reported is None:
-            benchmark = self._scorer.benchmark
-            if benchmark is None:  # scored by other processes only
-                raise ConfigError(f"{self.options.task}: no document was scored")
             with self._results_folder() as folder:
+                for name in (MATRIX, *self.written):  # none must be taken for this run's if it ends here
+                    (folder / name).unlink(missing_ok=True)
                 try:
-                    matrix, self.notes = self._scorer.join(row for rows in items for row in rows)
-                    matrix.write(folder / MATRIX)
-                    arguments = getattr(self, "args", None)
-                    self._scorer.require_mean(matrix, [rows[0] for rows in items], super().aggregation(), arguments)
-                    for note in self.notes:
-                        logger.info(f"{self.options.task}: {note}")
-                    told = self.report(folder / MATRIX, benchmark)
+                    told = self._report(items, folder / MATRIX)
                     self._reported = {name: None if value is None else float(value) for name, value in told.items()}
                 except DataError as error:  # too few documents, say: the other tasks' results must not be lost with it
-                    logger.error(f"{self.options.task}: {error}")
+                    logger.error(f"{self.options.task}: {str(error).removeprefix(f'{self.options.task}: ')}")
                     self._reported = dict.fromkeys(self.reported)
         return self._reported
+
+    def _report(self, items: list[list[Row] | str], matrix_file: Path) -> dict[str, float | None]:
+        """Join the documents' rows, of all processes, write the matrix and analyse it.
+
+        Raises:
+            DataError: a document that can't be scored, or what the analysis refuses.
+        """
+        by_document = [rows for rows in items if not isinstance(rows, str)]
+        refused = [rows for rows in items if isinstance(rows, str)]
+        if refused:
+            more = f" ({len(refused)} of {len(items)} documents have such a problem)" if len(refused) > 1 else ""
+            raise DataError(f"{refused[0]}{more}")
+        benchmark = self._scorer.benchmark
+        if benchmark is None:  # scored by other processes only
+            raise DataError("this process scored no document, so that it can't tell how the others' are read")
+        matrix, self.notes = self._scorer.join(row for rows in by_document for row in rows)
+        matrix.write(matrix_file)
+        if self.folder:
+            identities = [self._identify(variant) for variant in self.variants]
+            self.plam.answered[self.folder] = {(rows[0]["doc_id"], who) for rows in by_document for who in identities}
+        arguments = getattr(self, "args", None)
+        self._scorer.require_mean(matrix, [rows[0] for rows in by_document], super().aggregation(), arguments)
+        for note in self.notes:
+            logger.info(f"{self.options.task}: {note}")
+        return self.report(matrix_file, benchmark)
 
     @contextmanager
     def _results_folder(self) -> Iterator[Path]:
@@ -261,15 +291,22 @@ class FamilyTask(ConfigurableMessagesTask):
                 yield Path(folder)
 
 
-def _read_options(options_class: type[FamilyOptions], config: Mapping[str, Any]) -> FamilyOptions:
-    given = {name: value for name, value in config.items() if name != "class"}
+def _read_options(
+    options_class: type[FamilyOptions], config: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> FamilyOptions:
+    """Read a task's YAML, and over it those options that a model config may set."""
+    task, known = config.get("task"), list(options_class.model_fields)
+    free = [name for name in known if name not in FamilyOptions.model_fields]
+    for names, allowed in ((overrides, free), (config, [*known, "class"])):
+        for name in names:
+            if name not in allowed:
+                hint = did_you_mean(str(name), allowed)
+                raise ConfigError(f"task {task}: no option '{name}'.{hint} Known: {', '.join(allowed)}")
+    given = {name: value for name, value in {**config, **overrides}.items() if name != "class"}
     try:
         return options_class.model_validate(given)
     except ValidationError as error:
         item = error.errors()[0]
-        name = ".".join(map(str, item["loc"]))
-        known = options_class.model_fields
-        hint = did_you_mean(name, known) if item["type"] == "extra_forbidden" else ""
-        raise ConfigError(
-            f"task {given.get('task')}: '{name}': {item['msg']}.{hint} Known: {', '.join(known)}"
-        ) from None
+        name, message = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
+        value = "" if item["type"] == "missing" else f" = {item['input']!r}"
+        raise ConfigError(f"task {task}: '{name}'{value}: {message}") from None

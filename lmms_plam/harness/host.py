@@ -27,7 +27,7 @@ from lmms_eval.utils import load_yaml_config
 
 from lmms_plam.errors import ConfigError, PlamError, UnsupportedError, did_you_mean
 from lmms_plam.files import write_text
-from lmms_plam.harness.journal import journal_files
+from lmms_plam.harness.journal import forget
 
 if TYPE_CHECKING:
     from lmms_plam.harness.model import Plam
@@ -126,12 +126,14 @@ def _save_with_record(
 ) -> Any:
     saved = save(tracker, results, *args, **kwargs)
     folder = Path(tracker.output_path or "") / tracker.general_config_tracker.model_name_sanitized
-    if tracker.output_path and (folder / f"{tracker.date_id}_results.json").is_file():
-        for task in results["configs"]:  # until here, a next run would have gone on from the answers
-            for file in journal_files(Path(tracker.output_path) / "plam" / task):
-                file.unlink()
     model = running()
-    if model is None or tracker.general_config_tracker.model_source != "plam":
+    if model is None:
+        return saved
+    if tracker.output_path and (folder / f"{tracker.date_id}_results.json").is_file():
+        for place, answered in model.answered.items():  # until here, a next run would have gone on from them
+            forget(place, answered)
+        model.answered.clear()
+    if tracker.general_config_tracker.model_source != "plam":
         return saved
     record = model.provenance.to_dict()
     if tracker.output_path:

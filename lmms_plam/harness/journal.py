@@ -4,65 +4,67 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lmms_plam.files import write_text
+
 Key = tuple[int, str]
-"""Document id and variant."""
+"""Document id, and who answers: a variant of a model, by its fingerprint."""
 
 
-def prompt_digest(*parts: Any) -> str:
-    """Digest what an answer depends on besides model, document and variant: prompt text and generation arguments."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+def prompt_digest(parts: Iterable[Any]) -> str:
+    """Digest what an answer depends on besides who gives it: texts, images, generation arguments, nested at will."""
+    digest = hashlib.sha256()
+    for octets in _octets(list(parts)):
+        digest.update(octets)
+    return digest.hexdigest()[:16]
 
 
-def journal_files(folder: Path) -> list[Path]:
-    """Return the files of all processes."""
-    return sorted(folder.glob("answers.*.jsonl"))
+def forget(folder: Path, done: Collection[Key]) -> None:
+    """Drop answers that are kept elsewhere by now, of all processes; others stay for the run that they belong to."""
+    for path in _files(folder):
+        lines = path.read_bytes().splitlines()
+        left = [line for line in lines if (entry := _read(line)) is not None and entry[0] not in done]
+        if left:
+            write_text(path, b"\n".join([*left, b""]).decode("ascii"))
+        else:
+            path.unlink()
 
 
 class Journal:
     """One JSON line an answer, handed to the operating system batch by batch; one file for each process.
 
-    Only answers of the same model fingerprint and the same prompt count on reading; a line that a kill cut short is
-    skipped.
+    Only answers to the same prompt count on reading; a line that a kill cut short is skipped.
 
     Args:
         folder: where the files lie; made if missing.
-        fingerprint: the model's.
         rank: this process's number.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, rank: int = 0):
-        self.folder, self.fingerprint = folder, fingerprint
+    def __init__(self, folder: Path, rank: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
-        self._known = self._read()
+        entries = (_read(line) for path in _files(folder) for line in path.read_bytes().splitlines())
+        self._known = {entry[0]: entry[1:] for entry in entries if entry is not None}
         self._file = (folder / f"answers.{rank}.jsonl").open("a", encoding="ascii")
         self._file.write("\n")  # after a line that was cut short
 
-    def _read(self) -> dict[tuple[str, int, str], str]:
-        known = {}
-        for path in journal_files(self.folder):
-            for line in path.read_bytes().splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                if entry["fingerprint"] == self.fingerprint:
-                    known[entry["prompt"], entry["doc_id"], entry["variant"]] = entry["answer"]
-        return known
+    def __contains__(self, key: Key) -> bool:
+        """Whether an answer was given before, to this prompt or another."""
+        return key in self._known
 
-    def find(self, prompt: str, doc_id: int, variant: str) -> str | None:
-        """Return an answer that was given before, if any."""
-        return self._known.get((prompt, doc_id, variant))
+    def find(self, key: Key, prompt: str) -> str | None:
+        """Return the answer that was given to a prompt before, if any."""
+        known_prompt, answer = self._known.get(key, ("", ""))
+        return answer if known_prompt == prompt else None
 
     def write(self, prompt: str, answers: Mapping[Key, str]) -> None:
         """Add the answers of a batch, from then on safe from this process's end."""
         for (doc_id, variant), answer in answers.items():
-            entry = {"fingerprint": self.fingerprint, "prompt": prompt, "doc_id": doc_id, "variant": variant}
-            self._file.write(json.dumps({**entry, "answer": answer}) + "\n")
+            entry = {"doc_id": doc_id, "variant": variant, "prompt": prompt, "answer": answer}
+            self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
     def __enter__(self) -> Journal:
@@ -72,3 +74,30 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("answers.*.jsonl"))
+
+
+def _read(line: bytes) -> tuple[Key, str, str] | None:
+    """Return key, prompt and answer; None for what is no entry, or only half of one."""
+    try:
+        entry = json.loads(line)
+        return (int(entry["doc_id"]), str(entry["variant"])), str(entry["prompt"]), str(entry["answer"])
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _octets(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Mapping):
+        value = [part for item in value.items() for part in item]
+    if isinstance(value, (list, tuple)):
+        yield b"%d of" % len(value)
+        for part in value:
+            yield from _octets(part)
+    elif hasattr(value, "tobytes"):  # an image or an array
+        yield f"{type(value).__name__} {getattr(value, 'size', '')} {getattr(value, 'mode', '')}".encode()
+        yield value.tobytes()
+    else:
+        yield repr(value).encode()

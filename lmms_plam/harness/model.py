@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from loguru import logger
 from lmms_plam.config import DEFAULT_CONFIG, load_config
 from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.harness import host
-from lmms_plam.harness.backends import backend_name, build_backend
+from lmms_plam.harness.backends import backend_name, build_backend, own_copies
 from lmms_plam.harness.families import Chooser, answer_families, is_family
 from lmms_plam.harness.intercept import no_silent_failure
+from lmms_plam.harness.journal import Key
 from lmms_plam.harness.loglikelihood import loglikelihood
 from lmms_plam.harness.provenance import describe, digest_all, digest_tensors
-from lmms_plam.merge import Checkpoint, MergeReport, check_probed, merge_into, other_weights
+from lmms_plam.merge import BASE, Checkpoint, MergeReport, check_probed, merge_into, other_weights
 from lmms_plam.model import (
     FamilyResult,
     QueryScope,
@@ -53,6 +55,7 @@ class Plam(lmms):
         provenance: what exactly answers, with its fingerprint.
         choosers: by family task, what decides which of its later variants to ask.
         compared: by comparison task, what it found.
+        answered: by folder, the journal's entries that a family task has put into its matrix.
     """
 
     is_simple = False
@@ -66,8 +69,8 @@ class Plam(lmms):
         device: str | None = None,
         **overrides: Any,
     ) -> None:
-        if not str(batch_size).isdigit():
-            raise ConfigError(f"--batch_size must be a whole number, not '{batch_size}'")
+        if not str(batch_size).isdigit() or int(batch_size) == 0:
+            raise ConfigError(f"--batch_size must be a whole number from 1 on, not '{batch_size}'")
         settings = load_config(str(config), overrides)
         self.backend_name = backend_name(settings)
         self.backend = build_backend(settings, batch_size=batch_size, device=device, force_simple=self._force_simple)
@@ -84,7 +87,8 @@ class Plam(lmms):
         self._said: set[str] = set()
         self.choosers: dict[str, Chooser] = {}
         self.compared: dict[str, list[Result]] = {}
-        self.provenance = describe(settings, self.backend_name, self.model, untouched, merge)
+        self.answered: dict[Path, set[Key]] = {}
+        self.provenance = describe(settings, self.backend_name, type(self.backend), self.model, untouched, merge)
         host.announce(self)
         logger.info(
             f"{settings.name} through {self.backend_name}: {merge.summary() if merge else 'nothing merged'}; "
@@ -122,8 +126,13 @@ class Plam(lmms):
         return {name: WeightSet(name, layers) for name, layers in weights.items()}
 
     def identify(self, variant: Variant) -> str:
-        """Return a variant's name, with a digest of its weights where they aren't the loaded ones."""
-        return variant.name if variant.weights is None else f"{variant.name}@{self._digests[variant.weights]}"
+        """Return a variant's name with the fingerprint of what answers."""
+        provenance = self.provenance
+        if variant.weights is None:
+            return f"{variant.name}@{provenance.fingerprint}"
+        if variant.weights == BASE:
+            return f"{variant.name}@{provenance.fingerprint_with(provenance.vlm_weights)}"
+        return f"{variant.name}@{provenance.fingerprint_with(self._digests[variant.weights])}"
 
     @cached_property
     def _digests(self) -> dict[str, str]:
@@ -132,8 +141,10 @@ class Plam(lmms):
                 digest_tensors(
                     {f"{layer}.{key}": value for layer, own in weights.layers.items() for key, value in own.items()}
                 )
+                | {"merged": self.provenance.weights}
             )
             for name, weights in self.other_weights.items()
+            if name != BASE
         }
 
     def generate_until(self, requests: list[Instance]) -> list[Any]:
@@ -148,8 +159,7 @@ class Plam(lmms):
         self._take_rank()
         with no_silent_failure(self.model):
             members = [requests[index] for index in families]
-            fingerprint = self.provenance.fingerprint
-            told = answer_families(self.backend, self.model, self._engine, members, fingerprint, self.choosers)
+            told = answer_families(self.backend, self.model, self._engine, members, self.choosers)
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]
         if plain:
@@ -173,7 +183,7 @@ class Plam(lmms):
     def _ask(self, request_type: str, requests: list[Instance]) -> list[Any]:
         self._take_rank()
         with no_silent_failure(self.model):
-            answers: list[Any] = getattr(self.backend, request_type)(requests)
+            answers: list[Any] = getattr(self.backend, request_type)(own_copies(requests))
         return answers
 
     def _take_rank(self) -> None:

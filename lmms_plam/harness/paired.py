@@ -67,7 +67,7 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> tuple[list[Result]
                     metric=measure.key,
                     headline=not results,
                     comparison=found,
-                    perfect=analysis.perfect(),
+                    perfect=analysis.perfect(joined.benchmark.perfect_answer),
                     holm_p=None,
                     notes=(*joined.notes, *found.difference.notes, *checks),
                     higher_is_better=a.higher_is_better(measure.key),

@@ -29,6 +29,7 @@ class Provenance:
     Attributes:
         config: the resolved model config.
         backend: lmms-eval's model type that ran.
+        backend_class: its Python class, which differs between a model type's chat and simple variants.
         weights: digest of all parameters and buffers as they answered, after the merge.
         vlm_weights: the same of the untouched VLM, before the merge.
         files: digest of the VLM's small files (tokenizer, chat template, processor), or its commit on the hub.
@@ -38,6 +39,7 @@ class Provenance:
 
     config: ModelConfig
     backend: str
+    backend_class: str
     weights: str
     vlm_weights: str
     files: str
@@ -55,7 +57,7 @@ class Provenance:
     def fingerprint_with(self, weights: str) -> str:
         """Return the fingerprint that other weights would have, by their digest."""
         answered_by = {
-            "backend": self.backend,
+            "backend": self.backend_class,
             "backend_args": self.config.backend_args,
             "weights": weights,
             "files": self.files,
@@ -69,6 +71,7 @@ class Provenance:
             "fingerprint": self.fingerprint,
             "config": self.config.model_dump(mode="json"),
             "backend": self.backend,
+            "backend_class": self.backend_class,
             "weights": self.weights,
             "vlm_weights": self.vlm_weights,
             "files": self.files,
@@ -78,13 +81,19 @@ class Provenance:
 
 
 def describe(
-    config: ModelConfig, backend: str, model: nn.Module, untouched: Mapping[str, str], merge: MergeReport | None
+    config: ModelConfig,
+    backend: str,
+    backend_class: type,
+    model: nn.Module,
+    untouched: Mapping[str, str],
+    merge: MergeReport | None,
 ) -> Provenance:
     """Take stock of a loaded and merged model.
 
     Args:
         config: the resolved model config.
         backend: lmms-eval's model type.
+        backend_class: the class behind it that runs.
         model: the Hugging Face model, merged.
         untouched: what `digest_tensors` said of its state before the merge; only merged tensors are read again.
         merge: what was merged.
@@ -94,6 +103,7 @@ def describe(
     return Provenance(
         config=config,
         backend=backend,
+        backend_class=f"{backend_class.__module__}.{backend_class.__qualname__}",
         weights=digest_all({**untouched, **digest_tensors(changed)}),
         vlm_weights=digest_all(untouched),
         files=_files_digest(config.vlm, model),

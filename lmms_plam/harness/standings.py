@@ -27,7 +27,7 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
     notes = (*downwards, *joined.notes, *joined.unlike_harness(measure, analysis.units.estimate(), runs))
     best, worst = analysis.ranks(upwards)
     better = analysis.better_than(reference, upwards) if reference is not None and reference in runs else {}
-    perfect = analysis.perfect()
+    perfect = analysis.perfect(joined.benchmark.perfect_answer)
     standings = []
     for place, model in enumerate(runs):
         score = analysis.score(model)

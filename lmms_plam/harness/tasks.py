@@ -13,9 +13,10 @@ import re
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from loguru import logger
+from pydantic import BeforeValidator
 
 from lmms_plam.errors import ConfigError, DataError
 from lmms_plam.harness import host
@@ -25,10 +26,10 @@ from lmms_plam.merge import BASE
 from lmms_plam.model import QueryScope, Variant, find_decoder
 from lmms_plam.probes.curve import masking_curve
 from lmms_plam.probes.plateau import find_plateau
-from lmms_plam.probes.record import Origin, analyse
+from lmms_plam.probes.record import CURVE, PLATEAU, Origin, analyse
 from lmms_plam.report.changes import Changes
-from lmms_plam.report.comparison import p_text, write
-from lmms_plam.report.curve import draw_curve
+from lmms_plam.report.comparison import FILES, p_text, write
+from lmms_plam.report.curve import PICTURES, draw_curve
 from lmms_plam.report.examples import telling_documents
 from lmms_plam.report.wandb_log import log_comparison, log_probe
 from lmms_plam.stats.comparison import Analysis
@@ -43,6 +44,12 @@ TOP_CUTS = 4
 _REFINED_LEVEL = 0.98
 
 
+def _read_cuts(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, list) and all(type(cut) is int for cut in value)):
+        return value
+    raise ValueError("cuts are 'all', 'every N' or a list of layers")
+
+
 class ProbeOptions(FamilyOptions):
     """Options of a masking probe, in its YAML or under `probe:` in the model config (`probe.cuts=every 4`).
 
@@ -53,7 +60,7 @@ class ProbeOptions(FamilyOptions):
         weights: `base`, the untouched VLM whatever is merged, or `merged`.
     """
 
-    cuts: str | list[int] = "all"
+    cuts: Annotated[str | list[int], BeforeValidator(_read_cuts)] = "all"
     queries: QueryScope = "all"
     weights: Literal["base", "merged"] = "base"
 
@@ -71,7 +78,7 @@ class ProbeOptions(FamilyOptions):
         """
         listed = self.cuts.split() if isinstance(self.cuts, str) else list(map(str, self.cuts))
         if self.stride:
-            chosen = {*range(0, depth, self.stride), *range(depth + 1 - TOP_CUTS, depth + 1)}
+            chosen = {*range(0, depth, self.stride), *range(max(0, depth + 1 - TOP_CUTS), depth + 1)}
         elif self.cuts == "all":
             chosen = set(range(depth + 1))
         elif all(cut.isdecimal() for cut in listed):
@@ -101,6 +108,7 @@ class MaskingProbe(FamilyTask):
         "onset_high": False,
         "rise": True,
     }
+    written = (CURVE, PLATEAU, *PICTURES)
 
     def overrides(self) -> Mapping[str, Any]:
         """Return what the model config says of probes."""
@@ -120,7 +128,8 @@ class MaskingProbe(FamilyTask):
     def choose(self, matrix: ScoreMatrix, benchmark: Benchmark) -> frozenset[str]:
         """Return the cuts around the onset: from the cut asked before the first likely one to the last likely one."""
         try:
-            curve = masking_curve(matrix, find_metric(benchmark.headline.metric))
+            metric, perfect = find_metric(benchmark.headline.metric), benchmark.perfect_answer
+            curve = masking_curve(matrix, metric, perfect_answer=perfect)
             low, high = find_plateau(curve, level=_REFINED_LEVEL).estimate.interval
         except DataError as error:
             logger.warning(f"{self.options.task}: {error}; so every layer is asked")
@@ -134,17 +143,26 @@ class MaskingProbe(FamilyTask):
     def _depth(self) -> int:
         return find_decoder(self.plam.model).depth
 
+    @property
+    def _samples(self) -> bool:
+        """Whether answers differ by chance."""
+        arguments = self.config.generation_kwargs or {}
+        return bool(arguments.get("do_sample")) or float(arguments.get("temperature") or 0) > 0
+
     def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
         """Find the plateau; write curve.json, plateau.json and the pictures beside the matrix."""
         matrix, provenance = ScoreMatrix.read(matrix_file), self.plam.provenance
         weights = provenance.vlm_weights if self.options.weights == "base" else provenance.weights
         unmoved = (matrix.answers == matrix.answers[:, :1]).all(axis=1)  # where an answer changed, something was hidden
+        candidates = matrix.doc_ids if self._samples else matrix.doc_ids[unmoved]
         origin = Origin(
             task=self.options.task,
             model=provenance.fingerprint_with(weights),
             metric=benchmark.headline.metric,
+            perfect_answer=benchmark.perfect_answer,
             weights=weights,
-            without_image=sum(not self.shows_anything(int(doc_id)) for doc_id in matrix.doc_ids[unmoved]),
+            queries=self.scope,
+            without_image=sum(not self.shows_anything(int(doc_id)) for doc_id in candidates),
         )
         probe = analyse(matrix_file, origin)
         probe.write(matrix_file.parent)
@@ -157,7 +175,7 @@ class MaskingProbe(FamilyTask):
         if origin.without_image:
             logger.info(
                 f"{self.options.task}: {origin.without_image} of {len(matrix.doc_ids)} documents show no image: they "
-                "count in the score, the same at every cut"
+                "count in the score, and have nothing to hide"
             )
         low, high = found.estimate.interval if found.onset is not None else (None, None)
         return {"full": found.full, "onset": found.onset, "onset_low": low, "onset_high": high, "rise": found.rise}
@@ -174,6 +192,7 @@ class Comparison(FamilyTask):
         "ci_high": True,
         "p_value": False,
     }
+    written = FILES
 
     def make_variants(self) -> tuple[Variant, ...]:
         """Return base and merged, then the further recipes."""
@@ -227,7 +246,7 @@ class Comparison(FamilyTask):
                         metric=measure.key,
                         headline=headline,
                         comparison=found,
-                        perfect=analysis.perfect(),
+                        perfect=analysis.perfect(benchmark.perfect_answer),
                         holm_p=None,
                         notes=notes,
                         higher_is_better=upwards,

@@ -76,6 +76,7 @@ class Benchmark:
         questions_per_image: where images are asked about in blocks of so many consecutive question ids, and their
             names aren't logged, the blocks stand for the images.
         assumed: nobody said how the task is aggregated, so that its mean stands only where the harness prints it too.
+        perfect_answer: the best value of a document.
         only_with: the key without which a sample isn't measured, as a category's metric isn't for other categories.
     """
 
@@ -85,6 +86,7 @@ class Benchmark:
     needs_image: bool = False
     questions_per_image: int | None = None
     assumed: bool = False
+    perfect_answer: float = 1.0
     only_with: str | None = None
 
     @property

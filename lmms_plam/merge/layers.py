@@ -62,7 +62,8 @@ def check_probed(recipe: MergeRecipe, weights: str) -> None:
     if not isinstance(recipe.start_layer, str):
         return
     path = Path(recipe.start_layer)
-    probed = (_read(path).get("fingerprint") or {}).get("weights")
+    fingerprint = _read(path).get("fingerprint")
+    probed = fingerprint.get("weights") if isinstance(fingerprint, dict) else None
     if probed not in (None, weights):
         raise ConfigError(
             f"{path} is the plateau of other weights ({probed}) than this VLM's ({weights}): probe this one, or set "
@@ -92,5 +93,6 @@ def _read(path: Path) -> dict[str, Any]:
             f"start_layer '{path}' is no file; give a layer, a fraction of the depth, or a probe's plateau.json"
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path} is no plateau.json of a masking probe: {error!r}") from error
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else error
+        raise ConfigError(f"{path} is no plateau.json of a masking probe ({type(error).__name__}: {reason})") from error
     return plateau

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmms_plam.errors import DataError
 from lmms_plam.probes.isotonic import isotonic_fit
-from lmms_plam.stats.bootstrap import bootstrap
+from lmms_plam.stats.bootstrap import MOST_DRAWS, bootstrap
 from lmms_plam.stats.matrix import FloatArray, IntArray, ScoreMatrix
 from lmms_plam.stats.metrics import Metric
 from lmms_plam.stats.units import Units
@@ -60,8 +60,10 @@ def masking_curve(
         DataError: a variant that is no cut, fewer than 5 cuts, no cut 0, fewer than 2 clusters or draws, or a
             score above the best possible.
     """
-    if draws < 2:
-        raise DataError(f"{draws} bootstrap draws show no variation: take some thousands")
+    if not 2 <= draws <= MOST_DRAWS:
+        raise DataError(f"{draws:,} bootstrap draws are too few or too many: take some thousands")
+    if seed < 0:
+        raise DataError(f"a seed is 0 or more, not {seed}")
     columns, cuts = _cuts(matrix.variants)
     if len(cuts) < MIN_CUTS:
         raise DataError(f"a plateau can't be told from {len(cuts)} points: measure at least {MIN_CUTS} cuts")
@@ -70,7 +72,8 @@ def masking_curve(
     if perfect_answer <= 0 or matrix.scores.max() > perfect_answer * (1 + 1e-9):
         raise DataError(
             f"a document scores {matrix.scores.max():g} and a perfect answer {perfect_answer:g}:"
-            " say what a perfect answer scores, since tolerances are hundredths of it"
+            " say what a perfect answer scores, since tolerances are hundredths of it, under"
+            " `metadata: {plam: {perfect: ...}}` in the task's YAML, or to plam plateau by --perfect-answer"
         )
     units = Units.of(matrix, metric)
     if not units.weight.any():
@@ -142,9 +145,14 @@ def _scaled(curves: FloatArray, top_points: int) -> FloatArray:
     return np.asarray((curves - bottom) / np.maximum(rise, np.finfo(np.float64).tiny))
 
 
+def is_cut(name: str) -> bool:
+    """Say whether a variant's name is that of a cut: a number of decoder layers."""
+    return name.isdecimal() and len(name) < 10 and name == str(int(name))
+
+
 def _cuts(variants: tuple[str, ...]) -> tuple[IntArray, IntArray]:
     """Return the variants' columns in the order of their cuts, and the cuts."""
-    other = [name for name in variants if not name.isdecimal()]
+    other = [name for name in variants if not is_cut(name)]
     if other:
         mixed = len(other) < len(variants)
         raise DataError(

@@ -44,7 +44,7 @@ class OnsetRule:
         if self.method not in METHODS:
             hint = did_you_mean(self.method, METHODS)
             raise ConfigError(f"no onset rule '{self.method}'.{hint} Known: {', '.join(METHODS)}")
-        if self.tolerance < 0 or not 0 <= self.share < 1 or self.top_points < 1:
+        if not 0 <= self.tolerance < np.inf or not 0 <= self.share < 1 or self.top_points < 1:
             raise ConfigError(
                 "an onset rule needs tolerance >= 0, 0 <= share < 1 and top_points >= 1, not "
                 f"tolerance={self.tolerance}, share={self.share}, top_points={self.top_points}"

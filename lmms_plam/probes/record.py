@@ -17,7 +17,7 @@ from typing import Any
 
 from lmms_plam.errors import DataError
 from lmms_plam.files import write_text
-from lmms_plam.probes.curve import MaskingCurve, masking_curve, pool_curves
+from lmms_plam.probes.curve import MaskingCurve, is_cut, masking_curve, pool_curves
 from lmms_plam.probes.onset import OnsetRule
 from lmms_plam.probes.plateau import Plateau, find_plateau
 from lmms_plam.stats.matrix import ScoreMatrix
@@ -36,6 +36,7 @@ class Origin:
         metric: name of the benchmark's metric (`lmms_plam.stats.metrics`).
         perfect_answer: a document's best possible score.
         weights: digest of the weights that answered; None if nobody knows.
+        queries: from which queries vision was hidden (lmms_plam.model.QueryScope).
         without_image: documents whose prompt shows nothing to hide: they count in the score, the same at every cut.
     """
 
@@ -44,6 +45,7 @@ class Origin:
     metric: str = "mean"
     perfect_answer: float = 1.0
     weights: str | None = None
+    queries: str = "all"
     without_image: int = 0
 
 
@@ -84,6 +86,7 @@ class Probe:
             "metric": self.origin.metric,
             "perfect_answer": self.origin.perfect_answer,
             "perfect": curve.perfect,
+            "queries": self.origin.queries,
             "n_documents": curve.n_documents,
             "n_without_image": self.origin.without_image,
             "n_clusters": curve.n_clusters,
@@ -133,17 +136,26 @@ def pool(probes: Sequence[Probe], rule: OnsetRule | None = None, level: float = 
     """Find the plateau of several benchmarks' rise-normalised mean curve; the tolerance is the rule's share alone.
 
     Raises:
-        DataError: other models, cuts or draws, or a benchmark whose curve doesn't rise.
+        DataError: other models, query scopes, cuts or draws, a benchmark that is there twice or doesn't rise.
     """
     rule = rule or OnsetRule()
-    for probe in probes[1:]:
-        if probe.origin.model != probes[0].origin.model:
+    first = probes[0].origin
+    for place, probe in enumerate(probes):
+        origin = probe.origin
+        if origin.model != first.model:
             raise DataError(
-                f"mixed matrices: {probes[0].origin.task} is of model {probes[0].origin.model},"
-                f" {probe.origin.task} of model {probe.origin.model}; pool benchmarks of one model"
+                f"mixed matrices: {first.task} is of model {first.model}, {origin.task} of model {origin.model};"
+                " pool benchmarks of one model"
             )
+        if origin.queries != first.queries:
+            raise DataError(
+                f"mixed matrices: {first.task} hides vision from {first.queries} queries, {origin.task} from"
+                f" {origin.queries}; pool probes of one kind"
+            )
+        if any(probe.data == other.data or origin.task == other.origin.task for other in probes[:place]):
+            raise DataError(f"{origin.task} is there twice; pool different benchmarks")
     curve = pool_curves([(probe.origin.task, probe.curve) for probe in probes], rule.top_points)
-    origin = Origin(task="pooled", model=probes[0].origin.model)
+    origin = Origin(task="pooled", model=first.model, queries=first.queries)
     return Probe(origin, None, curve, find_plateau(curve, replace(rule, tolerance=0), level))
 
 
@@ -154,9 +166,9 @@ def is_probe(path: Path) -> bool:
 
     try:
         variants = pq.read_table(path, columns=["variant"])["variant"].unique().to_pylist()
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowException):
         return True  # reading it whole says what is wrong
-    return any(str(name).isdecimal() for name in variants)
+    return any(is_cut(str(name)) for name in variants)
 
 
 def read_origin(matrix: Path) -> Origin:
@@ -184,9 +196,13 @@ def _checked_origin(path: Path, matrix: Path) -> Origin:
             metric=record["metric"],
             perfect_answer=float(record["perfect_answer"]),
             weights=fingerprint["weights"],
-            without_image=record["n_without_image"],
+            queries=record.get("queries", "all"),
+            without_image=int(record["n_without_image"]),
         )
         data = fingerprint["data"]
+        words = (origin.task, origin.metric, origin.queries, origin.model or "", origin.weights or "")
+        if not all(isinstance(word, str) for word in words):
+            raise TypeError(f"names are texts, not {words}")
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no record of a masking probe ({type(error).__name__}: {error})") from None
     if data != digest(matrix):

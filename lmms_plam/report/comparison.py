@@ -17,6 +17,8 @@ from lmms_plam.report.tables import Table
 from lmms_plam.stats.results import Result
 
 FOREST = "forest.png"
+FILES = (FOREST, "forest.svg", *(f"comparison.{kind}" for kind in ("json", "csv", "md", "html")))
+"""What `write` writes."""
 
 
 def records(results: Sequence[Result]) -> list[dict[str, Any]]:

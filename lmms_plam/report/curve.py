@@ -22,17 +22,15 @@ _LEAST_SPAN = 0.25  # of the scores' axis, as a share of the best possible score
 _ROOM_FOR_WORDS = 0.17  # share of the axis that a stage's name takes
 
 
-def draw_curve(probe: Probe, folder: Path, stem: str = "curve", title: str | None = None) -> tuple[Path, Path]:
-    """Draw a probe's curve as `stem.png` and `stem.svg`.
+PICTURES = ("curve.png", "curve.svg")
+
+
+def draw_curve(probe: Probe, folder: Path) -> None:
+    """Draw a probe's curve as `curve.png` and `curve.svg`.
 
     Args:
         probe: what `analyse` or `pool` returned.
         folder: where the files go; made if missing.
-        stem: the files' name.
-        title: what was measured; by default the task's name.
-
-    Returns:
-        The two paths.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -43,17 +41,15 @@ def draw_curve(probe: Probe, folder: Path, stem: str = "curve", title: str | Non
     _draw_scores(upper, probe)
     _draw_probability(lower, probe)
     headline, small_print = _words(probe)
-    headline = textwrap.fill(f"{title or probe.origin.task}: {headline}", 85)
+    headline = textwrap.fill(f"{probe.origin.task}: {headline}", 85)
     figure.suptitle(headline, x=0.01, ha="left", fontsize=13, fontweight="bold")
     upper.set_title(textwrap.fill(small_print, 120), loc="left", fontsize=9, color=_QUIET)
 
     folder.mkdir(parents=True, exist_ok=True)
-    png, svg = folder / f"{stem}.png", folder / f"{stem}.svg"
-    for path in (png, svg):
-        temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    for name in PICTURES:
+        temporary = folder / f".{os.getpid()}.{name}"
         figure.savefig(temporary, dpi=150)
-        temporary.replace(path)
-    return png, svg
+        temporary.replace(folder / name)
 
 
 def _words(probe: Probe) -> tuple[str, str]:

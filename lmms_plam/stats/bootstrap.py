@@ -24,6 +24,9 @@ from lmms_plam.stats.units import Units, chunk_sizes
 MIN_CLUSTERS_BCA = 60
 """Below this many clusters that bear on a number, its interval is not BCa."""
 
+MOST_DRAWS = 1_000_000
+"""More of them take memory and time, and tell nothing."""
+
 Method = Literal["BCa bootstrap", "percentile bootstrap"]
 BCA: Method = "BCa bootstrap"
 PERCENTILE: Method = "percentile bootstrap"

@@ -180,9 +180,12 @@ class Analysis:
         sign = 1.0 if higher_is_better else -1.0
         return rank_intervals(sign * self.drawn, sign * self.units.estimate(), self.settings.level)
 
-    def perfect(self) -> float:
-        """Return the metric's value where every document scores 1, to put metrics on one scale; 1 where that is 0."""
-        scores = np.ones_like(self.matrix.scores)
+    def perfect(self, answer: float = 1.0) -> float:
+        """Return the metric's value where every document scores `answer`, its best; 1 where that is 0.
+
+        It puts metrics on one scale.
+        """
+        scores = np.full_like(self.matrix.scores, answer)
         return float(Units.of(replace(self.matrix, scores=scores), self.metric).estimate().max()) or 1.0
 
     def _estimate(self, contrast: FloatArray) -> Estimate:

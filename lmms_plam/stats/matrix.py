@@ -97,13 +97,23 @@ class ScoreMatrix:
 
         try:
             table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path} can't be read as a score matrix (Parquet): {error}") from error
         missing = [name for name in _FIXED if name not in table.column_names]
         if missing:
             raise DataError(f"{path} is no score matrix: no column '{missing[0]}'; there are {table.column_names}")
         if not (pa.types.is_floating(table["score"].type) or pa.types.is_integer(table["score"].type)):
             raise DataError(f"{path}: the scores are not numbers but {table['score'].type}")
+        for name in table.column_names:
+            kind = table[name].type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if name == "doc_id":
+                expected, fits = "a whole number", pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
+            else:
+                expected, fits = "text", pa.types.is_string(kind) or pa.types.is_large_string(kind)
+            if name != "score" and (not fits or table[name].null_count):
+                found = f"{kind}, {table[name].null_count} of them empty" if fits else kind
+                raise DataError(f"{path} is no score matrix: '{name}' must be {expected} in every row, not {found}")
         return cls._pivot({name: table[name].to_pylist() for name in table.column_names}, str(path))
 
     @classmethod
@@ -216,8 +226,10 @@ class ScoreMatrix:
 
 def _number(row: Mapping[str, Any], source: str) -> float:
     score = row["score"]
-    if isinstance(score, (bool, int, float, np.number, np.bool_)):
-        return float(min(score, _BEYOND))  # of Python's integers some are no float
+    if isinstance(score, int):
+        return float(max(-_BEYOND, min(score, _BEYOND)))  # some are too large for a float
+    if isinstance(score, (float, np.number, np.bool_)):
+        return float(score)
     raise DataError(
         f"{source}: document {row['doc_id']}, variant '{row['variant']}': the score {score!r} is not a number"
     )
