@@ -352,7 +352,7 @@ def test_lmms_evals_own_cluster_key_is_heeded(tmp_path, capsys):
     ("entry", "message"),
     [
         ({"clusters": "x"}, "mine: metadata.plam.clusters: Extra inputs are not permitted. Did you mean 'cluster'?"),
-        ("x", "mine: metadata.plam.plam: Input should be a valid dictionary"),
+        ("x", "mine: metadata.plam: Input should be a valid dictionary"),
         ({"metric": "meen"}, "mine: metadata.plam.metric: no metric 'meen'. Did you mean 'mean'?"),
         ({"metric": "nowhere:x"}, "mine: metadata.plam.metric: the module 'nowhere' can't be imported"),
         ({"stratum": "x"}, "document 0: 'x' is not among what is logged"),
