@@ -104,7 +104,7 @@ class ModelConfig(_Frozen):
         backend: lmms-eval's model type that runs the VLM; left out, it follows from the VLM's own config.
         backend_args: arguments of that backend, as `--model_args` would give them.
         merge: the recipe, or `none` for the untouched VLM.
-        recipes: further recipes by name, which comparison tasks set beside `merge`.
+        recipes: further recipes by name, which comparison tasks set beside `merge`; what they leave out is as there.
         probe: options of masking probes (`cuts`, `queries`, `weights`), over what their YAML says; see
             lmms_plam.harness.tasks.ProbeOptions.
         family_memory: GiB that the variants of probes and comparisons may take together beyond an ordinary run; what
@@ -156,6 +156,7 @@ def load_config(name_or_path: str = DEFAULT_CONFIG, overrides: Mapping[str, Any]
     content.setdefault("name", path.stem)
     for field, value in (overrides or {}).items():
         _set_dotted(content, field, value)
+    _complete_recipes(content)
     for field in ("vlm", "base_lm"):
         if isinstance(content.get(field), str):
             content[field] = _locate(content[field], path.parent)
@@ -187,6 +188,14 @@ def _set_dotted(content: dict[str, Any], field: str, value: Any) -> None:
             child = node[parent] = {}
         node = child
     node[last] = value
+
+
+def _complete_recipes(content: dict[str, Any]) -> None:
+    """Fill in what recipes leave out of `merge`; what is no mapping is refused later."""
+    merge, recipes = content.get("merge"), content.get("recipes")
+    if isinstance(merge, dict) and isinstance(recipes, dict):
+        for name, recipe in recipes.items():
+            recipes[name] = {**merge, **recipe} if isinstance(recipe, dict) else recipe
 
 
 def _locate(reference: str, folder: Path) -> str:

@@ -26,7 +26,7 @@ def matrix_of(**scores):
 
 
 def shown(doc_ids):
-    return [Example(doc_id, "a < b?", Image.new("LA", (900, 30))) for doc_id in doc_ids]
+    return [Example(doc_id, "a < b?", "yes & no", Image.new("LA", (900, 30))) for doc_id in doc_ids]
 
 
 def test_changes_are_found_counted_and_shown_from_both_directions():
@@ -43,6 +43,7 @@ def test_changes_are_found_counted_and_shown_from_both_directions():
     assert page.count("data:image/jpeg;base64,") == 16
     assert f"16 of these {len(changes.all)} changes are shown" in page
     assert "a &lt; b?" in page
+    assert "yes &amp; no" in page
     assert "&lt;merged " in page
     assert "<li>none</li>" in Changes.of("mine", matrix_of(base=base, same=base), "base", shown).to_html()
 
@@ -82,7 +83,7 @@ def test_an_offline_run_holds_plot_numbers_changed_documents_and_files(compariso
     (table_file,) = (comparison / "wandb").rglob("changed_documents_*.table.json")
     table = json.loads(table_file.read_text())
     assert {(row[1], row[2]) for row in table["data"]} >= {("merged", "lower"), ("strong", "lower")}
-    assert all(row[4] and row[7] != row[8] for row in table["data"])
+    assert all(row[4] and row[5] and row[8] != row[9] for row in table["data"])
     logged = {
         artifact.type: {entry.path for entry in artifact.manifest.contents}
         for record in records

@@ -38,6 +38,17 @@ def test_none_turns_the_merge_off_and_a_later_field_on_again(tmp_path):
     assert load_config(path, {"merge": "none", "merge.lambda_lm": 0.3}).merge == MergeRecipe(lambda_lm=0.3)
 
 
+def test_a_recipe_leaves_out_what_is_as_in_merge(tmp_path):
+    path = write(tmp_path, merge={"start_layer": 3, "lambda_lm": 0.2}, recipes={"late": {"start_layer": 5}})
+    config = load_config(path, {"merge.modules": "q+k", "recipes.strong.lambda_lm": 0.9})
+    assert config.recipes == {
+        "late": MergeRecipe(start_layer=5, lambda_lm=0.2, modules=("q", "k")),
+        "strong": MergeRecipe(start_layer=3, lambda_lm=0.9, modules=("q", "k")),
+    }
+    alone = load_config(path, {"merge": "none"})
+    assert alone.recipes == {"late": MergeRecipe(start_layer=5)}
+
+
 def test_module_sets_expand_and_repeats_collapse():
     assert MergeRecipe(modules="attention").modules == ATTENTION
     assert MergeRecipe(modules="all").modules == ALL_MODULES

@@ -8,6 +8,7 @@ import pytest
 from loguru import logger
 from test_harness_runs import config_file, evaluate
 
+from lmms_plam.errors import UnsupportedError
 from lmms_plam.paths import data_folder
 
 OWN = """
@@ -134,6 +135,30 @@ def test_documents_that_cant_be_scored_cost_their_task_alone(own, mine, words, t
     assert set(numbers.values()) == {None}
     assert words in "".join(said)
     assert "".join(said).count(f"{task}: ") == 1
+
+
+def test_a_task_that_declares_its_clusters_runs_by_itself_too(own):
+    folder = own("right", "[{version: 1}, {plam: {cluster: grid}}]")
+    results = evaluate("plam", "config=digits", ["own", "own_comparison"], include=folder, limit=21)["results"]
+    assert results["own_comparison"]["merged,none"] == pytest.approx(results["own"]["mine,none"])
+
+
+def test_answers_outlive_a_report_that_fails(own, tmp_path, generated):
+    folder, output = own("right", "[{version: 1}, {plam: {cluster: grid, stratum: kind}}]"), tmp_path / "runs"
+    results = evaluate("plam", "config=digits", ["own_comparison"], include=folder, output=output, limit=21)
+    assert results["results"]["own_comparison"]["merged,none"] is None
+    own("right", "[{version: 1}, {plam: {cluster: grid}}]")
+    results = evaluate("plam", "config=digits", ["own_comparison"], include=folder, output=output, limit=21)
+    assert results["results"]["own_comparison"]["merged,none"] > 0.5
+    assert generated.prompts == 21
+
+
+def test_a_recipe_beyond_the_decoder_layers_is_named_and_stops_no_probe(tmp_path):
+    model = "config=digits,recipes.all_in.modules=all"
+    with pytest.raises(UnsupportedError, match=r"recipes\.all_in changes '.*', which lies outside the decoder layers"):
+        evaluate("plam", model, ["plam_compare_digits"], limit=2)
+    evaluate("plam", model, ["plam_probe_digits"], output=tmp_path, limit=2)
+    assert (tmp_path / "plam" / "plam_probe_digits" / "matrix.parquet").exists()
 
 
 def test_a_perfect_answer_may_score_100(own, tmp_path):

@@ -190,10 +190,10 @@ def test_a_rise_from_the_first_layer_has_no_separation():
 @pytest.mark.parametrize(
     ("curve", "why"),
     [
-        (np.full(29, 0.4), "doesn't rise"),
+        (np.full(29, 0.4), "no rise beyond noise"),
         (ramp(0, 28), "may rise to its end"),
         (ramp(22, 28), "may rise to its end"),
-        (ramp(8, 18, low=0.6, high=0.3), "doesn't rise"),
+        (ramp(8, 18, low=0.6, high=0.3), "no rise beyond noise"),
     ],
 )
 def test_no_plateau_is_a_result(curve, why):

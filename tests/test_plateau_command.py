@@ -137,6 +137,25 @@ def test_pooling_adds_a_row_and_refuses_mixed_models(tmp_path, capsys):
         plam_plateau(tmp_path, "--pool", "--draws", 100)
 
 
+def test_cuts_that_were_not_asked_below_the_onset_are_said(tmp_path):
+    folder = tmp_path / "task"
+    folder.mkdir()
+    cuts = [0, 4, 8, 18, *range(20, 29)]
+    matrix_of(documents(ramp(8, 18), 600)[:, cuts], cuts).write(folder / MATRIX)
+    found = analyse(folder / MATRIX, Origin("task")).plateau
+    assert found.onset == 18
+    assert "(cuts 9 to 17 were not asked)" in found.reason
+    assert "not asked" not in save(tmp_path / "every").plateau.reason
+
+
+def test_pooling_takes_two_benchmarks_and_a_path_that_exists(tmp_path):
+    save(tmp_path / "task")
+    with pytest.raises(DataError, match="at least two benchmarks"):
+        plam_plateau(tmp_path, "--pool", "--draws", 50)
+    with pytest.raises(DataError, match=r"no file or folder .*nowhere"):
+        plam_plateau(tmp_path / "nowhere")
+
+
 def test_pooling_counts_a_benchmark_once(tmp_path, capsys):
     save(tmp_path / "a" / "one")
     save(tmp_path / "b" / "one", seed=1)

@@ -56,7 +56,7 @@ def test_an_offline_run_holds_chart_summary_table_and_files(probe, tmp_path, mon
     monkeypatch.setenv("WANDB_SILENT", "true")
     matrix = ScoreMatrix.read(folder / MATRIX)
     chosen = telling_documents(matrix, 3)
-    examples = [Example(doc_id, f"question {doc_id}", Image.new("RGB", (8, 8))) for doc_id in chosen]
+    examples = [Example(doc_id, f"question {doc_id}", "yes", Image.new("RGB", (8, 8))) for doc_id in chosen]
     with wandb.init(mode="offline", dir=str(tmp_path / "wandb"), project="plam") as run:
         log_probe(run, found, matrix, folder, examples)
     wandb.teardown()  # the run's file is whole when the service has ended
@@ -78,9 +78,10 @@ def test_an_offline_run_holds_chart_summary_table_and_files(probe, tmp_path, mon
 
     (table_file,) = (tmp_path / "wandb").rglob("answers_*.table.json")
     table = json.loads(table_file.read_text())
-    assert table["columns"][:4] == ["doc_id", "image", "question", "cut 0"]
+    assert table["columns"][:5] == ["doc_id", "image", "question", "target", "cut 0"]
     assert [row[2] for row in table["data"]] == [example.question for example in examples]
-    assert all(row[3] == "no" and row[-1] == "yes" for row in table["data"])
+    assert all((row[3], row[4], row[-1]) == ("yes", "no", "yes") for row in table["data"])
+    assert list((tmp_path / "wandb").rglob("picture_*.png"))
 
     artifacts = [record.artifact for record in records if record.HasField("artifact")]
     artifacts += [

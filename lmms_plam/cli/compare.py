@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = table(results)
     if arguments.out:
         write(results, arguments.out, changes)
+        print(f"plam: wrote {arguments.out}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(records(results), indent=2))
         print(*found.notes, sep="\n", file=sys.stderr)

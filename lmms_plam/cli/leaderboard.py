@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = table(standings, reference)
     if arguments.out:
         write(standings, reference, arguments.out)
+        print(f"plam: wrote {arguments.out}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(records(standings), indent=2))
         print(*found.notes, sep="\n", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", type=float, default=0.9, help="nominal coverage of the interval (0.9)")
     parser.add_argument("--draws", type=int, default=2000, help="bootstrap draws (2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
-    parser.add_argument("--metric", help="of the benchmark (default: what plateau.json says, else mean)")
+    parser.add_argument("--metric", help="of the benchmark, such as mean or macro (default: what plateau.json says)")
     parser.add_argument("--perfect-answer", type=float, help="a document's best score (default: the same, else 1)")
-    parser.add_argument("--pool", action="store_true", help="also pool all of them: one model, several benchmarks")
+    parser.add_argument(
+        "--pool", action="store_true", help="also pool several benchmarks of one model, each curve scaled to rise by 1"
+    )
     parser.add_argument("--write", action="store_true", help="replace plateau.json, curve.json and the pictures")
     parser.add_argument("--json", action="store_true", help="print what plateau.json would hold, as a list")
 
@@ -51,7 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.write:
             draw_curve(probe, path.parent)
             probe.write(path.parent)
+            print(f"plam: wrote {path.parent}", file=sys.stderr)
     if arguments.pool:
+        if len(probes) < 2:
+            raise DataError("pooling takes the probes of at least two benchmarks")
         probes.append(pool(probes, rule, arguments.level))
     if arguments.json:
         print(json.dumps([probe.to_dict() for probe in probes], indent=2))
@@ -66,6 +72,8 @@ def _matrices(paths: Sequence[Path]) -> list[Path]:
 
     found: list[Path] = []
     for path in paths:
+        if not path.exists():
+            raise DataError(f"no file or folder {path}")
         if not path.is_dir():
             if path.suffix != ".parquet":
                 raise DataError(f"{path} is no {MATRIX}: give that, or the folder that lmms-eval wrote to")

@@ -27,8 +27,8 @@ from lmms_plam.harness.intercept import Generate, intercept_generate
 from lmms_plam.harness.journal import Journal, prompt_digest
 from lmms_plam.model import FamilyResult, QueryScope, Variant
 
-ANCHOR = "plam"
-"""Key of a request's metadata under which a family task puts its FamilyMember."""
+ANCHOR = "plam_family_member"
+"""Key of a request's metadata under which a family task puts its FamilyMember; a task's own YAML may have `plam`."""
 
 Engine = Callable[[Sequence[Variant], QueryScope, dict[str, Any]], FamilyResult]
 

@@ -158,6 +158,8 @@ class FamilyTask(ConfigurableMessagesTask):
 
     @cached_property
     def _members(self) -> list[FamilyMember]:
+        if self.folder and (self.folder / MATRIX).exists():
+            logger.warning(f"{self.options.task}: the results in {self.folder} will be replaced by this run's")
         return [
             FamilyMember(variant, self._identify(variant), self.scope, self.folder, variant.name in self.later)
             for variant in self.variants
@@ -225,13 +227,14 @@ class FamilyTask(ConfigurableMessagesTask):
         return dict(super().higher_is_better() if self._unscored else self.reported)
 
     def examples(self, doc_ids: Sequence[int]) -> list[Example]:
-        """Return what a reader needs to see of documents: question and first image."""
+        """Return what a reader needs to see of documents: question, target and first image."""
         documents = self.eval_docs
         shown = []
         for doc_id in doc_ids:
             doc = documents[doc_id]
             images = [visual for visual in self.doc_to_visual(doc) or [] if isinstance(visual, Image.Image)]
-            shown.append(Example(doc_id, self.doc_to_text(doc), images[0] if images else None))
+            target = "" if self.config.doc_to_target is None else str(self.doc_to_target(doc))
+            shown.append(Example(doc_id, self.doc_to_text(doc), target, images[0] if images else None))
         return shown
 
     def shows_anything(self, doc_id: int) -> bool:
@@ -271,14 +274,18 @@ class FamilyTask(ConfigurableMessagesTask):
             raise DataError("this process scored no document, so that it can't tell how the others' are read")
         matrix, self.notes = self._scorer.join(row for rows in by_document for row in rows)
         matrix.write(matrix_file)
-        if self.folder:
-            identities = [self._identify(variant) for variant in self.variants]
-            self.plam.answered[self.folder] = {(rows[0]["doc_id"], who) for rows in by_document for who in identities}
         arguments = getattr(self, "args", None)
         self._scorer.require_mean(matrix, [rows[0] for rows in by_document], super().aggregation(), arguments)
         for note in self.notes:
             logger.info(f"{self.options.task}: {note}")
-        return self.report(matrix_file, benchmark)
+        reported = self.report(matrix_file, benchmark)
+        if self.folder:
+            logger.info(f"{self.options.task}: matrix, figures and pictures are in {self.folder}")
+            identities = [self._identify(variant) for variant in self.variants]
+            self.plam.answered[self.folder] = {(rows[0]["doc_id"], who) for rows in by_document for who in identities}
+        else:
+            logger.warning(f"{self.options.task}: without --output_path its matrix, figures and pictures are not kept")
+        return reported
 
     @contextmanager
     def _results_folder(self) -> Iterator[Path]:

@@ -27,7 +27,7 @@ class Joined:
         task: the task's name.
         benchmark: how it was read.
         matrix: scores, one variant a run.
-        prompts: by document id, what the runs were asked.
+        asked: by document id, what the runs were asked.
         left_out: documents that some run answered and the matrix lacks.
         notes: what a reader must know: why documents were left out, which clusters had to be assumed.
     """
@@ -35,7 +35,7 @@ class Joined:
     task: str
     benchmark: Benchmark
     matrix: ScoreMatrix
-    prompts: Mapping[int, str]
+    asked: Mapping[int, Example]
     left_out: int
     notes: tuple[str, ...]
 
@@ -55,8 +55,8 @@ class Joined:
             raise DataError(f"{self.task}: {error}") from error
 
     def examples(self, doc_ids: Iterable[int]) -> list[Example]:
-        """Return what a reader can see of documents: their prompts, as images aren't logged."""
-        return [Example(doc_id, self.prompts[doc_id]) for doc_id in doc_ids]
+        """Return what a reader can see of documents; their images aren't logged."""
+        return [self.asked[doc_id] for doc_id in doc_ids]
 
     def unlike_harness(self, measure: Measure, ours: FloatArray, runs: Mapping[str, TaskRun]) -> list[str]:
         """Say where the harness printed another number for the same documents.
@@ -112,8 +112,11 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
         if not measured:
             raise DataError(f"{first.task}: no document has '{benchmark.only_with}', which its YAML names as the score")
         records = {name: _records(benchmark, samples[name], measured, run) for name, run in runs.items()}
-        prompts = {doc_id: str(asked_alike[doc_id].get("input", "")) for doc_id in measured}
-        joined = _join_records(first, benchmark, records, prompts, clusters, asked - len(doc_ids), notes)
+        shown = {
+            doc_id: Example(doc_id, *(str(asked_alike[doc_id].get(key, "")) for key in ("input", "target")))
+            for doc_id in measured
+        }
+        joined = _join_records(first, benchmark, records, shown, clusters, asked - len(doc_ids), notes)
         if benchmark.assumed and joined.unlike_harness(benchmark.headline, joined.matrix.scores.mean(axis=0), runs):
             unclear.append(benchmark.headline.key)
         else:
@@ -178,7 +181,7 @@ def _join_records(
     run: TaskRun,
     benchmark: Benchmark,
     records: Mapping[str, Mapping[int, Record]],
-    prompts: Mapping[int, str],
+    asked: Mapping[int, Example],
     clusters: Clusters | None,
     left_out: int,
     notes: Sequence[str],
@@ -211,7 +214,7 @@ def _join_records(
         run.task,
         benchmark,
         matrix,
-        prompts,
+        asked,
         left_out + len(one) - len(complete),
         (*notes, *about_clusters, *remarks, *about_units),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
 
-from lmms_plam.config import DEFAULT_CONFIG, load_config
+from lmms_plam.config import DEFAULT_CONFIG, MergeRecipe, load_config
 from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import backend_name, build_backend, own_copies
@@ -33,6 +33,7 @@ from lmms_plam.model import (
     installed,
     run_plainly,
 )
+from lmms_plam.report.changes import Changes
 from lmms_plam.stats.results import Result
 
 
@@ -86,7 +87,7 @@ class Plam(lmms):
         self._merge = merge
         self._said: set[str] = set()
         self.choosers: dict[str, Chooser] = {}
-        self.compared: dict[str, list[Result]] = {}
+        self.compared: dict[str, tuple[list[Result], Changes]] = {}
         self.answered: dict[Path, set[Key]] = {}
         self.provenance = describe(settings, self.backend_name, type(self.backend), self.model, untouched, merge)
         host.announce(self)
@@ -108,13 +109,30 @@ class Plam(lmms):
         return model
 
     @cached_property
-    def other_weights(self) -> dict[str, WeightSet]:
-        """Weights that turn the merged model into its other variants: `base`, and the config's further recipes.
+    def base_weights(self) -> WeightSet:
+        """Weights that turn the merged model into the untouched VLM.
 
         Raises:
             ConfigError: nothing was merged.
             UnsupportedError: more than decoder layers was merged.
         """
+        return self._read_weights({})[BASE]
+
+    @cached_property
+    def other_weights(self) -> dict[str, WeightSet]:
+        """Weights that turn the merged model into its other variants: `base`, and the config's further recipes.
+
+        Raises:
+            ConfigError: nothing was merged.
+            UnsupportedError: more than decoder layers was merged, or would be by a recipe.
+        """
+        recipes = self.provenance.config.recipes
+        return (self._read_weights(recipes) if recipes else {}) | {BASE: self.base_weights}
+
+    def _weights(self, name: str) -> WeightSet:
+        return self.base_weights if name == BASE else self.other_weights[name]
+
+    def _read_weights(self, recipes: Mapping[str, MergeRecipe]) -> dict[str, WeightSet]:
         settings = self.provenance.config
         if self._merge is None or settings.base_lm is None:
             raise ConfigError(
@@ -122,7 +140,7 @@ class Plam(lmms):
             )
         with Checkpoint(settings.vlm) as vlm, Checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
             merged = [tensor.name for tensor in self._merge.merged]
-            weights = other_weights(self.model, vlm, base_lm, merged, settings.recipes)
+            weights = other_weights(self.model, vlm, base_lm, merged, recipes)
         return {name: WeightSet(name, layers) for name, layers in weights.items()}
 
     def identify(self, variant: Variant) -> str:
@@ -194,9 +212,9 @@ class Plam(lmms):
         """Answer for all variants at once, or one by one where the engine can't apply what the backend asks for."""
         first = variants[0].weights
         if first is not None and all(variant.weights == first for variant in variants):  # nobody asks the loaded ones
-            with installed(self.other_weights[first], dict(enumerate(find_decoder(self.model).layers))):
+            with installed(self._weights(first), dict(enumerate(find_decoder(self.model).layers))):
                 return self._engine([replace(variant, weights=None) for variant in variants], scope, inputs)
-        weights = [self.other_weights[variant.weights] for variant in variants if variant.weights is not None]
+        weights = [self._weights(variant.weights) for variant in variants if variant.weights is not None]
         budget = int(self.provenance.config.family_memory * 2**30)
         try:
             return generate_family(

@@ -28,7 +28,7 @@ from lmms_plam.probes.curve import masking_curve
 from lmms_plam.probes.plateau import find_plateau
 from lmms_plam.probes.record import CURVE, PLATEAU, Origin, analyse
 from lmms_plam.report.changes import Changes
-from lmms_plam.report.comparison import FILES, p_text, write
+from lmms_plam.report.comparison import FILES, in_words, p_text, write
 from lmms_plam.report.curve import PICTURES, draw_curve
 from lmms_plam.report.examples import telling_documents
 from lmms_plam.report.wandb_log import log_comparison, log_probe
@@ -85,13 +85,12 @@ class ProbeOptions(FamilyOptions):
             chosen = {0, *map(int, listed), depth}
         else:
             raise ConfigError(f"task {self.task}: cuts are 'all', 'every N' or a list of layers, not '{self.cuts}'")
-        if not chosen <= set(range(depth + 1)):
-            raise ConfigError(
-                f"task {self.task}: cuts lie between 0 and the model's {depth} layers, not {sorted(chosen)}"
-            )
+        if outside := sorted(chosen - set(range(depth + 1))):
+            raise ConfigError(f"task {self.task}: cuts lie between 0 and the model's {depth} layers, not at {outside}")
         if len(chosen) < FEWEST_CUTS:
             raise ConfigError(
-                f"task {self.task}: a curve of {len(chosen)} cuts shows no plateau; {FEWEST_CUTS} are the least"
+                f"task {self.task}: a curve of {len(chosen)} cuts ({', '.join(map(str, sorted(chosen)))}) shows no "
+                f"plateau; {FEWEST_CUTS} are the least"
             )
         return sorted(chosen)
 
@@ -119,6 +118,8 @@ class MaskingProbe(FamilyTask):
         self.scope = self.options.queries
         cuts = range(self._depth + 1) if self.options.stride else self.options.layers(self._depth)
         weights = BASE if self.options.weights == "base" and self.plam.provenance.merge else None
+        who = "the merged model" if self.options.weights == "merged" else "the untouched VLM"
+        logger.info(f"{self.options.task}: asks {who} at cuts {self.options.cuts} of {self._depth} layers")
         return tuple(Variant(str(cut), cut, weights) for cut in cuts)
 
     def find_later(self) -> frozenset[str]:
@@ -136,7 +137,9 @@ class MaskingProbe(FamilyTask):
             return self.later
         before = max((cut for cut in curve.cuts if cut < low), default=0)
         chosen = self.later & {str(cut) for cut in range(before + 1, high)}
-        logger.info(f"{self.options.task}: the onset is between cuts {before} and {high}; {len(chosen)} more are asked")
+        logger.info(
+            f"{self.options.task}: the onset is between cuts {before} and {high}; more cuts asked: {len(chosen)}"
+        )
         return chosen
 
     @property
@@ -209,9 +212,13 @@ class Comparison(FamilyTask):
         results = adjust_results(self._compare(matrix, benchmark))
         changes = Changes.of(self.options.task, matrix, BASE, self.examples)
         write(results, matrix_file.parent, [changes])
-        self.plam.compared[self.options.task] = results
+        for result in results:
+            if result.headline:
+                logger.info(f"{self.options.task}: {in_words(result)}")
+        self.plam.compared[self.options.task] = results, changes
         if self.folder and len(self.plam.compared) > 1:
-            write(adjust_results(chain.from_iterable(self.plam.compared.values())), self.folder.parent)
+            every, each_changes = zip(*self.plam.compared.values(), strict=True)
+            write(adjust_results(chain.from_iterable(every)), self.folder.parent, each_changes)
         run = host.wandb_run()
         if run is not None:
             log_comparison(run, results, changes, matrix_file.parent)
@@ -234,7 +241,7 @@ class Comparison(FamilyTask):
             better = analysis.better_than(BASE, upwards) if len(matrix.variants) > 2 else {}
             for variant in matrix.variants[1:]:
                 found = analysis.compare(BASE, variant)
-                task = self.options.task if variant == "merged" else f"{self.options.task} ({variant})"
+                task = f"{self.options.task} ({variant})" if len(matrix.variants) > 2 else self.options.task
                 headline = place == 0
                 notes = (*self.notes, *found.difference.notes)
                 if better and headline and variant == "merged":

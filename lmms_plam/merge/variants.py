@@ -48,10 +48,10 @@ def other_weights(
     plans = {name: plan_merge(model, base_lm, recipe) for name, recipe in recipes.items()}
     touched = dict.fromkeys([*merged, *(tensor.name for plan in plans.values() for tensor in plan.merged)])
     untouched = {name: _read(name, stored, vlm, model) for name in touched}
-    weights = {BASE: _by_layer({name: untouched[name] for name in merged})}
+    weights = {BASE: _by_layer("merge", {name: untouched[name] for name in merged})}
     for variant, plan in plans.items():
         own = {tensor.name: merge_tensor(untouched[tensor.name], base_lm, tensor) for tensor in plan.merged}
-        weights[variant] = _by_layer({**{name: untouched[name] for name in merged}, **own})
+        weights[variant] = _by_layer(f"recipes.{variant}", {**{name: untouched[name] for name in merged}, **own})
     return weights
 
 
@@ -63,14 +63,14 @@ def _read(name: str, stored: Mapping[DecoderTensor, str], vlm: Checkpoint, model
     return rows.to(parameter.device, parameter.dtype)
 
 
-def _by_layer(tensors: Mapping[str, Tensor]) -> LayerTensors:
+def _by_layer(recipe: str, tensors: Mapping[str, Tensor]) -> LayerTensors:
     layers: LayerTensors = {}
     for name, value in tensors.items():
         tensor = parse_name(name)
         if tensor is None or tensor.layer is None:
             raise UnsupportedError(
-                f"'{name}' lies outside the decoder layers, so the variants share nothing: run base and merged "
-                "apart, and compare the two with `plam compare`"
+                f"{recipe} changes '{name}', which lies outside the decoder layers, so that it shares nothing with the "
+                "untouched VLM: run it apart from `--model_args merge=none`, and compare the two with `plam compare`"
             )
         layers.setdefault(tensor.layer, {})[tensor.suffix] = value
     return layers

@@ -155,7 +155,7 @@ def _judge(
     if rise <= 2 * rise_error:
         return "no plateau", (
             f"seeing the image is worth {rise * points:+.1f} points with a standard error of {rise_error * points:.1f}:"
-            " the curve doesn't rise"
+            " the curve shows no rise beyond noise"
         )
     end = int(curve.cuts[-_edge(rule)])
     at_end = sum(share for cut, share in estimate.probability.items() if cut >= end)
@@ -169,6 +169,9 @@ def _judge(
             f"with the image hidden from layer {estimate.value} on,"
             f" the score stays within {tolerance * points:.1f} points of its top"
         )
+    before = int(curve.cuts[np.searchsorted(curve.cuts, estimate.value) - 1])
+    if 0 <= before < estimate.value - 1:
+        found += f" (cuts {before + 1} to {estimate.value - 1} were not asked)"
     if late is None or late.p_two_sided > _ALPHA:
         return "plateau", found
     worth, p = abs(late.difference) * points, f"p={late.p_two_sided:.2g}"

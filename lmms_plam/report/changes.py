@@ -86,17 +86,23 @@ class Changes:
 
     def to_html(self) -> str:
         """Return counts and a table of the changes shown, pictures inline."""
+        pictures = any(example.image is not None for example in self.examples.values())
         rows = []
         for change in self.shown:
             example = self.examples[change.doc_id]
-            words = (str(change.doc_id), change.variant, change.way)
             answers = (
                 f"{html.escape(answer)} <small>({score:g})</small>"
                 for answer, score in zip(change.answers, change.scores, strict=True)
             )
-            cells = (*map(html.escape, words), thumbnail(example.image), html.escape(example.question), *answers)
+            cells = (
+                *map(html.escape, (str(change.doc_id), change.variant, change.way)),
+                *([thumbnail(example.image)] if pictures else []),
+                *map(html.escape, (example.question, example.target)),
+                *answers,
+            )
             rows.append("<tr>" + "".join(f'<td class="text">{cell}</td>' for cell in cells) + "</tr>")
-        names = ("document", "variant", "scores", "image", "question", f"{self.base} (score)", "variant (score)")
+        answered = ("question", "target", f"{self.base} (score)", "variant (score)")
+        names = ("document", "variant", "scores", *(["image"] if pictures else []), *answered)
         head = "".join(f'<th class="label">{html.escape(name)}</th>' for name in names)
         lines = self.counts() or ["none"]
         if len(self.shown) < len(self.all):

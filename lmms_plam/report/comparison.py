@@ -44,6 +44,10 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
+def _without_notes(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "notes"}
+
+
 def _details(result: Result) -> dict[str, Any]:
     found = result.comparison
     return {
@@ -115,10 +119,13 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
                 low=None if found.ci_low is None else found.ci_low * point,
                 high=None if found.ci_high is None else found.ci_high * point,
                 higher_is_better=result.higher_is_better,
-                words="no interval" if result.comparison.p_value is None else f"p {p_text(result.comparison.p_value)}",
+                words=f"{found.value * point:+.2f}  {_p_words(result)}",
             )
         )
-    axis = f"difference in points (hundredths of a perfect score), {first.difference.level:.0%} interval"
+    axis = (
+        f"difference in points (hundredths of a perfect score), {first.difference.level:.0%} interval;"
+        " blue: better, red: worse, grey: may be none"
+    )
     return draw_forest(rows, _title(results), axis, kind)
 
 
@@ -133,7 +140,7 @@ def write(results: Sequence[Result], folder: Path, changes: Iterable[Changes] = 
     found = table(results)
     full = [record | _details(result) for record, result in zip(records(results), results, strict=True)]
     write_text(folder / "comparison.json", json.dumps(full, indent=2) + "\n")
-    write_text(folder / "comparison.csv", to_csv(records(results)))
+    write_text(folder / "comparison.csv", to_csv([_without_notes(row) for row in full]))
     write_text(folder / "comparison.md", found.to_markdown())
     svg = forest(results).decode()
     write_text(folder / "forest.svg", svg)
@@ -166,7 +173,7 @@ def _method(results: Sequence[Result]) -> list[str]:
     holm = f"; Holm over the {family} differences in a first metric" if family > 1 else ""
     return [
         f"interval: bootstrap of clusters, {first.draws:,} draws, seed {first.seed};"
-        " BCa, or percentile where few clusters bear on the difference",
+        " BCa, or percentile with tails as wide as a t interval's where few clusters bear on the difference",
         f"p: sign flips of whole clusters, two-sided mid-p{holm}",
         "detectable: the true difference that would be found with power 0.8",
     ]
@@ -189,6 +196,24 @@ def _notes(results: Sequence[Result]) -> list[str]:
 
 def _decimals(perfect: float) -> int:
     return 4 if perfect <= 1 else 2 if perfect <= 100 else 1
+
+
+def in_words(result: Result) -> str:
+    """Return a result in one line: variant minus reference, interval, p-value."""
+    found, unit = result.comparison, _decimals(result.perfect)
+    low, high = found.difference.ci_low, found.difference.ci_high
+    interval = "no interval" if low is None or high is None else f"{low:+.{unit}f} to {high:+.{unit}f}"
+    return (
+        f"{found.variant} {found.b:.{unit}f} against {found.reference} {found.a:.{unit}f} in {result.metric}: "
+        f"{found.difference.value:+.{unit}f} ({found.difference.level:.0%} interval {interval}; {_p_words(result)})"
+    )
+
+
+def _p_words(result: Result) -> str:
+    if result.comparison.p_value is None:
+        return "no p-value"
+    holm = "" if result.holm_p in (None, result.comparison.p_value) else f", Holm {p_text(result.holm_p)}"
+    return f"p {p_text(result.comparison.p_value)}{holm}"
 
 
 def p_text(value: float | None) -> str:

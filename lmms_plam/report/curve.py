@@ -61,12 +61,14 @@ def _words(probe: Probe) -> tuple[str, str]:
     questions = f"{curve.n_documents:,} questions"
     if probe.origin.without_image:
         questions += f", {probe.origin.without_image:,} of them without an image"
-    return headline, (f"{reason}. {questions}; band: {plateau.level:.0%} bootstrap, {len(curve.draws):,} draws.")
+    if probe.origin.queries == "last":
+        questions += "; hidden from the prompt's last token and the answer only"
+    return headline, f"{reason}. {questions}; {len(curve.draws):,} bootstrap draws."
 
 
 def _interval(probe: Probe) -> str:
     low, high = probe.plateau.estimate.interval
-    return f"{probe.plateau.level:.0%} interval: {low}" + (f" to {high}" if high > low else " alone")
+    return f"{probe.plateau.level:.0%} interval: " + (f"layers {low} to {high}" if high > low else f"layer {low}")
 
 
 def _draw_scores(axes: Any, probe: Probe) -> None:
@@ -77,11 +79,10 @@ def _draw_scores(axes: Any, probe: Probe) -> None:
     score, low, high, fit = (
         unit * np.array([getattr(point, name) for point in plateau.points]) for name in ("score", "low", "high", "fit")
     )
-    for stage in plateau.stages:
-        _shade(axes, stage, int(cuts[-1]))
-    axes.fill_between(cuts, low, high, color=_CURVE, alpha=0.18, linewidth=0)
-    axes.plot(cuts, fit, color=_CURVE, linewidth=2, label="curve that never falls, fitted")
     axes.plot(cuts, score, "o", color=_CURVE, markersize=4.5, label="measured score")
+    axes.plot(cuts, fit, color=_CURVE, linewidth=2, label="curve that never falls, fitted")
+    band = f"{plateau.level:.0%} band of the scores"
+    axes.fill_between(cuts, low, high, color=_CURVE, alpha=0.18, linewidth=0, label=band)
     full = unit * plateau.full
     axes.axhline(full, color=_QUIET, linewidth=1, linestyle="--", label=f"image seen by all layers: {full:.1f}")
     axes.set_ylabel(
@@ -91,10 +92,14 @@ def _draw_scores(axes: Any, probe: Probe) -> None:
         axes.axvline(plateau.onset, color=_ONSET, linewidth=1.8, label=f"plateau onset k* = {plateau.onset}")
         low_cut, high_cut = plateau.estimate.interval
         axes.axvspan(low_cut - 0.15, high_cut + 0.15, color=_ONSET, alpha=0.15, linewidth=0, label=_interval(probe))
+    for stage in plateau.stages:
+        _shade(axes, stage, int(cuts[-1]))
     bottom, top = axes.get_ylim()
     widen = max(0.0, _LEAST_SPAN * unit * perfect - (top - bottom))  # so that noise on a flat curve looks small
     bottom, top = bottom - 0.6 * widen, top + 0.4 * widen
     axes.set_ylim(bottom, top + 0.16 * (top - bottom))  # room for the stages' names
+    if in_percent:
+        axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= 100])
     axes.legend(loc="lower right", fontsize=8.5, framealpha=0.9)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -103,6 +108,7 @@ def _shade(axes: Any, stage: Stage, depth: int) -> None:
     colour, words = _STAGES[stage.name]
     axes.axvspan(stage.first, stage.end, color=colour, linewidth=0, zorder=0)
     if stage.end - stage.first < _ROOM_FOR_WORDS * depth:
+        axes.patches[-1].set_label(words.replace("\n", " "))
         return
     axes.text(
         (stage.first + stage.end) / 2,

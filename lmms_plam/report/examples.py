@@ -23,6 +23,7 @@ class Example:
 
     doc_id: int
     question: str
+    target: str = ""
     image: Any = None
 
 

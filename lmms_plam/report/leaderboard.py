@@ -59,6 +59,8 @@ def table(standings: Sequence[Standing], reference: str | None) -> Table:
         f"each cell: score [{level:.0%} interval]; places it could hold"
         + (f"; paired difference to {reference} [{level:.0%} interval]" if reference else "")
     ]
+    if len(models) > 1:
+        notes.append("the models stand in the order of their mean place over the benchmarks that they have")
     if compared:
         holm = f" after Holm's adjustment over all {compared} differences" if compared > 1 else ""
         notes.append(f"*: p < {1 - level:.2g}{holm}")

@@ -10,6 +10,7 @@ from typing import Any
 from lmms_plam.probes.record import Probe
 from lmms_plam.report.changes import Changes
 from lmms_plam.report.comparison import FOREST, records
+from lmms_plam.report.curve import PICTURES
 from lmms_plam.report.examples import Example, picture
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.results import Result
@@ -19,8 +20,8 @@ def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, example
     """Log a probe to a W&B run that is under way, online or offline.
 
     It logs score, band and fit with the layer as their step (`TASK/curve/...`), the onset and what belongs to it in the
-    summary (`TASK/onset`), a table of the examples with each cut's answer (`TASK/answers`), and the folder's files as
-    an artifact of type `masking-probe`.
+    summary (`TASK/onset`), the picture (`TASK/picture`), a table of the examples with each cut's answer
+    (`TASK/answers`), and the folder's files as an artifact of type `masking-probe`.
 
     Args:
         run: `wandb.run`.
@@ -43,6 +44,7 @@ def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, example
     record = probe.to_dict()
     for name in ("onset", "interval", "verdict", "reason", "rise", "rise_error", "full"):
         run.summary[f"{task}/{name}"] = record[name]
+    run.log({f"{task}/picture": wandb.Image(str(folder / PICTURES[0]))})
     if examples:
         run.log({f"{task}/answers": _answers(wandb, matrix, examples)})
 
@@ -71,11 +73,22 @@ def log_comparison(run: Any, results: Sequence[Result], changes: Changes, folder
             run.summary[f"{task}/{result.comparison.variant}/{result.metric}/{name}"] = record[name]
     run.summary[f"{task}/changes"] = changes.counts()
     if changes.shown:
-        columns = ["doc_id", "variant", "change", "image", "question", "base", "answer", "base score", "score"]
+        columns = [
+            "doc_id",
+            "variant",
+            "change",
+            "image",
+            "question",
+            "target",
+            "base",
+            "answer",
+            "base score",
+            "score",
+        ]
         table = wandb.Table(columns=columns)
         for change in changes.shown:
             example = changes.examples[change.doc_id]
-            shown = (change.doc_id, change.variant, change.way, _image(example), example.question)
+            shown = (change.doc_id, change.variant, change.way, _image(example), example.question, example.target)
             table.add_data(*shown, *change.answers, *change.scores)
         run.log({f"{task}/changed_documents": table})
     _log_files(run, task, "comparison", folder, {"metrics": records(results)})
@@ -101,9 +114,8 @@ def _answers(wandb: Any, matrix: ScoreMatrix, examples: Sequence[Example]) -> An
     cuts = sorted(matrix.variants, key=int)
     columns = [matrix.column(cut) for cut in cuts]
     row_of = {int(doc_id): row for row, doc_id in enumerate(matrix.doc_ids)}
-    table = wandb.Table(columns=["doc_id", "image", "question", *(f"cut {cut}" for cut in cuts)])
+    table = wandb.Table(columns=["doc_id", "image", "question", "target", *(f"cut {cut}" for cut in cuts)])
     for example in examples:
-        table.add_data(
-            example.doc_id, _image(example), example.question, *matrix.answers[row_of[example.doc_id], columns]
-        )
+        answers = matrix.answers[row_of[example.doc_id], columns]
+        table.add_data(example.doc_id, _image(example), example.question, example.target, *answers)
     return table
