@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class PlamError(Exception):
@@ -31,6 +32,15 @@ class DataError(PlamError, ValueError):
 
 class GenerationError(PlamError, RuntimeError):
     """A backend failed while answering; carries the original exception as its cause."""
+
+
+@contextmanager
+def about(subject: str) -> Iterator[None]:
+    """Say what an error is about, where what raises it can't know."""
+    try:
+        yield
+    except PlamError as error:
+        raise type(error)(f"{subject}: {error}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

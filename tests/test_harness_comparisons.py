@@ -8,7 +8,7 @@ import pytest
 from loguru import logger
 from test_harness_runs import config_file, evaluate
 
-from lmms_plam.errors import UnsupportedError
+from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.paths import data_folder
 
 OWN = """
@@ -159,6 +159,26 @@ def test_a_recipe_beyond_the_decoder_layers_is_named_and_stops_no_probe(tmp_path
         evaluate("plam", model, ["plam_compare_digits"], limit=2)
     evaluate("plam", model, ["plam_probe_digits"], output=tmp_path, limit=2)
     assert (tmp_path / "plam" / "plam_probe_digits" / "matrix.parquet").exists()
+
+
+def test_a_recipe_that_cant_be_planned_is_named(tmp_path):
+    plateau = tmp_path / "plateau.json"
+    plateau.write_text('{"onset": null, "verdict": "no plateau"}')
+    for start_layer, words in (
+        (40, "recipes.late: start_layer 40 lies beyond"),
+        (plateau, "recipes.late: .*Set start"),
+    ):
+        with pytest.raises(ConfigError, match=f"recipes.late: {words}"):
+            evaluate("plam", f"config=digits,recipes.late.start_layer={start_layer}", ["plam_compare_digits"], limit=2)
+
+
+def test_a_comparison_of_all_tasks_never_outlives_its_run(tmp_path):
+    tasks, every = ["plam_compare_digits", "plam_compare_digits_text"], tmp_path / "plam" / "comparison.md"
+    evaluate("plam", "config=digits", tasks, output=tmp_path, limit=21)
+    assert all(task in every.read_text() for task in tasks)
+    evaluate("plam", "config=digits", tasks[:1], output=tmp_path, limit=21)
+    assert (tmp_path / "plam" / tasks[0] / "comparison.md").exists()
+    assert not [path for path in every.parent.iterdir() if path.is_file()]
 
 
 def test_a_perfect_answer_may_score_100(own, tmp_path):

@@ -281,6 +281,7 @@ def test_curves_that_cannot_be_pooled_are_named():
         ({"cuts": [f"merge{cut}" for cut in range(29)]}, "no masking probe's matrix"),
         ({"clusters": np.zeros(50)}, "one cluster"),
         ({"scale": 5}, "say what a perfect answer scores"),
+        ({"perfect_answer": float("nan")}, "say what a perfect answer scores"),
         ({"metric": "yes_f1"}, "has no document to count"),
         ({"draws": 1}, "1 bootstrap draws are too few"),
     ],
@@ -292,6 +293,7 @@ def test_bad_input_is_one_clear_sentence(change, message):
         masking_curve(
             matrix_of(scores, cuts, change.get("clusters")),
             find_metric(change.get("metric", "mean")),
+            perfect_answer=change.get("perfect_answer", 1.0),
             draws=change.get("draws", 10),
         )
 

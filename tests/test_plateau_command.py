@@ -145,6 +145,9 @@ def test_cuts_that_were_not_asked_below_the_onset_are_said(tmp_path):
     found = analyse(folder / MATRIX, Origin("task")).plateau
     assert found.onset == 18
     assert "(cuts 9 to 17 were not asked)" in found.reason
+    cuts = [0, 4, 8, 12, 16, 18, *range(20, 29)]
+    matrix_of(documents(ramp(8, 18), 600)[:, cuts], cuts).write(folder / MATRIX)
+    assert "(cut 17 was not asked)" in analyse(folder / MATRIX, Origin("task")).plateau.reason
     assert "not asked" not in save(tmp_path / "every").plateau.reason
 
 

@@ -108,6 +108,11 @@ class FamilyTask(ConfigurableMessagesTask):
         None is for what can't be said: lmms-eval shows it as N/A.
         """
 
+    def clear(self, folder: Path) -> None:
+        """Remove an earlier run's results, none of which must be taken for this run's if it ends here."""
+        for name in (MATRIX, *self.written):
+            (folder / name).unlink(missing_ok=True)
+
     @property
     def folder(self) -> Path | None:
         """Where this task's files go: OUTPUT_PATH/plam/TASK, or None without --output_path."""
@@ -158,7 +163,7 @@ class FamilyTask(ConfigurableMessagesTask):
 
     @cached_property
     def _members(self) -> list[FamilyMember]:
-        if self.folder and (self.folder / MATRIX).exists():
+        if self.folder and (self.folder / MATRIX).exists() and not self._unscored:
             logger.warning(f"{self.options.task}: the results in {self.folder} will be replaced by this run's")
         return [
             FamilyMember(variant, self._identify(variant), self.scope, self.folder, variant.name in self.later)
@@ -248,8 +253,7 @@ class FamilyTask(ConfigurableMessagesTask):
     def _report_once(self, items: list[list[Row] | str]) -> dict[str, float | None]:
         if self._reported is None:
             with self._results_folder() as folder:
-                for name in (MATRIX, *self.written):  # none must be taken for this run's if it ends here
-                    (folder / name).unlink(missing_ok=True)
+                self.clear(folder)
                 try:
                     told = self._report(items, folder / MATRIX)
                     self._reported = {name: None if value is None else float(value) for name, value in told.items()}

@@ -14,7 +14,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 
 from lmms_plam.config import DEFAULT_CONFIG, MergeRecipe, load_config
-from lmms_plam.errors import ConfigError, UnsupportedError
+from lmms_plam.errors import ConfigError, UnsupportedError, about
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import backend_name, build_backend, own_copies
 from lmms_plam.harness.families import Chooser, answer_families, is_family
@@ -77,8 +77,12 @@ class Plam(lmms):
         self.backend = build_backend(settings, batch_size=batch_size, device=device, force_simple=self._force_simple)
         self.is_simple = self.backend.is_simple
         untouched = digest_tensors(self.model.state_dict())
-        for recipe in filter(None, (settings.merge, *settings.recipes.values())):
-            check_probed(recipe, digest_all(untouched))
+        probed = {f"recipes.{name}": recipe for name, recipe in settings.recipes.items()}
+        if settings.merge is not None:
+            probed["merge"] = settings.merge
+        for name, recipe in probed.items():
+            with about(name):
+                check_probed(recipe, digest_all(untouched))
         merge: MergeReport | None = None
         if settings.merge is not None and settings.base_lm is not None:
             merge = merge_into(self.model, settings.base_lm, settings.merge, revision=settings.base_lm_revision)

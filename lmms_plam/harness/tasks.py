@@ -202,6 +202,13 @@ class Comparison(FamilyTask):
         base, *others = (Variant(name, weights=name) for name in self.plam.other_weights)
         return (base, Variant("merged"), *others)
 
+    def clear(self, folder: Path) -> None:
+        """Remove an earlier run's results, and with the first task of a run its comparison of all tasks."""
+        super().clear(folder)
+        if self.folder and not self.plam.compared:
+            for name in FILES:
+                (folder.parent / name).unlink(missing_ok=True)
+
     def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
         """Compare each variant with the base; write comparison.json, .csv, .md, .html and a forest plot.
 

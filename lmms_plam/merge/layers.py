@@ -67,7 +67,7 @@ def check_probed(recipe: MergeRecipe, weights: str) -> None:
     if probed not in (None, weights):
         raise ConfigError(
             f"{path} is the plateau of other weights ({probed}) than this VLM's ({weights}): probe this one, or set "
-            "merge.start_layer to a layer"
+            "start_layer to a layer"
         )
 
 
@@ -77,7 +77,7 @@ def _read_onset(path: Path) -> int:
     if onset is None:
         raise ConfigError(
             f"{path} gives no start layer: the probe's verdict was '{plateau.get('verdict', 'no plateau')}'. "
-            "Set merge.start_layer to a layer or a fraction of the depth"
+            "Set start_layer to a layer or a fraction of the depth"
         )
     if isinstance(onset, bool) or not isinstance(onset, int):
         raise ConfigError(f"{path} is no plateau.json of a masking probe: its onset is {onset!r}, not a layer")

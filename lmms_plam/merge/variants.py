@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from lmms_plam.config import MergeRecipe
-from lmms_plam.errors import CheckpointError, UnsupportedError
+from lmms_plam.errors import CheckpointError, UnsupportedError, about
 from lmms_plam.merge.apply import merge_tensor
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.names import DecoderTensor, decoder_tensors, parse_name
-from lmms_plam.merge.plan import plan_merge
+from lmms_plam.merge.plan import MergePlan, plan_merge
 
 BASE = "base"
 """What the untouched VLM is called among the variants."""
@@ -45,7 +45,10 @@ def other_weights(
         MergeError, ConfigError: as `plan_merge`.
     """
     stored = decoder_tensors(vlm.files)
-    plans = {name: plan_merge(model, base_lm, recipe) for name, recipe in recipes.items()}
+    plans: dict[str, MergePlan] = {}
+    for name, recipe in recipes.items():
+        with about(f"recipes.{name}"):
+            plans[name] = plan_merge(model, base_lm, recipe)
     touched = dict.fromkeys([*merged, *(tensor.name for plan in plans.values() for tensor in plan.merged)])
     untouched = {name: _read(name, stored, vlm, model) for name in touched}
     weights = {BASE: _by_layer("merge", {name: untouched[name] for name in merged})}

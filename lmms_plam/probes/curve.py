@@ -69,7 +69,7 @@ def masking_curve(
         raise DataError(f"a plateau can't be told from {len(cuts)} points: measure at least {MIN_CUTS} cuts")
     if cuts[0] != 0:
         raise DataError(f"the curve starts at cut {cuts[0]}: cut 0, where no layer sees the image, is missing")
-    if perfect_answer <= 0 or matrix.scores.max() > perfect_answer * (1 + 1e-9):
+    if not 0 < perfect_answer < np.inf or matrix.scores.max() > perfect_answer * (1 + 1e-9):
         raise DataError(
             f"a document scores {matrix.scores.max():g} and a perfect answer {perfect_answer:g}:"
             " say what a perfect answer scores, since tolerances are hundredths of it, under"

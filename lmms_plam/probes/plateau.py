@@ -170,7 +170,9 @@ def _judge(
             f" the score stays within {tolerance * points:.1f} points of its top"
         )
     before = int(curve.cuts[np.searchsorted(curve.cuts, estimate.value) - 1])
-    if 0 <= before < estimate.value - 1:
+    if 0 <= before == estimate.value - 2:
+        found += f" (cut {before + 1} was not asked)"
+    elif 0 <= before < estimate.value - 2:
         found += f" (cuts {before + 1} to {estimate.value - 1} were not asked)"
     if late is None or late.p_two_sided > _ALPHA:
         return "plateau", found
