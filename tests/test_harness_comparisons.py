@@ -164,10 +164,7 @@ def test_a_recipe_beyond_the_decoder_layers_is_named_and_stops_no_probe(tmp_path
 def test_a_recipe_that_cant_be_planned_is_named(tmp_path):
     plateau = tmp_path / "plateau.json"
     plateau.write_text('{"onset": null, "verdict": "no plateau"}')
-    for start_layer, words in (
-        (40, "recipes.late: start_layer 40 lies beyond"),
-        (plateau, "recipes.late: .*Set start"),
-    ):
+    for start_layer, words in ((40, "start_layer 40 lies beyond"), (plateau, ".*Set start_layer to a layer")):
         with pytest.raises(ConfigError, match=f"recipes.late: {words}"):
             evaluate("plam", f"config=digits,recipes.late.start_layer={start_layer}", ["plam_compare_digits"], limit=2)
 
