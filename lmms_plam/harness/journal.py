@@ -24,10 +24,17 @@ def prompt_digest(parts: Iterable[Any]) -> str:
 
 
 def forget(folder: Path, done: Collection[Key]) -> None:
-    """Drop answers that are kept elsewhere by now, of all processes; others stay for the run that they belong to."""
-    for path in _files(folder):
-        lines = path.read_bytes().splitlines()
-        left = [line for line in lines if (entry := _read(line)) is not None and entry[0] not in done]
+    """Drop the answers, of all processes, of whoever has answered nothing but what is kept elsewhere by now.
+
+    Where somebody has answered more, all of their answers stay for the larger run that they belong to.
+    """
+    entries = {
+        path: [(entry[0], line) for line in path.read_bytes().splitlines() if (entry := _read(line)) is not None]
+        for path in _files(folder)
+    }
+    unfinished = {key[1] for found in entries.values() for key, _ in found if key not in done}
+    for path, found in entries.items():
+        left = [line for key, line in found if key[1] in unfinished]
         if left:
             write_text(path, b"\n".join([*left, b""]).decode("ascii"))
         else:
