@@ -38,7 +38,7 @@ def test_what_is_no_mean_is_measured_only_as_declared(metadata, measured, pairs,
     (tmp_path / "own.py").write_text(
         "import numpy as np\n"
         "from lmms_plam.stats.metrics import register\n"
-        "def wrong(items):\n    return 2 - sum(item['score'] for item in items) / len(items)\n"
+        "def wrong(items):\n    return np.float32(2 - sum(item['score'] for item in items) / len(items))\n"
         "@register('share_wrong', estimand='two minus the share right')\n"
         "def share_wrong(matrix):\n    return 2 - matrix.scores, np.ones_like(matrix.scores)\n"
     )
@@ -103,6 +103,39 @@ def own(tmp_path):
         return tmp_path
 
     return write
+
+
+KINDS = """
+import numpy as np
+
+def mean(items):
+    return np.float32(np.mean(items))
+
+def score(doc, results):
+    place = int(doc['question_id'].split('/')[0])
+    right = float(results[0].strip() == doc['answer'])
+    return {"odd" if place % 2 else "even": right, **({"both": right} if BOTH else {})}
+"""
+
+
+@pytest.mark.parametrize("first", ["odd", "even"])
+@pytest.mark.parametrize("both", [True, False])
+def test_the_metric_that_most_documents_have_is_measured_whichever_comes_first(own, tmp_path, first, both):
+    folder, said = own("right"), []
+    metrics = [first, *({"odd", "even"} - {first}), *(["both"] if both else [])]
+    listed = "".join(f"  - {{metric: {name}, aggregation: !function own.mean}}\n" for name in metrics)
+    task = (folder / "own.yaml").read_text()
+    (folder / "own.yaml").write_text(task.partition("metric_list:\n")[0] + "metric_list:\n" + listed)
+    (folder / "own.py").write_text(KINDS.replace("BOTH", str(both)))
+    sink = logger.add(said.append, level="INFO", format="{message}")
+    try:
+        results = evaluate("plam", "config=digits", ["own", "own_comparison"], include=folder, limit=35)["results"]
+    finally:
+        logger.remove(sink)
+    measured = "both" if both else "even"  # three of five places
+    assert results["own_comparison"]["merged,none"] == pytest.approx(float(results["own"][f"{measured},none"]))
+    left_out = "14 documents without 'even' left out" in "".join(said)
+    assert left_out == (not both)
 
 
 @pytest.mark.parametrize("kind", ["float32", "int64", "bool_"])

@@ -23,9 +23,18 @@ def test_a_benchmark_is_probed_and_compared_in_one_run(pairs, tmp_path, benchmar
     results = evaluate(
         "plam", f"config={path}", tasks, output=tmp_path / "runs", limit=8, gen_kwargs="max_new_tokens=4"
     )
-    for task in tasks:
-        matrix = ScoreMatrix.read(tmp_path / "runs" / "plam" / task / "matrix.parquet")
-        assert len(matrix.doc_ids) == min(8, results["n-samples"][task]["original"])
+    probe, comparison = (tmp_path / "runs" / "plam" / task for task in tasks)
+    for folder in (probe, comparison):
+        matrix = ScoreMatrix.read(folder / "matrix.parquet")
+        assert len(matrix.doc_ids) == min(8, results["n-samples"][folder.name]["original"])
+    numbers = results["results"]
+    headline = json.loads((comparison / "comparison.json").read_text())[0]
+    assert [headline["a"], headline["b"]] == [numbers[tasks[1]][f"{name},none"] for name in ("base", "merged")]
+    if benchmark == "pope":  # these answers hold no yes and no no, so that nothing counts in F1
+        assert numbers[tasks[0]]["full,none"] is None
+    else:
+        plateau = json.loads((probe / "plateau.json").read_text())
+        assert plateau["full"] == numbers[tasks[0]]["full,none"] == headline["a"]
 
 
 @pytest.mark.usefixtures("benchmark_fixtures")

@@ -127,12 +127,13 @@ def _numeric_metrics(config: Mapping[str, Any], samples: Collection[Sample]) -> 
     found = []
     for name in dict.fromkeys(names):
         paths = (name, f"{name}.{inside}")
-        numeric = (path for path in paths if any(_is_number(_look_up((sample,), path)) for sample in samples))
+        numeric = (path for path in paths if any(is_number(_look_up((sample,), path)) for sample in samples))
         found += list(numeric)[:1]
     return found
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, NumPy's included."""
     return isinstance(value, (bool, int, float, np.number, np.bool_))
 
 
@@ -164,8 +165,8 @@ def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
     return Benchmark(
         read,
         (Measure(key, metric),),
-        image=declaration.cluster,
-        needs_image=True,
+        cluster_column=declaration.cluster,
+        needs_clusters=True,
         perfect_answer=declaration.perfect,
         only_with=key,
     )

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lmms_plam.errors import ConfigError, DataError, UnsupportedError, did_you_mean
 from lmms_plam.harness import host
 from lmms_plam.harness.families import ANCHOR, FamilyMember
-from lmms_plam.harness.scoring import DOC_ID, Row, Scorer
+from lmms_plam.harness.scoring import DOC_ID, ScoredAnswer, Scorer
 from lmms_plam.harness.units import Benchmark
 from lmms_plam.model import QueryScope, Variant
 from lmms_plam.probes.record import MATRIX
@@ -171,19 +171,15 @@ class FamilyTask(ConfigurableMessagesTask):
         ]
 
     def process_results(self, doc: Any, results: Sequence[Any], full_docs: Any = None) -> dict[str, Any]:
-        """Score each variant's answer by the wrapped task; the rows for the matrix stand under the first number."""
+        """Score each variant's answer by the wrapped task; they stand under the first number."""
         if self._unscored:
             return dict.fromkeys(self._metric_fn_list, 0)
-        answered = zip(self.variants, results, strict=True)
-        try:
-            rows: list[Row] | str = [
-                self._scorer.row(doc, variant.name, result)
-                for variant, result in answered
-                if variant.name in self.asked
-            ]
-        except DataError as error:  # said in the end: the other tasks' results must not be lost with it
-            rows = str(error)
-        return {name: None if place else rows for place, name in enumerate(self.reported)}
+        scored = [
+            self._scorer.score(doc, variant.name, result)
+            for variant, result in zip(self.variants, results, strict=True)
+            if variant.name in self.asked
+        ]
+        return {name: None if place else scored for place, name in enumerate(self.reported)}
 
     @property
     def _unscored(self) -> bool:
@@ -199,30 +195,29 @@ class FamilyTask(ConfigurableMessagesTask):
         told = {(request.doc_id, request.idx): (request, text) for request, text in zip(requests, answers, strict=True)}
         complete = len(told) >= len(documents) * (len(self.variants) - len(self.later))
         if complete and self.plam.world_size == 1 and not self._unscored:
-            scored = []
+            answered = []
             for request, text in told.values():
-                scored.append(copy.copy(request))
-                scored[-1].resps, scored[-1].filtered_resps = [text], {}
+                answered.append(copy.copy(request))
+                answered[-1].resps, answered[-1].filtered_resps = [text], {}
             for ensemble in self._filters:
-                ensemble.apply(scored, self.task_docs)
+                ensemble.apply(answered, self.task_docs)
             docs = self.eval_docs_no_media
+            scored = [
+                self._scorer.score(
+                    docs[one.doc_id], self.variants[one.idx].name, next(iter(one.filtered_resps.values()))
+                )
+                for one in answered
+            ]
             try:
-                rows = [
-                    self._scorer.row(
-                        docs[one.doc_id], self.variants[one.idx].name, next(iter(one.filtered_resps.values()))
-                    )
-                    for one in scored
-                ]
-                if self._scorer.benchmark:
-                    matrix, _ = self._scorer.join(rows)
-                    chosen = self.choose(matrix, self._scorer.benchmark)
+                scores = self._scorer.join(scored)
+                chosen = self.choose(scores.matrix, scores.benchmark)
             except DataError as error:
                 logger.warning(f"{self.options.task}: {error}; so every layer is asked")
         self.asked -= self.later - chosen
         return chosen
 
     def aggregation(self) -> dict[str, Callable[[list[Any]], float | None]]:
-        """Return, for each reported number, what lmms-eval calls with all documents' rows (see process_results)."""
+        """Return, for each reported number, what lmms-eval calls with all documents' scored answers."""
         if self._unscored:
             return dict(super().aggregation())
         return {name: partial(self._aggregate, name) for name in self.reported}
@@ -247,10 +242,10 @@ class FamilyTask(ConfigurableMessagesTask):
         messages = self.doc_to_messages(self.eval_docs[doc_id])
         return any(part["type"] != "text" for message in messages for part in message["content"])
 
-    def _aggregate(self, name: str, items: list[list[Row] | str]) -> float | None:
+    def _aggregate(self, name: str, items: list[list[ScoredAnswer]]) -> float | None:
         return self._report_once(items)[name]
 
-    def _report_once(self, items: list[list[Row] | str]) -> dict[str, float | None]:
+    def _report_once(self, items: list[list[ScoredAnswer]]) -> dict[str, float | None]:
         if self._reported is None:
             with self._results_folder() as folder:
                 self.clear(folder)
@@ -262,31 +257,24 @@ class FamilyTask(ConfigurableMessagesTask):
                     self._reported = dict.fromkeys(self.reported)
         return self._reported
 
-    def _report(self, items: list[list[Row] | str], matrix_file: Path) -> dict[str, float | None]:
-        """Join the documents' rows, of all processes, write the matrix and analyse it.
+    def _report(self, items: list[list[ScoredAnswer]], matrix_file: Path) -> dict[str, float | None]:
+        """Join the documents' scored answers, of all processes, write the matrix and analyse it.
 
         Raises:
             DataError: a document that can't be scored, or what the analysis refuses.
         """
-        by_document = [rows for rows in items if not isinstance(rows, str)]
-        refused = [rows for rows in items if isinstance(rows, str)]
-        if refused:
-            more = f" ({len(refused)} of {len(items)} documents have such a problem)" if len(refused) > 1 else ""
-            raise DataError(f"{refused[0]}{more}")
-        benchmark = self._scorer.benchmark
-        if benchmark is None:  # scored by other processes only
-            raise DataError("this process scored no document, so that it can't tell how the others' are read")
-        matrix, self.notes = self._scorer.join(row for rows in by_document for row in rows)
-        matrix.write(matrix_file)
-        arguments = getattr(self, "args", None)
-        self._scorer.require_mean(matrix, [rows[0] for rows in by_document], super().aggregation(), arguments)
+        scored = [one for answers in items for one in answers]
+        scores = self._scorer.join(scored)
+        scores.matrix.write(matrix_file)
+        self._scorer.require_mean(scores, scored, super().aggregation(), getattr(self, "args", None))
+        self.notes = scores.notes
         for note in self.notes:
             logger.info(f"{self.options.task}: {note}")
-        reported = self.report(matrix_file, benchmark)
+        reported = self.report(matrix_file, scores.benchmark)
         if self.folder:
             logger.info(f"{self.options.task}: matrix, figures and pictures are in {self.folder}")
             identities = [self._identify(variant) for variant in self.variants]
-            self.plam.answered[self.folder] = {(rows[0]["doc_id"], who) for rows in by_document for who in identities}
+            self.plam.answered[self.folder] = {(one.doc_id, who) for one in scored for who in identities}
         else:
             logger.warning(f"{self.options.task}: without --output_path its matrix, figures and pictures are not kept")
         return reported

@@ -170,10 +170,6 @@ def _records(
             records[doc_id] = benchmark.record(samples[doc_id])
         except DataError as error:
             raise DataError(f"{run.path}: {error}") from error
-        except (LookupError, TypeError, AttributeError, ValueError, SyntaxError, StopIteration) as error:
-            raise DataError(
-                f"{run.path}: document {doc_id} is not what {run.task} logs ({type(error).__name__}: {error})"
-            ) from error
     return records
 
 
@@ -195,19 +191,7 @@ def _join_records(
     complete, about_units = complete_units(sizes, run.task)
     remarks = count_remarks((name, record.remark) for name, by_id in records.items() for record in by_id.values())
     matrix = ScoreMatrix.from_rows(
-        (
-            {
-                "doc_id": doc_id,
-                "variant": name,
-                "answer": by_id[doc_id].answer,
-                "score": by_id[doc_id].score,
-                "cluster": cluster[doc_id],
-                "stratum": by_id[doc_id].stratum,
-                **by_id[doc_id].columns,
-            }
-            for name, by_id in records.items()
-            for doc_id in complete
-        ),
+        (by_id[doc_id].row(doc_id, name, cluster[doc_id]) for name, by_id in records.items() for doc_id in complete),
         source=run.task,
     )
     return Joined(
@@ -234,9 +218,9 @@ def _clusters(
     if all(record.cluster is not None for record in records.values()):
         return {doc_id: str(record.cluster) for doc_id, record in records.items()}, []
     alone = {doc_id: str(doc_id) for doc_id in records}
-    if benchmark.image is None:
+    if benchmark.cluster_column is None:
         return alone, []
-    names = cached_image_names(run.config, benchmark.image)
+    names = cached_image_names(run.config, benchmark.cluster_column)
     if names is not None and max(records) < len(names) == (run.documents or len(names)):
         return {doc_id: names[doc_id] for doc_id in records}, []
     block = benchmark.questions_per_image
@@ -244,9 +228,10 @@ def _clusters(
         assumed = {doc_id: str((int(record.question) - 1) // block) for doc_id, record in records.items()}
         return assumed, [f"image names aren't logged; each {block} consecutive question ids are taken for one image"]
     hint = f"give them with --clusters {run.task}=FILE, or run where the dataset is cached"
-    if benchmark.needs_image:
+    if benchmark.needs_clusters:
         return dict.fromkeys(records, "all"), [
-            f"no interval: many questions share a cluster ('{benchmark.image}') and its name isn't logged; {hint}"
+            f"no interval: many questions share a cluster ('{benchmark.cluster_column}') and its name isn't logged;"
+            f" {hint}"
         ]
     return alone, [
         "questions about one image are taken as independent, as image names aren't logged, which can make the interval"

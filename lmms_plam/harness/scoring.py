@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from lmms_eval.api.task import ConfigurableTask
 
 from lmms_plam.errors import DataError
-from lmms_plam.harness.declared import find_benchmarks, say_no_mean
+from lmms_plam.harness.declared import find_benchmarks, is_number, say_no_mean
 from lmms_plam.harness.images import image_names
-from lmms_plam.harness.units import Benchmark, complete_units, count_remarks, same_number
+from lmms_plam.harness.units import Benchmark, Record, Sample, complete_units, count_remarks, same_number
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.units import Units
@@ -20,10 +21,31 @@ from lmms_plam.stats.units import Units
 DOC_ID = "plam_doc_id"
 """Column in which each document carries its number, which scoring isn't told otherwise."""
 
-Row = dict[str, Any]
-"""What the score matrix holds of one answer, and what else joining needs to know of it."""
 
-_SIZE, _REMARK, _ITEM = _NOT_COLUMNS = "size", "remark", "item"
+@dataclass(frozen=True, slots=True)
+class ScoredAnswer:
+    """What the wrapped task makes of one answer.
+
+    Attributes:
+        doc_id: the document's number.
+        variant: who answered.
+        answer: after the task's filter.
+        values: what the task's `process_results` returned, by metric.
+    """
+
+    doc_id: int
+    variant: str
+    answer: Any
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """All answers together: how they were read, their matrix, and what a reader must know of it."""
+
+    benchmark: Benchmark
+    matrix: ScoreMatrix
+    notes: tuple[str, ...]
 
 
 class Scorer:
@@ -33,99 +55,116 @@ class Scorer:
         task: the family task, which has the wrapped task's config, documents and prompts.
         of: the wrapped task's name.
         process_results: the wrapped task's: a document and its answers to a value for each metric.
-
-    Attributes:
-        benchmark: how answers are read; None before the first.
     """
 
     def __init__(self, task: ConfigurableTask, of: str, process_results: Callable[[Any, list[Any]], Mapping[str, Any]]):
         self._task, self._of, self._process_results = task, of, process_results
-        self.benchmark: Benchmark | None = None
+        self._image_names = cache(lambda column: image_names(task.eval_docs, column))
 
-    def row(self, doc: Mapping[str, Any], variant: str, answer: Any) -> Row:
-        """Score a variant's filtered answer.
+    def score(self, doc: Mapping[str, Any], variant: str, answer: Any) -> ScoredAnswer:
+        """Score a variant's filtered answer."""
+        return ScoredAnswer(doc[DOC_ID], variant, answer, self._process_results(doc, [answer]))
 
-        Raises:
-            DataError: what the task returns can't be read, or its questions can't be clustered by their image.
-        """
-        doc_id = doc[DOC_ID]
-        scored = self._process_results(doc, [answer])
-        question = self._task.doc_to_text(doc)
-        sample = {**scored, "doc": doc, "doc_id": doc_id, "filtered_resps": answer, "input": question}
-        benchmark = self._read_by(sample)
-        record = benchmark.record(sample)
-        cluster = record.cluster
-        if cluster is None and self._image_names is not None:
-            cluster = self._image_names[doc_id]
-        if cluster is None and benchmark.needs_image and benchmark.image is not None:
-            raise DataError(f"{self._name}: documents have no '{benchmark.image}' to cluster them by")
-        return {
-            "doc_id": doc_id,
-            "variant": variant,
-            "answer": record.answer,
-            "score": record.score,
-            "cluster": cluster if cluster is not None else str(doc_id),
-            "stratum": record.stratum,
-            **record.columns,
-            _SIZE: record.size,
-            _REMARK: record.remark,
-            _ITEM: scored.get(benchmark.headline.key) if benchmark.assumed else None,
-        }
+    def join(self, answers: Collection[ScoredAnswer]) -> Scores:
+        """Read the answers as the benchmark says, and join those of complete units.
 
-    def join(self, rows: Iterable[Row]) -> tuple[ScoreMatrix, tuple[str, ...]]:
-        """Join the rows of complete units; return the matrix and what a reader must know of the rest.
+        Of several kinds of per-document values that nobody chose among, the one that most answers have is taken.
 
         Raises:
-            DataError: no unit is complete, or the rows make no matrix.
+            DataError: answers that can't be read or clustered, no complete unit, or what makes no matrix.
         """
-        rows = list(rows)
-        sizes = {row["doc_id"]: (row["cluster"], row[_SIZE]) for row in rows}
-        complete, notes = complete_units(sizes, self._name)
+        samples = self._samples(answers)
+        benchmark = max(
+            find_benchmarks(self._of, self._task.config.to_dict(), samples),
+            key=lambda one: sum(map(one.measures_it, samples)),
+        )
+        asked = {sample["doc_id"] for sample in samples}
+        measured = {sample["doc_id"] for sample in samples if benchmark.measures_it(sample)}
+        if not measured:
+            raise DataError(f"{self._name}: no document has '{benchmark.only_with}', which is to be its score")
+        told = [(answer, sample) for answer, sample in zip(answers, samples, strict=True) if answer.doc_id in measured]
+        records = self._read(benchmark, told)
+        units = {answer.doc_id: (str(record.cluster), record.size) for answer, record in records}
+        complete, notes = complete_units(units, self._name)
+        if len(measured) < len(asked):
+            notes.append(f"{len(asked) - len(measured)} documents without '{benchmark.only_with}' left out")
         matrix = ScoreMatrix.from_rows(
             (
-                {name: value for name, value in row.items() if name not in _NOT_COLUMNS}
-                for row in rows
-                if row["doc_id"] in complete
+                record.row(answer.doc_id, answer.variant, str(record.cluster))
+                for answer, record in records
+                if answer.doc_id in complete
             ),
             self._name,
         )
-        return matrix, (*notes, *count_remarks((row["variant"], row[_REMARK]) for row in rows))
+        notes += count_remarks((answer.variant, record.remark) for answer, record in records)
+        return Scores(benchmark, matrix, tuple(notes))
 
     def require_mean(
-        self, matrix: ScoreMatrix, rows: Sequence[Row], aggregations: Mapping[str, Callable[..., Any]], arguments: Any
+        self,
+        scores: Scores,
+        answers: Collection[ScoredAnswer],
+        aggregations: Mapping[str, Callable[..., Any]],
+        arguments: Any,
     ) -> None:
         """Refuse to take means for the metric of a task that aggregates otherwise and doesn't declare how.
 
         Args:
-            matrix: all rows joined.
-            rows: those of one variant.
+            scores: the answers joined.
+            answers: the same one by one.
             aggregations: the wrapped task's, by metric.
             arguments: lmms-eval's, which some aggregations want.
 
         Raises:
             DataError: it aggregates otherwise.
         """
-        benchmark = self.benchmark
-        if benchmark is None or not benchmark.assumed:
+        if not scores.benchmark.assumed:
             return
-        aggregate = aggregations[benchmark.headline.key]
+        headline, first = scores.benchmark.headline, scores.matrix.variants[0]
+        aggregate = aggregations[headline.key]
         more = {"args": arguments} if "args" in inspect.signature(aggregate).parameters else {}
-        theirs = aggregate([row[_ITEM] for row in rows], **more)
-        ours = Units.of(matrix, find_metric(benchmark.headline.metric)).estimate()
-        if isinstance(theirs, (int, float)) and not same_number(float(ours[matrix.column(rows[0]["variant"])]), theirs):
-            raise DataError(say_no_mean(benchmark.headline.key))
+        told = [one.values[headline.key] for one in answers if one.variant == first and headline.key in one.values]
+        theirs = aggregate(told, **more)
+        ours = Units.of(scores.matrix, find_metric(headline.metric)).estimate()[scores.matrix.column(first)]
+        if is_number(theirs) and not same_number(float(ours), float(theirs)):
+            raise DataError(say_no_mean(headline.key))
 
     @property
     def _name(self) -> str:
         return str(self._task.config.task)
 
-    @cached_property
-    def _image_names(self) -> list[str] | None:
-        """By document, the name of the image that others may share; scoring sees documents without images."""
-        column = self.benchmark.image if self.benchmark else None
-        return image_names(self._task.eval_docs, column) if column is not None else None
+    def _samples(self, answers: Collection[ScoredAnswer]) -> list[Sample]:
+        """Return the answers as lmms-eval logs samples, with the whole document."""
+        documents = self._task.eval_docs_no_media
+        asked: dict[int, dict[str, Any]] = {}
+        for doc_id in dict.fromkeys(one.doc_id for one in answers):
+            doc = documents[doc_id]
+            asked[doc_id] = {"doc": doc, "doc_id": doc_id, "input": self._task.doc_to_text(doc)}
+        return [{**one.values, **asked[one.doc_id], "filtered_resps": one.answer} for one in answers]
 
-    def _read_by(self, sample: Mapping[str, Any]) -> Benchmark:
-        if self.benchmark is None:
-            self.benchmark = find_benchmarks(self._of, self._task.config.to_dict(), [sample])[0]
-        return self.benchmark
+    def _read(
+        self, benchmark: Benchmark, told: Collection[tuple[ScoredAnswer, Sample]]
+    ) -> list[tuple[ScoredAnswer, Record]]:
+        """Read each sample, cluster included; what is wrong is said once, with the number of documents."""
+        records: list[tuple[ScoredAnswer, Record]] = []
+        refused: dict[int, str] = {}
+        for answer, sample in told:
+            try:
+                record = benchmark.record(sample)
+                cluster = self._cluster(benchmark, answer.doc_id) if record.cluster is None else record.cluster
+                records.append((answer, replace(record, cluster=cluster)))
+            except DataError as error:
+                refused.setdefault(answer.doc_id, str(error))
+        if refused:
+            more = f" ({len(refused)} documents have such a problem)" if len(refused) > 1 else ""
+            raise DataError(f"{self._name}: {next(iter(refused.values()))}{more}")
+        return records
+
+    def _cluster(self, benchmark: Benchmark, doc_id: int) -> str:
+        """Return what a document's cluster is called where its record doesn't say; samples lack the images."""
+        column = benchmark.cluster_column
+        names = self._image_names(column) if column is not None else None
+        if names is not None:
+            return names[doc_id]
+        if column is not None and benchmark.needs_clusters:
+            raise DataError(f"documents have no '{column}' to cluster them by")
+        return str(doc_id)

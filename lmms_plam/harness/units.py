@@ -48,6 +48,18 @@ class Record:
     columns: Mapping[str, str] = field(default_factory=dict)
     remark: str = ""
 
+    def row(self, doc_id: int, variant: str, cluster: str) -> dict[str, Any]:
+        """Return the score matrix's row of this answer."""
+        return {
+            "doc_id": doc_id,
+            "variant": variant,
+            "answer": self.answer,
+            "score": self.score,
+            "cluster": cluster,
+            "stratum": self.stratum,
+            **self.columns,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -71,8 +83,8 @@ class Benchmark:
     Attributes:
         read: turns a sample into a record.
         measures: what is measured, the headline first.
-        image: column of the dataset that names (or is) the image, where several questions share one.
-        needs_image: so many questions share an image that no interval is given without its name.
+        cluster_column: column of the dataset that names (or is) what several questions share, such as their image.
+        needs_clusters: so many questions share one that no interval is given without its name.
         questions_per_image: where images are asked about in blocks of so many consecutive question ids, and their
             names aren't logged, the blocks stand for the images.
         assumed: nobody said how the task is aggregated, so that its mean stands only where the harness prints it too.
@@ -82,8 +94,8 @@ class Benchmark:
 
     read: Callable[[Sample], Record]
     measures: tuple[Measure, ...]
-    image: str | None = None
-    needs_image: bool = False
+    cluster_column: str | None = None
+    needs_clusters: bool = False
     questions_per_image: int | None = None
     assumed: bool = False
     perfect_answer: float = 1.0
@@ -99,9 +111,20 @@ class Benchmark:
         return self.only_with is None or self.only_with in sample
 
     def record(self, sample: Sample) -> Record:
-        """Read a sample; its cluster is the image where the document is at hand and questions share images."""
-        record = self.read(sample)
-        image = (sample.get("doc") or {}).get(self.image)
+        """Read a sample; its cluster is the image where the document is at hand and questions share images.
+
+        Raises:
+            DataError: it isn't what the task logs.
+        """
+        try:
+            record = self.read(sample)
+        except DataError:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError, SyntaxError, StopIteration) as error:
+            raise DataError(
+                f"document {sample.get('doc_id')} is not what the task logs ({type(error).__name__}: {error})"
+            ) from error
+        image = (sample.get("doc") or {}).get(self.cluster_column)
         return record if record.cluster is not None or image is None else replace(record, cluster=image_name(image))
 
     def parts(self, matrix: ScoreMatrix) -> list[tuple[Measure, ScoreMatrix]]:
@@ -317,7 +340,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "mmmu_val": Benchmark(_mmmu, (Measure("mmmu_acc", "mean"),)),
     "mmbench_en_dev_static": Benchmark(_mmbench, (Measure("gpt_eval_score", "all_right"),)),
-    "realworldqa": Benchmark(_exact_match, _ACCURACY, image="image"),
+    "realworldqa": Benchmark(_exact_match, _ACCURACY, cluster_column="image"),
     "pope": Benchmark(
         _pope,
         (
@@ -326,17 +349,17 @@ BENCHMARKS: dict[str, Benchmark] = {
             Measure("pope_precision", "yes_precision"),
             Measure("pope_recall", "yes_recall"),
         ),
-        image="image_source",
+        cluster_column="image_source",
         questions_per_image=6,
     ),
-    "gqa": Benchmark(_exact_match, _ACCURACY, image="imageId", needs_image=True),
-    "textvqa_val": Benchmark(_exact_match, _ACCURACY, image="image_id"),
-    "scienceqa_img": Benchmark(_exact_match, _ACCURACY, image="image"),
+    "gqa": Benchmark(_exact_match, _ACCURACY, cluster_column="imageId", needs_clusters=True),
+    "textvqa_val": Benchmark(_exact_match, _ACCURACY, cluster_column="image_id"),
+    "scienceqa_img": Benchmark(_exact_match, _ACCURACY, cluster_column="image"),
     "hallusion_bench_image": Benchmark(
         _hallusion,
         (Measure("aAcc", "percent"), Measure("qAcc", "question_right"), Measure("fAcc", "figure_right")),
     ),
-    "ai2d": Benchmark(_exact_match, _ACCURACY, image="image"),
+    "ai2d": Benchmark(_exact_match, _ACCURACY, cluster_column="image"),
     "mathvision_testmini": Benchmark(_mathvision, (Measure("mathvision_standard_eval", "percent"),)),
 }
 """The benchmarks of the papers, by lmms-eval's task name (facts: the tasks' own utils.py, lmms-eval 0.7.3)."""
