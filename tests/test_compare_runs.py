@@ -383,6 +383,10 @@ def test_shared_images_without_names_get_no_interval_until_they_are_given(tmp_pa
     file.write_text("doc_id,cluster\n0,a\n")
     assert "lack 199 documents" in refusal(capsys, "compare", *arguments, "--clusters", f"gqa={file}")
     assert "Did you mean 'gqa'?" in refusal(capsys, "compare", *arguments, "--clusters", f"gqaa={file}")
+    file.write_text("doc_id,cluster\n0,a\n1\n")
+    assert "document 1 has no cluster" in refusal(capsys, "compare", *arguments, "--clusters", f"gqa={file}")
+    file.write_text("doc_id,cluster\n0,a\n0,b\n")
+    assert "document 0 is in two clusters" in refusal(capsys, "compare", *arguments, "--clusters", f"gqa={file}")
     file.write_text("doc_id,cluster\n\0,a\n,b\n")
     assert "no CSV file with columns doc_id and cluster" in refusal(
         capsys, "compare", *arguments, "--clusters", f"gqa={file}"
@@ -464,6 +468,25 @@ def test_the_intersection_is_compared_on_demand_and_said(samples, tmp_path, caps
     n = json.loads(printed.out)[0]["n"]
     assert n in (150, 199)
     assert f"{200 - n} of 200 documents left out" in printed.err
+
+
+def test_a_task_named_twice_is_compared_once(runs, capsys):
+    assert main(["compare", *runs, "--tasks", "mine, mine", "--json", "--draws", "1000"]) == 0
+    assert [record["task"] for record in json.loads(capsys.readouterr().out)] == ["mine"]
+
+
+def test_of_several_filters_the_first_counts(tmp_path, capsys):
+    config = {"filter_list": [{"name": "strict"}, {"name": "flexible"}]}
+    for name, accuracy in (("base", 0.5), ("merged", 0.8)):
+        samples = plain(accuracy=accuracy)
+        loose = [sample | {"exact_match": 1.0} for sample in samples]
+        write_run(tmp_path / name, {"mine": [*samples, *loose]}, configs={"mine": config}, asked=200)
+        write_run(tmp_path / f"{name}_alone", {"mine": samples})
+    both = compare(capsys, str(tmp_path / "base"), str(tmp_path / "merged"))
+    assert both == compare(capsys, str(tmp_path / "base_alone"), str(tmp_path / "merged_alone"))
+    write_run(tmp_path / "base", {"mine": plain() * 3}, configs={"mine": config}, asked=200)
+    error = refusal(capsys, "compare", str(tmp_path / "base"), str(tmp_path / "merged"))
+    assert "line 401 repeats document 0" in error
 
 
 def test_different_versions_of_a_task_are_refused(tmp_path, capsys):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from checkpoints import FAMILIES
 from engine_prompts import hidden_from, logits_under, model_for, prompts_for
+from engine_reference import dropped
 
-from lmms_plam.model import Variant, dropped, find_decoder, generate_family, masked, vision_positions
+from lmms_plam.model import Variant, find_decoder, generate_family, masked, vision_positions
 
 TOLERANCE = 1e-4
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from checkpoints import FAMILIES, tiny_model
 from engine_prompts import logits_under, model_for, prompts_for
+from engine_reference import dropped
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_plam.errors import ConfigError, MergeError, UnsupportedError
 from lmms_plam.model import (
     Variant,
     WeightSet,
-    dropped,
     find_decoder,
     generate_family,
     masked,

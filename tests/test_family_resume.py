@@ -123,6 +123,13 @@ def test_answers_are_forgotten_once_all_that_one_variant_gave_are_kept_elsewhere
     assert not list(tmp_path.glob("answers.*"))
 
 
+def painted(*palette: int) -> Image.Image:
+    """A picture of a single colour, which its palette alone says."""
+    image = Image.new("P", (4, 4))
+    image.putpalette(palette)
+    return image
+
+
 def test_a_prompt_is_told_from_another_by_all_that_it_holds():
     prompts = [
         ("text", {"until": ["a"]}),
@@ -133,6 +140,8 @@ def test_a_prompt_is_told_from_another_by_all_that_it_holds():
         ([{"type": "image", "url": Image.new("RGB", (4, 4), "red")}],),
         ([{"type": "image", "url": Image.new("RGB", (2, 8))}],),
         ([{"type": "image", "url": Image.new("L", (4, 12))}],),
+        ([{"type": "image", "url": painted(255, 0, 0)}],),
+        ([{"type": "image", "url": painted(0, 255, 0)}],),
         ([np.zeros(4)],),
         ([np.zeros(2)],),
     ]

@@ -13,9 +13,11 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.models import get_model
 from PIL import Image
 
-from lmms_plam.errors import GenerationError
+from lmms_plam.errors import GenerationError, UnsupportedError
+from lmms_plam.harness.backends import build_backend
 from lmms_plam.harness.intercept import intercept_generate
 from lmms_plam.harness.model import Plam
+from lmms_plam.harness.provenance import digest_tensors
 
 BATCHING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 QUESTIONS = ("what is this ?", "is there a red thing in this picture ?", "how many", "name the colour of the left half")
@@ -235,6 +237,25 @@ def test_the_fingerprint_follows_recipe_weights_and_prompt_files(pairs, tmp_path
     changed = copytree(pair.vlm, tmp_path / "changed")
     (changed / "chat_template.jinja").write_text("{{ messages }}")
     assert fingerprint(changed).files != plain.files
+
+
+def test_tensors_are_digested_wherever_they_lie_in_memory():
+    whole = torch.arange(20, dtype=torch.bfloat16)
+    (apart,) = digest_tensors({"x": whole[3:13].clone()}).values()
+    assert digest_tensors({"x": whole[3:13]}) == {"x": apart}
+    assert digest_tensors({"x": whole[4:14]}) != {"x": apart}
+
+
+@pytest.mark.parametrize("merge", ["none", {"start_layer": 2}])
+def test_a_model_that_is_not_all_in_memory_is_refused_by_name(pair, tmp_path, monkeypatch, merge):
+    def offloaded(*args, **kwargs):
+        backend = build_backend(*args, **kwargs)
+        backend.model.get_submodule("model.language_model.layers.1.mlp").to("meta")
+        return backend
+
+    monkeypatch.setattr("lmms_plam.harness.model.build_backend", offloaded)
+    with pytest.raises(UnsupportedError, match=r"layers\.1\.mlp\..*' isn't in this process's memory"):
+        plam(pair, tmp_path, merge=merge)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -140,6 +142,14 @@ def test_a_benchmark_is_read_in_its_own_metric():
     np.testing.assert_allclose(curve.scores, (scores[:90].mean(axis=0) + scores[90:].mean(axis=0)) / 2)
     pairs = masking_curve(matrix_of(scores, clusters=np.arange(120) // 2, strata=strata), find_metric("mme"), draws=10)
     assert (curve.perfect, pairs.perfect) == (1.0, 400.0)
+
+
+def test_a_benchmark_that_no_answer_could_win_has_a_flat_curve():
+    wrong = np.zeros((50, 29))
+    matrix = replace(matrix_of(wrong), answers=np.full(wrong.shape, "no", dtype=object))
+    curve = masking_curve(matrix, find_metric("yes_f1"), draws=100)
+    assert curve.perfect == 1.0
+    assert find_plateau(curve).verdict == "no plateau"
 
 
 def test_variants_are_cuts_whatever_their_order():

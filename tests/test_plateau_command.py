@@ -137,6 +137,15 @@ def test_pooling_adds_a_row_and_refuses_mixed_models(tmp_path, capsys):
         plam_plateau(tmp_path, "--pool", "--draws", 100)
 
 
+def test_a_pooled_record_says_what_its_probes_have_in_common(tmp_path):
+    probes = [save(tmp_path / "one"), save(tmp_path / "two", ramp(6, 14, 0.4, 0.6), seed=1)]
+    origins = [replace(probe.origin, without_image=40, weights="w") for probe in probes]
+    origins[1] = replace(origins[1], metric="percent")
+    record = pool([replace(probe, origin=origin) for probe, origin in zip(probes, origins, strict=True)]).to_dict()
+    assert (record["metric"], record["n_without_image"]) == ("mean, percent", 80)
+    assert record["fingerprint"]["weights"] == "w"
+
+
 def test_cuts_that_were_not_asked_below_the_onset_are_said(tmp_path):
     folder = tmp_path / "task"
     folder.mkdir()

@@ -32,4 +32,5 @@ def test_intervals_cover_and_tests_reject_about_as_often_as_they_say(setting, ca
 def test_nine_benchmarks_at_their_real_sizes_take_seconds_and_little_memory(capsys, monkeypatch):
     found = run("stats_speed", capsys, monkeypatch)
     assert len(found["seconds"]) == 9
+    assert sum(found["seconds"].values()) < 30
     assert found["peak_mb"] - found["peak_mb_before"] < 1000

@@ -115,10 +115,12 @@ CHECKS = (_versions, _model_type, _tasks, _backends, _configs, _device)
 def _print_table(findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, show_header=False)
     for finding in findings:
-        table.add_row("[green]ok[/]" if finding.well else "[red]off[/]", finding.subject, finding.detail)
+        mark = Text("ok", style="green") if finding.well else Text("off", style="red")
+        table.add_row(mark, Text(finding.subject), Text(finding.detail))
     console = Console()
     console.print(table)
     off = sum(not finding.well for finding in findings)

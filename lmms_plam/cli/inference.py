@@ -69,7 +69,7 @@ def select_tasks(found: list[str], wanted: str | None, clusters: Iterable[str]) 
     Raises:
         DataError: a wanted task, or one with stated clusters, isn't there.
     """
-    names = found if wanted is None else wanted.split(",")
+    names = found if wanted is None else list(dict.fromkeys(name.strip() for name in wanted.split(",")))
     for name in (*names, *clusters):
         if name not in found:
             raise DataError(f"no task '{name}' to compare.{did_you_mean(name, found)} There are {', '.join(found)}")
@@ -93,6 +93,13 @@ def _read_clusters(entry: str) -> tuple[str, dict[int, str]]:
         raise DataError(f"--clusters takes TASK=FILE, not '{entry}'")
     try:
         with Path(name).open(encoding="utf-8", newline="") as file:
-            return task, {int(row["doc_id"]): str(row["cluster"]) for row in csv.DictReader(file)}
+            rows = [(int(row["doc_id"]), row["cluster"]) for row in csv.DictReader(file)]
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise DataError(f"{name} is no CSV file with columns doc_id and cluster ({error})") from error
+    clusters: dict[int, str] = {}
+    for doc_id, cluster in rows:
+        if not cluster:
+            raise DataError(f"{name}: document {doc_id} has no cluster")
+        if clusters.setdefault(doc_id, cluster) != cluster:
+            raise DataError(f"{name}: document {doc_id} is in two clusters, {clusters[doc_id]} and {cluster}")
+    return task, clusters

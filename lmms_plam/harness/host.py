@@ -1,8 +1,8 @@
-"""The three places where lmms-eval must notice which model runs, and has no hook for it.
+"""The places where lmms-eval must notice which model runs, and has no hook for it.
 
 * A task picks its prompt by the literal `--model` name: it must see the backend's.
 * The response cache's key holds the text of `--model_args`, not what the named files and weights contain.
-* A results folder must say what was merged.
+* A results folder must say what was merged; once it is written, answers kept for resuming can go.
 
 Each seam wraps one method of the host, once, and does nothing for other models than ours. They are written against
 lmms-eval 0.7.3 and refuse to install on a host that lacks one, rather than let a stale answer pass.

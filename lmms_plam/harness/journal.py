@@ -16,7 +16,10 @@ Key = tuple[int, str]
 
 
 def prompt_digest(parts: Iterable[Any]) -> str:
-    """Digest what an answer depends on besides who gives it: texts, images, generation arguments, nested at will."""
+    """Digest what an answer depends on besides who gives it: texts, images, generation arguments, nested at will.
+
+    What is none of these counts by its `repr`: an object that is told by its address is never the same in a later run.
+    """
     digest = hashlib.sha256()
     for octets in _octets(list(parts)):
         digest.update(octets)
@@ -104,7 +107,8 @@ def _octets(value: Any) -> Iterator[bytes]:
         for part in value:
             yield from _octets(part)
     elif hasattr(value, "tobytes"):  # an image or an array
-        yield f"{type(value).__name__} {getattr(value, 'size', '')} {getattr(value, 'mode', '')}".encode()
+        palette = value.getpalette() if getattr(value, "mode", "") == "P" else ""
+        yield f"{type(value).__name__} {getattr(value, 'size', '')} {getattr(value, 'mode', '')} {palette}".encode()
         yield value.tobytes()
     else:
         yield repr(value).encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
 
-from lmms_plam.config import DEFAULT_CONFIG, MergeRecipe, load_config
+from lmms_plam.config import DEFAULT_CONFIG, load_config
 from lmms_plam.errors import ConfigError, UnsupportedError, about
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import backend_name, build_backend, own_copies
@@ -22,7 +22,16 @@ from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.journal import Key
 from lmms_plam.harness.loglikelihood import loglikelihood
 from lmms_plam.harness.provenance import describe, digest_all, digest_tensors
-from lmms_plam.merge import BASE, Checkpoint, MergeReport, check_probed, merge_into, other_weights
+from lmms_plam.merge import (
+    BASE,
+    Checkpoint,
+    MergeReport,
+    by_layer,
+    check_probed,
+    merge_into,
+    recipe_weights,
+    untouched_tensors,
+)
 from lmms_plam.model import (
     FamilyResult,
     QueryScope,
@@ -120,7 +129,7 @@ class Plam(lmms):
             ConfigError: nothing was merged.
             UnsupportedError: more than decoder layers was merged.
         """
-        return self._read_weights({})[BASE]
+        return WeightSet(BASE, by_layer("merge", self._untouched))
 
     @cached_property
     def other_weights(self) -> dict[str, WeightSet]:
@@ -130,22 +139,26 @@ class Plam(lmms):
             ConfigError: nothing was merged.
             UnsupportedError: more than decoder layers was merged, or would be by a recipe.
         """
-        recipes = self.provenance.config.recipes
-        return (self._read_weights(recipes) if recipes else {}) | {BASE: self.base_weights}
+        weights = {BASE: self.base_weights}
+        settings = self.provenance.config
+        if settings.recipes and settings.base_lm is not None:
+            with Checkpoint(settings.vlm) as vlm, Checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
+                found = recipe_weights(self.model, vlm, base_lm, self._untouched, settings.recipes)
+            weights |= {name: WeightSet(name, layers) for name, layers in found.items()}
+        return weights
 
     def _weights(self, name: str) -> WeightSet:
         return self.base_weights if name == BASE else self.other_weights[name]
 
-    def _read_weights(self, recipes: Mapping[str, MergeRecipe]) -> dict[str, WeightSet]:
+    @cached_property
+    def _untouched(self) -> dict[str, torch.Tensor]:
         settings = self.provenance.config
-        if self._merge is None or settings.base_lm is None:
+        if self._merge is None:
             raise ConfigError(
                 f"{settings.name}: merge is none, so nothing compares with the untouched VLM; set a merge"
             )
-        with Checkpoint(settings.vlm) as vlm, Checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
-            merged = [tensor.name for tensor in self._merge.merged]
-            weights = other_weights(self.model, vlm, base_lm, merged, recipes)
-        return {name: WeightSet(name, layers) for name, layers in weights.items()}
+        with Checkpoint(settings.vlm) as vlm:
+            return untouched_tensors(self.model, vlm, [tensor.name for tensor in self._merge.merged])
 
     def identify(self, variant: Variant) -> str:
         """Return a variant's name with the fingerprint of what answers."""

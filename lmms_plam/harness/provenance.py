@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lmms_plam.config import ModelConfig
+from lmms_plam.errors import UnsupportedError
 from lmms_plam.merge import MergeReport
 
 _PACKAGES = ("lmms-plam", "lmms-eval", "torch", "transformers", "accelerate", "safetensors")
@@ -117,10 +118,17 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
     A tensor's bits are read as rows of 64-bit words and summed along rows and along columns, modulo 2**64: exact in
     any order of summation, at memory speed, and a changed, moved or swapped value shows.
+
+    Raises:
+        UnsupportedError: a tensor whose data are elsewhere.
     """
     digests = {}
     for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise UnsupportedError(f"'{name}' isn't in this process's memory (offloaded); load the VLM whole")
         octets = tensor.detach().contiguous().flatten().view(torch.uint8)
+        if octets.storage_offset() % 8:  # a view of a larger tensor, which can't be read by words
+            octets = octets.clone()
         whole = octets.numel() - octets.numel() % (8 * _ROW_WORDS)
         rows = octets[:whole].view(torch.int64).view(-1, _ROW_WORDS)
         parts = [part.cpu().numpy().tobytes() for part in (rows.sum(0), rows.sum(1), octets[whole:])]

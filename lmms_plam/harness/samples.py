@@ -121,12 +121,14 @@ def find_runs(place: str | Path) -> list[TaskRun]:
 
 
 def read_samples(run: TaskRun) -> dict[int, Sample]:
-    """Read a run's answers by document id.
+    """Read a run's answers by document id; of several filters that read each answer, as the first one did.
 
     Raises:
         DataError: a line that is cut off or no JSON object, a document twice, or fewer answers than documents asked.
     """
     samples: dict[int, Sample] = {}
+    filters = len(run.config.get("filter_list") or [None])
+    left = Counter[int]()  # how often a document comes again: all are logged once for each filter
     with open(run.path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -138,9 +140,14 @@ def read_samples(run: TaskRun) -> dict[int, Sample]:
                 raise DataError(
                     f"{run.path}: line {number} is cut off or no logged sample; run the task again"
                 ) from error
-            if doc_id in samples:
+            if doc_id not in samples:
+                samples[doc_id], left[doc_id] = sample, filters - 1
+            elif left[doc_id]:
+                left[doc_id] -= 1
+            else:
                 raise DataError(f"{run.path}: line {number} repeats document {doc_id}; run the task again")
-            samples[doc_id] = sample
+    if filters > 1:
+        logger.warning(f"{run.label}: {run.task} reads each answer by {filters} filters, of which the first counts")
     if not samples or len(samples) < (run.asked or 0):
         raise DataError(
             f"{run.path} ends after line {len(samples)} of {run.asked or 'an unknown number'}; run the task again"

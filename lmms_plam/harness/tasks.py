@@ -24,7 +24,8 @@ from lmms_plam.harness.family_task import FamilyOptions, FamilyTask
 from lmms_plam.harness.units import Benchmark
 from lmms_plam.merge import BASE
 from lmms_plam.model import QueryScope, Variant, find_decoder
-from lmms_plam.probes.curve import masking_curve
+from lmms_plam.probes.curve import FEWEST_CUTS, masking_curve
+from lmms_plam.probes.onset import TOP_POINTS
 from lmms_plam.probes.plateau import find_plateau
 from lmms_plam.probes.record import CURVE, PLATEAU, Origin, analyse
 from lmms_plam.report.changes import Changes
@@ -36,10 +37,6 @@ from lmms_plam.stats.comparison import Analysis
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.results import Result, adjust_results
-
-FEWEST_CUTS = 5
-TOP_CUTS = 4
-"""The last cuts, which say how high the curve comes: they are always asked."""
 
 _REFINED_LEVEL = 0.98
 
@@ -78,7 +75,7 @@ class ProbeOptions(FamilyOptions):
         """
         listed = self.cuts.split() if isinstance(self.cuts, str) else list(map(str, self.cuts))
         if self.stride:
-            chosen = {*range(0, depth, self.stride), *range(max(0, depth + 1 - TOP_CUTS), depth + 1)}
+            chosen = {*range(0, depth, self.stride), *range(max(0, depth + 1 - TOP_POINTS), depth + 1)}
         elif self.cuts == "all":
             chosen = set(range(depth + 1))
         elif all(cut.isdecimal() for cut in listed):

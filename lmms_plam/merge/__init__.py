@@ -7,7 +7,7 @@ from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.layers import check_probed, resolve_layers, resolve_start_layer
 from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
 from lmms_plam.merge.schedules import Coefficients
-from lmms_plam.merge.variants import BASE, other_weights
+from lmms_plam.merge.variants import BASE, by_layer, recipe_weights, untouched_tensors
 
 __all__ = [
     "BASE",
@@ -16,11 +16,13 @@ __all__ = [
     "MergePlan",
     "MergeReport",
     "MergedTensor",
+    "by_layer",
     "check_probed",
     "merge_into",
     "merged_tensors",
-    "other_weights",
     "plan_merge",
+    "recipe_weights",
     "resolve_layers",
     "resolve_start_layer",
+    "untouched_tensors",
 ]

@@ -6,7 +6,7 @@ again, from the VLM's own checkpoint, when a comparison asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -24,37 +24,52 @@ LayerTensors = dict[int, dict[str, Tensor]]
 """Tensors by decoder layer and parameter name within the layer."""
 
 
-def other_weights(
-    model: nn.Module, vlm: Checkpoint, base_lm: Checkpoint, merged: Sequence[str], recipes: Mapping[str, MergeRecipe]
+def untouched_tensors(model: nn.Module, vlm: Checkpoint, names: Iterable[str]) -> dict[str, Tensor]:
+    """Read a merged VLM's tensors as they were before, by parameter name, in the loaded dtype and on its device.
+
+    Args:
+        model: the merged VLM.
+        vlm: the checkpoint that it was loaded from.
+        names: parameters of its decoder.
+
+    Raises:
+        CheckpointError: a tensor that can't be read.
+    """
+    stored = decoder_tensors(vlm.files)
+    return {name: _read(name, stored, vlm, model) for name in names}
+
+
+def recipe_weights(
+    model: nn.Module,
+    vlm: Checkpoint,
+    base_lm: Checkpoint,
+    untouched: Mapping[str, Tensor],
+    recipes: Mapping[str, MergeRecipe],
 ) -> dict[str, LayerTensors]:
-    """Return what stands in for a merged model's weights in its other variants.
+    """Return what stands in for a merged model's weights under further recipes.
 
     Args:
         model: the merged VLM.
         vlm: the checkpoint that it was loaded from.
         base_lm: the base LM's.
-        merged: names of the parameters that were merged.
-        recipes: further recipes by name.
-
-    Returns:
-        By variant, BASE first, tensors of the loaded dtype and device.
+        untouched: `untouched_tensors` of all that was merged.
+        recipes: by name.
 
     Raises:
-        UnsupportedError: something outside the decoder layers was or is to be merged, so that no layer is shared.
+        UnsupportedError: a recipe merges something outside the decoder layers, so that no layer is shared.
         CheckpointError: a tensor that can't be read.
         MergeError, ConfigError: as `plan_merge`.
     """
-    stored = decoder_tensors(vlm.files)
     plans: dict[str, MergePlan] = {}
     for name, recipe in recipes.items():
         with about(f"recipes.{name}"):
             plans[name] = plan_merge(model, base_lm, recipe)
-    touched = dict.fromkeys([*merged, *(tensor.name for plan in plans.values() for tensor in plan.merged)])
-    untouched = {name: _read(name, stored, vlm, model) for name in touched}
-    weights = {BASE: _by_layer("merge", {name: untouched[name] for name in merged})}
-    for variant, plan in plans.items():
-        own = {tensor.name: merge_tensor(untouched[tensor.name], base_lm, tensor) for tensor in plan.merged}
-        weights[variant] = _by_layer(f"recipes.{variant}", {**{name: untouched[name] for name in merged}, **own})
+    asked = dict.fromkeys(tensor.name for plan in plans.values() for tensor in plan.merged)
+    every = {**untouched, **untouched_tensors(model, vlm, asked.keys() - untouched.keys())}
+    weights = {}
+    for name, plan in plans.items():
+        own = {tensor.name: merge_tensor(every[tensor.name], base_lm, tensor) for tensor in plan.merged}
+        weights[name] = by_layer(f"recipes.{name}", {**untouched, **own})
     return weights
 
 
@@ -66,7 +81,16 @@ def _read(name: str, stored: Mapping[DecoderTensor, str], vlm: Checkpoint, model
     return rows.to(parameter.device, parameter.dtype)
 
 
-def _by_layer(recipe: str, tensors: Mapping[str, Tensor]) -> LayerTensors:
+def by_layer(recipe: str, tensors: Mapping[str, Tensor]) -> LayerTensors:
+    """Sort tensors by decoder layer.
+
+    Args:
+        recipe: where they come from, for the error message.
+        tensors: by parameter name.
+
+    Raises:
+        UnsupportedError: one lies outside the decoder layers.
+    """
     layers: LayerTensors = {}
     for name, value in tensors.items():
         tensor = parse_name(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from lmms_plam.model.anatomy import Decoder, find_decoder, vision_positions
 from lmms_plam.model.family import MEMORY_BUDGET, FamilyResult, generate_family
 from lmms_plam.model.lanes import QueryScope
-from lmms_plam.model.reference import dropped, masked, run_plainly
+from lmms_plam.model.reference import masked, run_plainly
 from lmms_plam.model.variants import Variant, WeightSet, installed
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "QueryScope",
     "Variant",
     "WeightSet",
-    "dropped",
     "find_decoder",
     "generate_family",
     "installed",

@@ -1,1 +1,1 @@
-"""Reading the masking curve: plateau onset with its interval, verdicts and stages; pure numpy on a score matrix."""
+"""The masking curve: plateau onset with its interval, verdicts and stages, and how they are kept on disk."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from lmms_plam.errors import DataError
 from lmms_plam.probes.isotonic import isotonic_fit
+from lmms_plam.probes.onset import TOP_POINTS
 from lmms_plam.stats.bootstrap import MOST_DRAWS, bootstrap
 from lmms_plam.stats.matrix import FloatArray, IntArray, ScoreMatrix
 from lmms_plam.stats.metrics import Metric
-from lmms_plam.stats.units import Units
+from lmms_plam.stats.units import Units, perfect_value
 
-MIN_CUTS = 5
+FEWEST_CUTS = 5
+"""Of which a plateau can be told."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,8 +67,8 @@ def masking_curve(
     if seed < 0:
         raise DataError(f"a seed is 0 or more, not {seed}")
     columns, cuts = _cuts(matrix.variants)
-    if len(cuts) < MIN_CUTS:
-        raise DataError(f"a plateau can't be told from {len(cuts)} points: measure at least {MIN_CUTS} cuts")
+    if len(cuts) < FEWEST_CUTS:
+        raise DataError(f"a plateau can't be told from {len(cuts)} points: measure at least {FEWEST_CUTS} cuts")
     if cuts[0] != 0:
         raise DataError(f"the curve starts at cut {cuts[0]}: cut 0, where no layer sees the image, is missing")
     if not 0 < perfect_answer < np.inf or matrix.scores.max() > perfect_answer * (1 + 1e-9):
@@ -80,19 +82,18 @@ def masking_curve(
         raise DataError(f"the metric '{metric.name}' has no document to count")
     if units.n_clusters < 2:
         raise DataError("all documents form one cluster: how the curve varies can't be told from it")
-    perfect = Units.of(replace(matrix, scores=np.full_like(matrix.scores, perfect_answer)), metric).estimate()
     return MaskingCurve(
         cuts=cuts,
         scores=units.estimate()[columns],
         draws=bootstrap(units, draws, np.random.default_rng(seed))[:, columns],
-        perfect=float(perfect.max()),
+        perfect=perfect_value(matrix, metric, perfect_answer),
         n_documents=len(matrix.doc_ids),
         n_clusters=units.n_clusters,
         seed=seed,
     )
 
 
-def pool_curves(curves: Sequence[tuple[str, MaskingCurve]], top_points: int = 4) -> MaskingCurve:
+def pool_curves(curves: Sequence[tuple[str, MaskingCurve]], top_points: int = TOP_POINTS) -> MaskingCurve:
     """Average the curves of several benchmarks, each scaled to rise from 0 to 1.
 
     Estimand: the mean over the given benchmarks (taken as fixed) of the rise-normalised curve. Each benchmark is

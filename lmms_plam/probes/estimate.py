@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lmms_plam.probes.onset import ROUNDING
 from lmms_plam.stats.matrix import FloatArray, IntArray
-
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class CutEstimate:
         low, high = mid_p_interval(shares, level)
         return cls(
             value=int(cuts[index]),
-            median=int(cuts[np.searchsorted(np.cumsum(shares), 0.5 - _ROUNDING)]),
+            median=int(cuts[np.searchsorted(np.cumsum(shares), 0.5 - ROUNDING)]),
             interval=(int(cuts[low]), int(cuts[high])),
             probability={int(cut): float(share) for cut, share in zip(cuts, shares, strict=True) if share > 0},
         )
@@ -54,5 +53,5 @@ def mid_p_interval(shares: FloatArray, level: float) -> tuple[int, int]:
     """
     below = np.cumsum(shares) - shares / 2
     tail = (1 - level) / 2
-    inside = np.flatnonzero((below >= tail - _ROUNDING) & (below <= 1 - tail + _ROUNDING))
+    inside = np.flatnonzero((below >= tail - ROUNDING) & (below <= 1 - tail + ROUNDING))
     return int(inside[0]), int(inside[-1])

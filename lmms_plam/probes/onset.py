@@ -18,7 +18,11 @@ from lmms_plam.stats.matrix import FloatArray, IntArray
 IndexArray = npt.NDArray[np.intp]
 Method = Literal["isotonic", "segments", "kneedle"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_ROUNDING = 1e-12
+TOP_POINTS = 4
+"""How many of the last cuts say, unless a rule says otherwise, how high the curve comes."""
+
+ROUNDING = 1e-12
+"""Within which scores, and sums of probabilities, count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class OnsetRule:
     method: Method = "isotonic"
     tolerance: float = 1.0
     share: float = 0.05
-    top_points: int = 4
+    top_points: int = TOP_POINTS
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -81,7 +85,7 @@ class Levels:
 
     def onset(self) -> IndexArray:
         """First cut whose fit is within the tolerance of the top."""
-        reached = self.fit >= (self.top - self.tolerance - _ROUNDING)[..., None]
+        reached = self.fit >= (self.top - self.tolerance - ROUNDING)[..., None]
         return np.asarray(reached.argmax(axis=-1))
 
 
@@ -119,5 +123,5 @@ def _end_of_ramp(curves: FloatArray, cuts: IntArray) -> IndexArray:
 
 def _knee(curves: FloatArray, cuts: IntArray) -> IndexArray:
     low, high = curves.min(axis=-1, keepdims=True), curves.max(axis=-1, keepdims=True)
-    heights = (curves - low) / np.maximum(high - low, _ROUNDING)
+    heights = (curves - low) / np.maximum(high - low, ROUNDING)
     return np.asarray((heights - (cuts - cuts[0]) / (cuts[-1] - cuts[0])).argmax(axis=-1))

@@ -169,11 +169,12 @@ def _judge(
             f"with the image hidden from layer {estimate.value} on,"
             f" the score stays within {tolerance * points:.1f} points of its top"
         )
-    before = int(curve.cuts[np.searchsorted(curve.cuts, estimate.value) - 1])
-    if 0 <= before == estimate.value - 2:
-        found += f" (cut {before + 1} was not asked)"
-    elif 0 <= before < estimate.value - 2:
-        found += f" (cuts {before + 1} to {estimate.value - 1} were not asked)"
+    earlier = curve.cuts[curve.cuts < estimate.value]
+    unasked = range(int(earlier[-1]) + 1, estimate.value) if len(earlier) else ()
+    if len(unasked) == 1:
+        found += f" (cut {unasked[0]} was not asked)"
+    elif unasked:
+        found += f" (cuts {unasked[0]} to {unasked[-1]} were not asked)"
     if late is None or late.p_two_sided > _ALPHA:
         return "plateau", found
     worth, p = abs(late.difference) * points, f"p={late.p_two_sided:.2g}"

@@ -33,7 +33,7 @@ class Origin:
     Attributes:
         task: name of the probe's task.
         model: fingerprint of what answered (model, recipe, versions); None if nobody knows.
-        metric: name of the benchmark's metric (`lmms_plam.stats.metrics`).
+        metric: name of the benchmark's metric (`lmms_plam.stats.metrics`); of a pool, of all of them.
         perfect_answer: a document's best possible score.
         weights: digest of the weights that answered; None if nobody knows.
         queries: from which queries vision was hidden (lmms_plam.model.QueryScope).
@@ -155,7 +155,15 @@ def pool(probes: Sequence[Probe], rule: OnsetRule | None = None, level: float = 
         if any(probe.data == other.data or origin.task == other.origin.task for other in probes[:place]):
             raise DataError(f"{origin.task} is there twice; pool different benchmarks")
     curve = pool_curves([(probe.origin.task, probe.curve) for probe in probes], rule.top_points)
-    origin = Origin(task="pooled", model=first.model, queries=first.queries)
+    origins = [probe.origin for probe in probes]
+    origin = Origin(
+        task="pooled",
+        model=first.model,
+        metric=", ".join(dict.fromkeys(each.metric for each in origins)),
+        weights=first.weights if all(each.weights == first.weights for each in origins) else None,
+        queries=first.queries,
+        without_image=sum(each.without_image for each in origins),
+    )
     return Probe(origin, None, curve, find_plateau(curve, replace(rule, tolerance=0), level))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmms_plam.report.examples import Example, spread, thumbnail
+from lmms_plam.report.examples import Example, evenly_spaced, thumbnail
 from lmms_plam.stats.matrix import ScoreMatrix
 
 _EACH_WAY = 8
@@ -70,7 +70,7 @@ class Changes:
         kinds: dict[tuple[str, str], list[Change]] = {}
         for change in found:
             kinds.setdefault((change.variant, change.way), []).append(change)
-        shown = tuple(change for kind in kinds.values() for change in spread(kind, _EACH_WAY))
+        shown = tuple(change for kind in kinds.values() for change in evenly_spaced(kind, _EACH_WAY))
         doc_ids = list(dict.fromkeys(change.doc_id for change in shown))
         return cls(task, base, tuple(found), shown, {example.doc_id: example for example in examples(doc_ids)})
 

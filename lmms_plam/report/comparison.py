@@ -23,25 +23,27 @@ FILES = (FOREST, "forest.svg", *(f"comparison.{kind}" for kind in ("json", "csv"
 
 def records(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Return one flat record for each task and metric, as `--json` prints them; null where nothing can be said."""
-    return [
-        {
-            "task": result.task,
-            "metric": result.metric,
-            "a": result.comparison.a,
-            "b": result.comparison.b,
-            "difference": result.comparison.difference.value,
-            "ci_low": result.comparison.difference.ci_low,
-            "ci_high": result.comparison.difference.ci_high,
-            "p_value": result.comparison.p_value,
-            "n": result.comparison.difference.n,
-            "clusters": result.comparison.difference.clusters,
-            "method": result.comparison.difference.method,
-            "level": result.comparison.difference.level,
-            "draws": result.comparison.difference.draws,
-            "seed": result.comparison.difference.seed,
-        }
-        for result in results
-    ]
+    return [_record(result) for result in results]
+
+
+def _record(result: Result) -> dict[str, Any]:
+    found, difference = result.comparison, result.comparison.difference
+    return {
+        "task": result.task,
+        "metric": result.metric,
+        "a": found.a,
+        "b": found.b,
+        "difference": difference.value,
+        "ci_low": difference.ci_low,
+        "ci_high": difference.ci_high,
+        "p_value": found.p_value,
+        "n": difference.n,
+        "clusters": difference.clusters,
+        "method": difference.method,
+        "level": difference.level,
+        "draws": difference.draws,
+        "seed": difference.seed,
+    }
 
 
 def _without_notes(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def table(results: Sequence[Result]) -> Table:
     first = results[0].comparison
     rows = []
     for result in results:
-        found, unit = result.comparison, _decimals(result.perfect)
+        found, unit = result.comparison, decimals(result.perfect)
         low, high = found.difference.ci_low, found.difference.ci_high
         rows.append(
             (
@@ -194,13 +196,14 @@ def _notes(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _decimals(perfect: float) -> int:
+def decimals(perfect: float) -> int:
+    """Return with how many decimals a score is shown, given that of a perfect run."""
     return 4 if perfect <= 1 else 2 if perfect <= 100 else 1
 
 
 def in_words(result: Result) -> str:
     """Return a result in one line: variant minus reference, interval, p-value."""
-    found, unit = result.comparison, _decimals(result.perfect)
+    found, unit = result.comparison, decimals(result.perfect)
     low, high = found.difference.ci_low, found.difference.ci_high
     interval = "no interval" if low is None or high is None else f"{low:+.{unit}f} to {high:+.{unit}f}"
     return (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lmms_plam.files import replacing
 from lmms_plam.probes.plateau import Stage
 from lmms_plam.probes.record import Probe
 
@@ -29,7 +29,7 @@ def draw_curve(probe: Probe, folder: Path) -> None:
     """Draw a probe's curve as `curve.png` and `curve.svg`.
 
     Args:
-        probe: what `analyse` or `pool` returned.
+        probe: what `analyse` returned.
         folder: where the files go; made if missing.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -45,11 +45,9 @@ def draw_curve(probe: Probe, folder: Path) -> None:
     figure.suptitle(headline, x=0.01, ha="left", fontsize=13, fontweight="bold")
     upper.set_title(textwrap.fill(small_print, 120), loc="left", fontsize=9, color=_QUIET)
 
-    folder.mkdir(parents=True, exist_ok=True)
     for name in PICTURES:
-        temporary = folder / f".{os.getpid()}.{name}"
-        figure.savefig(temporary, dpi=150)
-        temporary.replace(folder / name)
+        with replacing(folder / name) as temporary:
+            figure.savefig(temporary, dpi=150)
 
 
 def _words(probe: Probe) -> tuple[str, str]:
@@ -85,9 +83,7 @@ def _draw_scores(axes: Any, probe: Probe) -> None:
     axes.fill_between(cuts, low, high, color=_CURVE, alpha=0.18, linewidth=0, label=band)
     full = unit * plateau.full
     axes.axhline(full, color=_QUIET, linewidth=1, linestyle="--", label=f"image seen by all layers: {full:.1f}")
-    axes.set_ylabel(
-        f"score, % of {'the rise' if probe.data is None else 'the best possible'}" if unit == 100 else "score"
-    )
+    axes.set_ylabel("score, % of the best possible" if unit == 100 else "score")
     if plateau.onset is not None:
         axes.axvline(plateau.onset, color=_ONSET, linewidth=1.8, label=f"plateau onset k* = {plateau.onset}")
         low_cut, high_cut = plateau.estimate.interval

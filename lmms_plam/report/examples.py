@@ -36,7 +36,7 @@ def telling_documents(matrix: ScoreMatrix, count: int = 16) -> list[int]:
     decided = np.flatnonzero(scores[:, 0] < scores[:, -1])
     stays = (scores[decided, ::-1] == scores[decided, -1:]).cumprod(axis=1).sum(axis=1)  # cuts at the end that agree
     order = decided[np.argsort(-stays, kind="stable")]
-    return [int(matrix.doc_ids[row]) for row in spread(order.tolist(), count)]
+    return [int(matrix.doc_ids[row]) for row in evenly_spaced(order.tolist(), count)]
 
 
 def picture(image: Any, size: tuple[int, int] = _PICTURE) -> Any:
@@ -55,6 +55,6 @@ def thumbnail(image: Any) -> str:
     return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
 
 
-def spread(items: Sequence[_T], count: int) -> list[_T]:
+def evenly_spaced(items: Sequence[_T], count: int) -> list[_T]:
     """Return `count` items, or all if there are fewer, evenly spaced."""
     return [items[place] for place in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]

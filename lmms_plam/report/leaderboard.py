@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_plam.files import write_text
-from lmms_plam.report.comparison import p_text, to_csv
+from lmms_plam.report.comparison import decimals, p_text, to_csv
 from lmms_plam.report.page import page
 from lmms_plam.report.tables import Table
 from lmms_plam.stats.results import Standing
@@ -107,7 +107,7 @@ def _cell(standing: Standing | None) -> str:
     if standing is None:
         return "not run"
     score, found = standing.score, standing.comparison
-    number = "{:.3f}" if standing.perfect <= 1 else "{:.2f}" if standing.perfect <= 100 else "{:.1f}"
+    number = f"{{:.{decimals(standing.perfect)}f}}"
     ranks = sorted({standing.best_rank, standing.worst_rank})
     lines = [
         number.format(score.value) + _interval(number, score.ci_low, score.ci_high),

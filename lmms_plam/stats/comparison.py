@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from lmms_plam.stats.metrics import Metric
 from lmms_plam.stats.ranks import rank_intervals
 from lmms_plam.stats.significance import Alternative, max_t, mcnemar, sign_flip
 from lmms_plam.stats.spread import minimum_detectable_effect, spread
-from lmms_plam.stats.units import Units
+from lmms_plam.stats.units import Units, perfect_value
 
 FEW_CLUSTERS = 20
 """Below this many clusters an interval is called rough."""
@@ -181,12 +181,8 @@ class Analysis:
         return rank_intervals(sign * self.drawn, sign * self.units.estimate(), self.settings.level)
 
     def perfect(self, answer: float = 1.0) -> float:
-        """Return the metric's value where every document scores `answer`, its best; 1 where that is 0.
-
-        It puts metrics on one scale.
-        """
-        scores = np.full_like(self.matrix.scores, answer)
-        return float(Units.of(replace(self.matrix, scores=scores), self.metric).estimate().max()) or 1.0
+        """Return `perfect_value` of these documents."""
+        return perfect_value(self.matrix, self.metric, answer)
 
     def _estimate(self, contrast: FloatArray) -> Estimate:
         """Estimate a contrast of the variants: a score (one 1) or a difference (-1 and 1)."""

@@ -6,7 +6,6 @@ and any further text columns that a benchmark's metric needs (HallusionBench: qu
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_plam.errors import DataError
+from lmms_plam.files import replacing
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -182,13 +182,8 @@ class ScoreMatrix:
                 **{name: np.repeat(values, n_variants).tolist() for name, values in per_document.items()},
             }
         )
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(Path(path)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def select(self, keep: npt.NDArray[np.bool_]) -> ScoreMatrix:
         """Return the matrix of some of the documents; `keep` is (n_docs,)."""

@@ -18,7 +18,7 @@ class Result:
         metric: the harness's name of the metric.
         headline: whether it is the task's first metric; these form the family that Holm's adjustment counts.
         comparison: the paired difference and its tests.
-        perfect: the metric's value where every document scores 1, to put metrics on one scale.
+        perfect: the metric's value where every document scores its best, to put metrics on one scale.
         holm_p: the p-value adjusted for the family; None outside of it.
         notes: what a reader must know.
         higher_is_better: whether a higher value of the metric is.
@@ -52,7 +52,7 @@ class Standing:
         task: the task's name.
         metric: the harness's name of the metric.
         score: the score and its interval.
-        perfect: the score if every document scored 1.
+        perfect: the score if every document scored its best.
         best_rank: the best rank the model could hold among the models with this task; 1 is best.
         worst_rank: the worst.
         comparison: paired difference to the reference; None for the reference itself or where it lacks the task.

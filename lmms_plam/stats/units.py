@@ -166,6 +166,15 @@ class Units:
         return np.asarray(of_contrast - mean[self.stratum])
 
 
+def perfect_value(matrix: ScoreMatrix, metric: Metric, answer: float = 1.0) -> float:
+    """Return a metric's value where every document scores `answer`, its best; 1 where that is 0.
+
+    It puts metrics on one scale.
+    """
+    perfect = replace(matrix, scores=np.full_like(matrix.scores, answer))
+    return float(Units.of(perfect, metric).estimate().max()) or 1.0
+
+
 def sum_strata(times: IntArray, values: FloatArray, stratum: IntArray, n_strata: int) -> FloatArray:
     """Sum rows by stratum, each taken a number of times.
 
