@@ -64,8 +64,8 @@ def recipe_weights(
     for name, recipe in recipes.items():
         with about(f"recipes.{name}"):
             plans[name] = plan_merge(model, base_lm, recipe)
-    asked = dict.fromkeys(tensor.name for plan in plans.values() for tensor in plan.merged)
-    every = {**untouched, **untouched_tensors(model, vlm, asked.keys() - untouched.keys())}
+    asked = {tensor.name for plan in plans.values() for tensor in plan.merged}
+    every = {**untouched, **untouched_tensors(model, vlm, asked - untouched.keys())}
     weights = {}
     for name, plan in plans.items():
         own = {tensor.name: merge_tensor(every[tensor.name], base_lm, tensor) for tensor in plan.merged}
