@@ -35,8 +35,8 @@ def _split_modules(value: Any) -> Any:
 
 
 def _start_layer(value: Any) -> Any:
-    """Refuse what the union below would take for a layer or a file."""
-    if isinstance(value, bool) or value == "":
+    """Refuse what the union below would take for a layer or a file, and is none."""
+    if isinstance(value, bool) or value == "" or (isinstance(value, int) and value < 0):
         raise ValueError(f"start_layer is a layer from 0 on, a fraction or a file, not {value!r}")
     return value
 
@@ -82,8 +82,6 @@ class MergeRecipe(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> MergeRecipe:
-        if isinstance(self.start_layer, int) and self.start_layer < 0:
-            raise ValueError(f"start_layer is a layer from 0 on, a fraction or a file, not {self.start_layer!r}")
         if isinstance(self.start_layer, float) and not 0 < self.start_layer < 1:
             raise ValueError(f"start_layer as a fraction of the depth lies between 0 and 1, not {self.start_layer}")
         if self.lambda_lm == 0 and self.lambda_vlm == 0:

@@ -21,13 +21,7 @@ def dropped(model: PreTrainedModel, vision: Tensor, cut: int, scope: QueryScope 
     """Hide vision in layers `cut` and later by leaving its keys and values out of attention, prompt by prompt.
 
     Queries at vision positions may be left with no key at all; what they compute is never read. So the scope `text` is
-    taken as `all`.
-
-    Args:
-        model: the vision-language model.
-        vision: bool [prompts, length], the vision tokens of the prompts that will be run.
-        cut: the cut layer.
-        scope: from which queries vision is hidden.
+    taken as `all`. Arguments are those of `lmms_plam.model.masked`.
     """
     decoder = find_decoder(model)
     name = "plam_dropped"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lmms_plam.errors import DataError, did_you_mean
+from lmms_plam.errors import DataError, about, did_you_mean
 from lmms_plam.harness.units import BENCHMARKS, Benchmark, Measure, Record, Sample, answer_of
 from lmms_plam.stats.metrics import find_metric
 
@@ -113,10 +113,8 @@ def _import_metric(task: str, name: str) -> str:
             raise DataError(
                 f"{task}: metadata.plam.metric: the module '{module}' can't be imported ({error})"
             ) from error
-    try:
+    with about(f"{task}: metadata.plam.metric"):
         return find_metric(metric).name
-    except DataError as error:
-        raise DataError(f"{task}: metadata.plam.metric: {error}") from None
 
 
 def _numeric_metrics(config: Mapping[str, Any], samples: Collection[Sample]) -> list[str]:

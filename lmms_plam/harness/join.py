@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lmms_plam.errors import DataError
+from lmms_plam.errors import DataError, about
 from lmms_plam.harness.declared import find_benchmarks, say_no_mean
 from lmms_plam.harness.images import cached_image_names
 from lmms_plam.harness.samples import TaskRun, read_samples
-from lmms_plam.harness.units import Benchmark, Measure, Record, Sample, complete_units, count_remarks, same_number
+from lmms_plam.harness.units import Benchmark, Measure, Record, Sample, count_remarks, same_number, score_matrix
 from lmms_plam.report.examples import Example
 from lmms_plam.stats.comparison import Analysis, Settings
 from lmms_plam.stats.matrix import FloatArray, ScoreMatrix
@@ -49,10 +49,8 @@ class Joined:
         Raises:
             DataError: the metric can't be had of these documents.
         """
-        try:
+        with about(self.task):
             return Analysis.of(part, find_metric(measure.metric), settings)
-        except DataError as error:
-            raise DataError(f"{self.task}: {error}") from error
 
     def examples(self, doc_ids: Iterable[int]) -> list[Example]:
         """Return what a reader can see of documents; their images aren't logged."""
@@ -106,11 +104,8 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
     asked_alike = next(iter(samples.values()))
     examples = [by_id[doc_id] for by_id in samples.values() for doc_id in doc_ids]
     for benchmark in find_benchmarks(first.task, first.config, examples):
-        measured = [
-            doc_id for doc_id in doc_ids if any(benchmark.measures_it(each[doc_id]) for each in samples.values())
-        ]
-        if not measured:
-            raise DataError(f"{first.task}: no document has '{benchmark.only_with}', which its YAML names as the score")
+        with about(first.task):
+            measured = sorted(benchmark.measured(examples))
         records = {name: _records(benchmark, samples[name], measured, run) for name, run in runs.items()}
         shown = {
             doc_id: Example(doc_id, *(str(asked_alike[doc_id].get(key, "")) for key in ("input", "target")))
@@ -164,13 +159,8 @@ def _asked_alike(task: str, samples: Mapping[str, Mapping[int, Sample]], interse
 def _records(
     benchmark: Benchmark, samples: Mapping[int, Sample], doc_ids: Iterable[int], run: TaskRun
 ) -> dict[int, Record]:
-    records = {}
-    for doc_id in doc_ids:
-        try:
-            records[doc_id] = benchmark.record(samples[doc_id])
-        except DataError as error:
-            raise DataError(f"{run.path}: {error}") from error
-    return records
+    with about(str(run.path)):
+        return {doc_id: benchmark.record(samples[doc_id]) for doc_id in doc_ids}
 
 
 def _join_records(
@@ -187,19 +177,19 @@ def _join_records(
         if len({by_id[doc_id].question for by_id in records.values()}) > 1:
             raise DataError(f"{run.task}: document {doc_id} is not the same question in each run")
     cluster, about_clusters = _clusters(run, benchmark, one, clusters)
-    sizes = {doc_id: (cluster[doc_id], record.size) for doc_id, record in one.items()}
-    complete, about_units = complete_units(sizes, run.task)
-    remarks = count_remarks((name, record.remark) for name, by_id in records.items() for record in by_id.values())
-    matrix = ScoreMatrix.from_rows(
-        (by_id[doc_id].row(doc_id, name, cluster[doc_id]) for name, by_id in records.items() for doc_id in complete),
-        source=run.task,
-    )
+    answers = [
+        (doc_id, name, replace(record, cluster=cluster[doc_id]))
+        for name, by_id in records.items()
+        for doc_id, record in by_id.items()
+    ]
+    matrix, about_units = score_matrix(answers, run.task)
+    remarks = count_remarks((name, record.remark) for _, name, record in answers)
     return Joined(
         run.task,
         benchmark,
         matrix,
         asked,
-        left_out + len(one) - len(complete),
+        left_out + len(one) - len(matrix.doc_ids),
         (*notes, *about_clusters, *remarks, *about_units),
     )
 

@@ -86,12 +86,13 @@ class Plam(lmms):
         self.backend = build_backend(settings, batch_size=batch_size, device=device, force_simple=self._force_simple)
         self.is_simple = self.backend.is_simple
         untouched = digest_tensors(self.model.state_dict())
+        vlm_weights = digest_all(untouched)
         probed = {f"recipes.{name}": recipe for name, recipe in settings.recipes.items()}
         if settings.merge is not None:
             probed["merge"] = settings.merge
         for name, recipe in probed.items():
             with about(name):
-                check_probed(recipe, digest_all(untouched))
+                check_probed(recipe, vlm_weights)
         merge: MergeReport | None = None
         if settings.merge is not None and settings.base_lm is not None:
             merge = merge_into(self.model, settings.base_lm, settings.merge, revision=settings.base_lm_revision)

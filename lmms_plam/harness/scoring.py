@@ -10,10 +10,10 @@ from typing import Any
 
 from lmms_eval.api.task import ConfigurableTask
 
-from lmms_plam.errors import DataError
+from lmms_plam.errors import DataError, about
 from lmms_plam.harness.declared import find_benchmarks, is_number, say_no_mean
 from lmms_plam.harness.images import image_names
-from lmms_plam.harness.units import Benchmark, Record, Sample, complete_units, count_remarks, same_number
+from lmms_plam.harness.units import Benchmark, Record, Sample, count_remarks, same_number, score_matrix
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.units import Units
@@ -79,24 +79,14 @@ class Scorer:
             key=lambda one: sum(map(one.measures_it, samples)),
         )
         asked = {sample["doc_id"] for sample in samples}
-        measured = {sample["doc_id"] for sample in samples if benchmark.measures_it(sample)}
-        if not measured:
-            raise DataError(f"{self._name}: no document has '{benchmark.only_with}', which is to be its score")
+        with about(self._name):
+            measured = benchmark.measured(samples)
         told = [(answer, sample) for answer, sample in zip(answers, samples, strict=True) if answer.doc_id in measured]
         records = self._read(benchmark, told)
-        units = {answer.doc_id: (str(record.cluster), record.size) for answer, record in records}
-        complete, notes = complete_units(units, self._name)
+        matrix, notes = score_matrix(records, self._name)
         if len(measured) < len(asked):
             notes.append(f"{len(asked) - len(measured)} documents without '{benchmark.only_with}' left out")
-        matrix = ScoreMatrix.from_rows(
-            (
-                record.row(answer.doc_id, answer.variant, str(record.cluster))
-                for answer, record in records
-                if answer.doc_id in complete
-            ),
-            self._name,
-        )
-        notes += count_remarks((answer.variant, record.remark) for answer, record in records)
+        notes += count_remarks((variant, record.remark) for _, variant, record in records)
         return Scores(benchmark, matrix, tuple(notes))
 
     def require_mean(
@@ -143,15 +133,15 @@ class Scorer:
 
     def _read(
         self, benchmark: Benchmark, told: Collection[tuple[ScoredAnswer, Sample]]
-    ) -> list[tuple[ScoredAnswer, Record]]:
+    ) -> list[tuple[int, str, Record]]:
         """Read each sample, cluster included; what is wrong is said once, with the number of documents."""
-        records: list[tuple[ScoredAnswer, Record]] = []
+        records: list[tuple[int, str, Record]] = []
         refused: dict[int, str] = {}
         for answer, sample in told:
             try:
                 record = benchmark.record(sample)
                 cluster = self._cluster(benchmark, answer.doc_id) if record.cluster is None else record.cluster
-                records.append((answer, replace(record, cluster=cluster)))
+                records.append((answer.doc_id, answer.variant, replace(record, cluster=cluster)))
             except DataError as error:
                 refused.setdefault(answer.doc_id, str(error))
         if refused:

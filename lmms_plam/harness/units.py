@@ -11,7 +11,7 @@ import ast
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -47,18 +47,6 @@ class Record:
     size: int = 1
     columns: Mapping[str, str] = field(default_factory=dict)
     remark: str = ""
-
-    def row(self, doc_id: int, variant: str, cluster: str) -> dict[str, Any]:
-        """Return the score matrix's row of this answer."""
-        return {
-            "doc_id": doc_id,
-            "variant": variant,
-            "answer": self.answer,
-            "score": self.score,
-            "cluster": cluster,
-            "stratum": self.stratum,
-            **self.columns,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +98,17 @@ class Benchmark:
         """Say whether a sample counts."""
         return self.only_with is None or self.only_with in sample
 
+    def measured(self, samples: Iterable[Sample]) -> set[int]:
+        """Return the ids of the documents that count for any of these samples.
+
+        Raises:
+            DataError: there is none.
+        """
+        found = {sample["doc_id"] for sample in samples if self.measures_it(sample)}
+        if not found:
+            raise DataError(f"no document has '{self.only_with}', which its YAML names as the score")
+        return found
+
     def record(self, sample: Sample) -> Record:
         """Read a sample; its cluster is the image where the document is at hand and questions share images.
 
@@ -137,16 +136,39 @@ class Benchmark:
         ]
 
 
-def complete_units(units: Mapping[int, tuple[str, int]], source: str) -> tuple[set[int], list[str]]:
-    """Return the documents whose cluster is complete, and what to say of the others.
+def score_matrix(records: Collection[tuple[int, str, Record]], source: str) -> tuple[ScoreMatrix, list[str]]:
+    """Join what all answers contribute, as far as their clusters are complete.
 
     Args:
-        units: by document id, its cluster and the number of documents without which that is incomplete.
+        records: document id, variant and record of each answer; all records name their cluster.
         source: what an error message calls them.
 
+    Returns:
+        The matrix, and what to say of the incomplete clusters.
+
     Raises:
-        DataError: there is no complete cluster.
+        DataError: there is no complete cluster, or the records make no matrix.
     """
+    units = {doc_id: (str(record.cluster), record.size) for doc_id, _, record in records}
+    complete, notes = _complete_units(units, source)
+    rows = (
+        {
+            "doc_id": doc_id,
+            "variant": variant,
+            "answer": record.answer,
+            "score": record.score,
+            "cluster": record.cluster,
+            "stratum": record.stratum,
+            **record.columns,
+        }
+        for doc_id, variant, record in records
+        if doc_id in complete
+    )
+    return ScoreMatrix.from_rows(rows, source), notes
+
+
+def _complete_units(units: Mapping[int, tuple[str, int]], source: str) -> tuple[set[int], list[str]]:
+    """Return the documents whose cluster is complete, given each one's cluster and its least size; and what is not."""
     size = Counter(cluster for cluster, _ in units.values())
     complete = {doc_id for doc_id, (cluster, least) in units.items() if size[cluster] >= least}
     if not complete:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lmms_plam.errors import DataError
+from lmms_plam.errors import DataError, about
 from lmms_plam.files import write_text
 from lmms_plam.probes.curve import MaskingCurve, is_cut, masking_curve, pool_curves
 from lmms_plam.probes.onset import OnsetRule
@@ -125,10 +125,8 @@ def analyse(
         DataError: no score matrix, one whose variants are no cuts, or one that has too few.
     """
     matrix, metric = ScoreMatrix.read(path), find_metric(origin.metric)
-    try:
+    with about(str(path)):
         curve = masking_curve(matrix, metric, perfect_answer=origin.perfect_answer, draws=draws, seed=seed)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
     return Probe(origin, digest(path), curve, find_plateau(curve, rule, level))
 
 

@@ -67,8 +67,9 @@ def log_comparison(run: Any, results: Sequence[Result], changes: Changes, folder
     import wandb
 
     task = changes.task
+    metrics = records(results)
     run.log({f"{task}/forest": wandb.Image(str(folder / FOREST))})
-    for result, record in zip(results, records(results), strict=True):
+    for result, record in zip(results, metrics, strict=True):
         for name in ("a", "b", "difference", "ci_low", "ci_high", "p_value", "n", "clusters"):
             run.summary[f"{task}/{result.comparison.variant}/{result.metric}/{name}"] = record[name]
     run.summary[f"{task}/changes"] = changes.counts()
@@ -91,7 +92,7 @@ def log_comparison(run: Any, results: Sequence[Result], changes: Changes, folder
             shown = (change.doc_id, change.variant, change.way, _image(example), example.question, example.target)
             table.add_data(*shown, *change.answers, *change.scores)
         run.log({f"{task}/changed_documents": table})
-    _log_files(run, task, "comparison", folder, {"metrics": records(results)})
+    _log_files(run, task, "comparison", folder, {"metrics": metrics})
 
 
 def _log_files(run: Any, name: str, kind: str, folder: Path, metadata: dict[str, Any]) -> None:
