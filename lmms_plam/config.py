@@ -104,7 +104,7 @@ class ModelConfig(_Frozen):
         merge: the recipe, or `none` for the untouched VLM.
         recipes: further recipes by name, which comparison tasks set beside `merge`; what they leave out is as there.
         probe: options of masking probes (`cuts`, `queries`, `weights`), over what their YAML says; see
-            lmms_plam.harness.tasks.ProbeOptions.
+            lmms_plam.families.probe.ProbeOptions.
         family_memory: GiB that the variants of probes and comparisons may take together beyond an ordinary run; what
             doesn't fit is computed in further groups.
     """

@@ -24,7 +24,7 @@ from lmms_eval.tasks.realworldqa import utils as realworldqa
 from lmms_eval.tasks.scienceqa import utils as scienceqa
 from lmms_eval.tasks.textvqa import utils as textvqa
 
-from lmms_plam.harness.units import BENCHMARKS
+from lmms_plam.scoring.benchmarks import BENCHMARKS
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.units import Units

@@ -12,7 +12,7 @@ from lmms_eval.loggers import EvaluationTracker
 
 from benchmarks import BENCHMARKS, ScriptedModel
 from lmms_plam.cli import main
-from lmms_plam.harness.units import BENCHMARKS as UNITS
+from lmms_plam.scoring.benchmarks import BENCHMARKS as UNITS
 
 ROUNDED = {"mmmu_acc": 6e-6, "mathvision_standard_eval": 6e-3, "aAcc": 6e-5, "qAcc": 6e-5, "fAcc": 6e-5}
 """What upstream rounds, and by how much it can then differ."""

@@ -10,8 +10,10 @@ from PIL import Image
 from test_harness_runs import evaluate
 from test_plateau_wandb import items, read_back
 
-from lmms_plam.report.changes import Changes
-from lmms_plam.report.examples import Example, picture
+from lmms_plam.report.changes import changes_to_html
+from lmms_plam.report.pictures import picture
+from lmms_plam.scoring.changes import Changes
+from lmms_plam.scoring.examples import Example
 from lmms_plam.stats.matrix import ScoreMatrix
 
 TASK = "plam_compare_digits"
@@ -39,13 +41,13 @@ def test_changes_are_found_counted_and_shown_from_both_directions():
     assert changes.counts() == [f"merged scores higher on {won} documents and lower on {lost}"]
     ways = [change.way for change in changes.shown]
     assert ways.count("higher") == ways.count("lower") == 8
-    page = changes.to_html()
+    page = changes_to_html(changes)
     assert page.count("data:image/jpeg;base64,") == 16
     assert f"16 of these {len(changes.all)} changes are shown" in page
     assert "a &lt; b?" in page
     assert "yes &amp; no" in page
     assert "&lt;merged " in page
-    assert "<li>none</li>" in Changes.of("mine", matrix_of(base=base, same=base), "base", shown).to_html()
+    assert "<li>none</li>" in changes_to_html(Changes.of("mine", matrix_of(base=base, same=base), "base", shown))
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "RGBA", "P", "L", "I;16"])

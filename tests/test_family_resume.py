@@ -24,7 +24,7 @@ def own(task_folder, tmp_path):
     """A folder of the user's own, with a probe of tiny_look."""
     folder = shutil.copytree(task_folder, tmp_path / "own")
     (folder / f"{PROBE}.yaml").write_text(
-        f"task: {PROBE}\nclass: !function lmms_plam.harness.tasks.MaskingProbe\nof: tiny_look\n"
+        f"task: {PROBE}\nclass: !function lmms_plam.families.MaskingProbe\nof: tiny_look\n"
     )
     return folder
 

@@ -19,7 +19,7 @@ from lmms_plam.stats.matrix import ScoreMatrix
 
 PROBE, COMPARE = "plam_probe_digits", "plam_compare_digits"
 MERGE = {"start_layer": 1, "lambda_lm": 1.0, "lambda_vlm": 0.0}
-FAMILY = "task: {name}\nclass: !function lmms_plam.harness.tasks.{kind}\nof: {of}\n"
+FAMILY = "task: {name}\nclass: !function lmms_plam.families.{kind}\nof: {of}\n"
 HALF = """\
 include: tiny_look.yaml
 task: half

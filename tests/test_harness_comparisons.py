@@ -20,7 +20,7 @@ metric_list:
   - {{metric: accuracy, aggregation: !function own.wrong, higher_is_better: false}}
 metadata: {metadata}
 """
-COMPARISON = "task: own_comparison\nclass: !function lmms_plam.harness.tasks.Comparison\nof: own\n"
+COMPARISON = "task: own_comparison\nclass: !function lmms_plam.families.Comparison\nof: own\n"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def own(tmp_path):
         (tmp_path / "own.py").write_text(FUNCTIONS.format(mine=mine))
         (tmp_path / "own_comparison.yaml").write_text(COMPARISON)
         (tmp_path / "own_probe.yaml").write_text(
-            "task: own_probe\nclass: !function lmms_plam.harness.tasks.MaskingProbe\nof: own\ncuts: every 5\n"
+            "task: own_probe\nclass: !function lmms_plam.families.MaskingProbe\nof: own\ncuts: every 5\n"
         )
         return tmp_path
 

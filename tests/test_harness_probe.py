@@ -95,7 +95,7 @@ def test_documents_without_an_image_are_counted_and_no_plateau_is_no_number(tmp_
     folder = tmp_path / "own"
     folder.mkdir()
     (folder / "own.yaml").write_text(
-        "task: probe_text\nclass: !function lmms_plam.harness.tasks.MaskingProbe\nof: plam_digits_text\n"
+        "task: probe_text\nclass: !function lmms_plam.families.MaskingProbe\nof: plam_digits_text\n"
     )
     results = evaluate("plam", "config=digits", ["probe_text"], include=folder, output=tmp_path / "runs", limit=16)
     record = json.loads((tmp_path / "runs" / "plam" / "probe_text" / "plateau.json").read_text())

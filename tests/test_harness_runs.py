@@ -240,7 +240,7 @@ def test_a_family_task_needs_the_plam_model(pairs, monkeypatch):
 def test_a_family_task_that_cant_be_meant_says_so(pairs, tmp_path, content, error, words):
     folder = tmp_path / "own"
     folder.mkdir()
-    head = "task: own_probe\nclass: !function lmms_plam.harness.tasks.MaskingProbe\n"
+    head = "task: own_probe\nclass: !function lmms_plam.families.MaskingProbe\n"
     (folder / "own.yaml").write_text(head + content + "\n")
     with pytest.raises(error, match=re.escape(words)):
         evaluate("plam", f"config={config_file(pairs['qwen2_5_vl'], tmp_path)}", ["own_probe"], include=folder)

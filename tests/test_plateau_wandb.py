@@ -11,8 +11,8 @@ from test_plateau import CUTS, documents, matrix_of, ramp
 
 from lmms_plam.probes.record import CURVE, MATRIX, PLATEAU, Origin, analyse
 from lmms_plam.report.curve import draw_curve
-from lmms_plam.report.examples import Example, telling_documents
 from lmms_plam.report.wandb_log import log_probe
+from lmms_plam.scoring.examples import Example, telling_documents
 from lmms_plam.stats.matrix import ScoreMatrix
 
 

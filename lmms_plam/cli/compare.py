@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from lmms_plam.harness.paired import compare_task, runs_by_task
     from lmms_plam.report.comparison import records, table, write
+    from lmms_plam.runs.paired import compare_task, runs_by_task
     from lmms_plam.stats.results import adjust_results
 
     options = read_options(arguments)

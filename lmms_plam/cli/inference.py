@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from lmms_plam.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from lmms_plam.harness.paired import Options
     from lmms_plam.report.tables import Table
+    from lmms_plam.runs.paired import Options
 
 
 def stay_offline() -> None:
@@ -47,7 +47,7 @@ def read_options(arguments: argparse.Namespace) -> Options:
     Raises:
         DataError: a level, a number of draws or a file of clusters that can't be used.
     """
-    from lmms_plam.harness.paired import Options
+    from lmms_plam.runs.paired import Options
     from lmms_plam.stats.bootstrap import MOST_DRAWS
     from lmms_plam.stats.comparison import Settings
 

@@ -29,9 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from lmms_plam.harness.samples import TaskRun, find_runs
-    from lmms_plam.harness.standings import rank_task
     from lmms_plam.report.leaderboard import records, table, write
+    from lmms_plam.runs.samples import TaskRun, find_runs
+    from lmms_plam.runs.standings import rank_task
     from lmms_plam.stats.results import adjust_standings
 
     options = read_options(arguments)

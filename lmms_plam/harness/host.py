@@ -18,7 +18,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from lmms_eval.caching.response_cache import ResponseCache
 from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
@@ -27,19 +27,32 @@ from lmms_eval.utils import load_yaml_config
 
 from lmms_plam.errors import ConfigError, PlamError, UnsupportedError, did_you_mean
 from lmms_plam.files import write_text
-from lmms_plam.harness.journal import forget
 
-if TYPE_CHECKING:
-    from lmms_plam.harness.model import Plam
 
-_running: weakref.ref[Plam] | None = None
+class Guest(Protocol):
+    """What the host's seams need to know of our model."""
+
+    backend_name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal where the same answers can be expected."""
+
+    def record(self) -> dict[str, Any]:
+        """Return what belongs beside the results, as JSON can hold it."""
+
+    def results_written(self) -> None:
+        """Be told that the results are on disk."""
+
+
+_running: weakref.ref[Guest] | None = None
 """The `plam` model that was built last: lmms-eval runs one model at a time."""
 
 _manager: TaskManager | None = None
 """The host's task manager, which knows the tasks of the user's own folders too."""
 
 
-def announce(model: Plam) -> None:
+def announce(model: Guest) -> None:
     """Make the host see this model's backend name, fingerprint and record from now on.
 
     Raises:
@@ -51,7 +64,7 @@ def announce(model: Plam) -> None:
     _running = weakref.ref(model)
 
 
-def running() -> Plam | None:
+def running() -> Guest | None:
     """Return the `plam` model that the host runs, if any."""
     return _running() if _running is not None else None
 
@@ -112,7 +125,7 @@ def _cache_by_fingerprint(
 ) -> Any:
     ours = running()
     if ours is not None and (model == "plam" or model is ours):
-        model, model_args = "plam", {"fingerprint": ours.provenance.fingerprint}
+        model, model_args = "plam", {"fingerprint": ours.fingerprint}
     try:
         return create(*args, model=model, model_args=model_args, **kwargs)
     except (OSError, sqlite3.Error) as error:
@@ -130,12 +143,10 @@ def _save_with_record(
     if model is None:
         return saved
     if tracker.output_path and (folder / f"{tracker.date_id}_results.json").is_file():
-        for place, answered in model.answered.items():  # until here, a next run would have gone on from them
-            forget(place, answered)
-        model.answered.clear()
+        model.results_written()
     if tracker.general_config_tracker.model_source != "plam":
         return saved
-    record = model.provenance.to_dict()
+    record = model.record()
     if tracker.output_path:
         write_text(folder / f"{tracker.date_id}_plam.json", json.dumps(record, indent=2))
     if (run := wandb_run()) is not None:

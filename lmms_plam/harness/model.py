@@ -16,10 +16,10 @@ from loguru import logger
 from lmms_plam.config import DEFAULT_CONFIG, load_config
 from lmms_plam.errors import ConfigError, UnsupportedError, about
 from lmms_plam.harness import host
+from lmms_plam.harness.answering import Chooser, answer_families, is_family
 from lmms_plam.harness.backends import backend_name, build_backend, own_copies
-from lmms_plam.harness.families import Chooser, answer_families, is_family
 from lmms_plam.harness.intercept import no_silent_failure
-from lmms_plam.harness.journal import Key
+from lmms_plam.harness.journal import Key, forget
 from lmms_plam.harness.loglikelihood import loglikelihood
 from lmms_plam.harness.provenance import describe, digest_all, digest_tensors
 from lmms_plam.merge import (
@@ -42,8 +42,6 @@ from lmms_plam.model import (
     installed,
     run_plainly,
 )
-from lmms_plam.report.changes import Changes
-from lmms_plam.stats.results import Result
 
 
 class Plam(lmms):
@@ -64,7 +62,6 @@ class Plam(lmms):
         backend_name: its model type in lmms-eval.
         provenance: what exactly answers, with its fingerprint.
         choosers: by family task, what decides which of its later variants to ask.
-        compared: by comparison task, what it found.
         answered: by folder, the journal's entries that a family task has put into its matrix.
     """
 
@@ -101,7 +98,6 @@ class Plam(lmms):
         self._merge = merge
         self._said: set[str] = set()
         self.choosers: dict[str, Chooser] = {}
-        self.compared: dict[str, tuple[list[Result], Changes]] = {}
         self.answered: dict[Path, set[Key]] = {}
         self.provenance = describe(settings, self.backend_name, type(self.backend), self.model, untouched, merge)
         host.announce(self)
@@ -244,9 +240,30 @@ class Plam(lmms):
                 logger.warning(f"{error}; each variant runs by itself, which takes longer")
             return run_plainly(self.model, variants, inputs, weights=weights, query_scope=scope)
 
+    @property
+    def fingerprint(self) -> str:
+        """What lmms-eval's response cache keys answers by."""
+        return self.provenance.fingerprint
+
+    def record(self) -> dict[str, Any]:
+        """Return what belongs beside the results."""
+        return self.provenance.to_dict()
+
+    def results_written(self) -> None:
+        """Forget the answers that are part of written results; until then a next run would have gone on from them."""
+        for place, answered in self.answered.items():
+            forget(place, answered)
+        self.answered.clear()
+
     def clean(self) -> None:
         """Free the weights, as the harness asks after the last request."""
         self.backend.clean()
+
+
+def running() -> Plam | None:
+    """Return the `plam` model that lmms-eval runs, if any."""
+    guest = host.running()
+    return guest if isinstance(guest, Plam) else None
 
 
 class PlamSimple(Plam):

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lmms_plam.files import write_bytes, write_text
-from lmms_plam.report.changes import Changes
+from lmms_plam.report.changes import changes_to_html
 from lmms_plam.report.forest import ForestRow, draw_forest
 from lmms_plam.report.page import page
 from lmms_plam.report.tables import Table
+from lmms_plam.scoring.changes import Changes
 from lmms_plam.stats.results import Result
 
 FOREST = "forest.png"
@@ -148,7 +149,7 @@ def write(results: Sequence[Result], folder: Path, changes: Iterable[Changes] = 
     write_text(folder / "forest.svg", svg)
     write_bytes(folder / FOREST, forest(results, "png"))
     picture = svg[svg.index("<svg") :]
-    shown = [picture, found.to_html(), *(each.to_html() for each in changes)]
+    shown = [picture, found.to_html(), *map(changes_to_html, changes)]
     write_text(folder / "comparison.html", page(found.title, shown, "made by lmms-plam"))
 
 

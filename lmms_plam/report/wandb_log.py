@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lmms_plam.probes.record import Probe
-from lmms_plam.report.changes import Changes
 from lmms_plam.report.comparison import FOREST, records
 from lmms_plam.report.curve import PICTURES
-from lmms_plam.report.examples import Example, picture
+from lmms_plam.report.pictures import picture
+from lmms_plam.scoring.changes import Changes
+from lmms_plam.scoring.examples import Example
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.results import Result
 

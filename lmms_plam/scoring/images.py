@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lmms_plam.harness.units import BENCHMARKS, image_name
+from lmms_plam.scoring.benchmarks import BENCHMARKS
+from lmms_plam.scoring.record import image_name
 
 if TYPE_CHECKING:
     from datasets import Dataset

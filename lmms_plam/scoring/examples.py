@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,8 +10,6 @@ import numpy as np
 
 from lmms_plam.stats.matrix import ScoreMatrix
 
-_THUMBNAIL = (160, 160)
-_PICTURE = (800, 800)
 _T = TypeVar("_T")
 
 
@@ -37,22 +33,6 @@ def telling_documents(matrix: ScoreMatrix, count: int = 16) -> list[int]:
     stays = (scores[decided, ::-1] == scores[decided, -1:]).cumprod(axis=1).sum(axis=1)  # cuts at the end that agree
     order = decided[np.argsort(-stays, kind="stable")]
     return [int(matrix.doc_ids[row]) for row in evenly_spaced(order.tolist(), count)]
-
-
-def picture(image: Any, size: tuple[int, int] = _PICTURE) -> Any:
-    """Return a PIL image as RGB, made smaller where it is larger than `size`."""
-    small = image.convert("RGB")
-    small.thumbnail(size)
-    return small
-
-
-def thumbnail(image: Any) -> str:
-    """Return a PIL image as an inline HTML picture; empty for None."""
-    if image is None:
-        return ""
-    file = io.BytesIO()
-    picture(image, _THUMBNAIL).save(file, "JPEG", quality=85)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
 
 
 def evenly_spaced(items: Sequence[_T], count: int) -> list[_T]:

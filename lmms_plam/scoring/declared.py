@@ -19,7 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmms_plam.errors import DataError, about, did_you_mean
-from lmms_plam.harness.units import BENCHMARKS, Benchmark, Measure, Record, Sample, answer_of
+from lmms_plam.scoring.benchmarks import BENCHMARKS
+from lmms_plam.scoring.record import Benchmark, Measure, Record, Sample, answer_of
 from lmms_plam.stats.metrics import find_metric
 
 

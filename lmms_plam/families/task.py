@@ -19,12 +19,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmms_plam.errors import ConfigError, DataError, UnsupportedError, did_you_mean
 from lmms_plam.harness import host
-from lmms_plam.harness.families import ANCHOR, FamilyMember
-from lmms_plam.harness.scoring import DOC_ID, ScoredAnswer, Scorer
-from lmms_plam.harness.units import Benchmark
+from lmms_plam.harness.answering import ANCHOR, FamilyMember
+from lmms_plam.harness.model import running
 from lmms_plam.model import QueryScope, Variant
 from lmms_plam.probes.record import MATRIX
-from lmms_plam.report.examples import Example
+from lmms_plam.scoring.examples import Example
+from lmms_plam.scoring.record import Benchmark
+from lmms_plam.scoring.scorer import DOC_ID, ScoredAnswer, Scorer
 from lmms_plam.stats.matrix import ScoreMatrix
 
 _SINGLE = "generate_until"
@@ -59,7 +60,7 @@ class FamilyTask(ConfigurableMessagesTask):
     _filters: list[Any]
 
     def __init__(self, config: dict[str, Any]) -> None:
-        model = host.running()
+        model = running()
         if model is None:
             raise ConfigError(f"{config['task']} varies the model itself: run it with --model plam")
         self.plam = model

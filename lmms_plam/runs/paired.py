@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmms_plam.errors import DataError
-from lmms_plam.harness.join import Clusters, join
-from lmms_plam.harness.samples import TaskRun, find_runs
-from lmms_plam.report.changes import Changes
+from lmms_plam.runs.join import Clusters, join
+from lmms_plam.runs.samples import TaskRun, find_runs
+from lmms_plam.scoring.changes import Changes
 from lmms_plam.stats.comparison import Settings
 from lmms_plam.stats.results import Result
 

@@ -12,8 +12,8 @@ from typing import Any
 from loguru import logger
 
 from lmms_plam.errors import DataError
-from lmms_plam.harness.declared import read_metadata
-from lmms_plam.harness.units import Sample
+from lmms_plam.scoring.declared import read_metadata
+from lmms_plam.scoring.record import Sample
 
 _RESULTS = "_results.json"
 

@@ -6,17 +6,19 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
-
-from lmms_eval.api.task import ConfigurableTask
+from typing import TYPE_CHECKING, Any
 
 from lmms_plam.errors import DataError, about
-from lmms_plam.harness.declared import find_benchmarks, is_number, say_no_mean
-from lmms_plam.harness.images import image_names
-from lmms_plam.harness.units import Benchmark, Record, Sample, count_remarks, same_number, score_matrix
+from lmms_plam.scoring.declared import find_benchmarks, is_number, say_no_mean
+from lmms_plam.scoring.images import image_names
+from lmms_plam.scoring.record import Benchmark, Record, Sample
+from lmms_plam.scoring.units import count_remarks, same_number, score_matrix
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.units import Units
+
+if TYPE_CHECKING:
+    from lmms_eval.api.task import ConfigurableTask
 
 DOC_ID = "plam_doc_id"
 """Column in which each document carries its number, which scoring isn't told otherwise."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lmms_plam.harness.join import join
-from lmms_plam.harness.paired import Options
-from lmms_plam.harness.samples import TaskRun
+from lmms_plam.runs.join import join
+from lmms_plam.runs.paired import Options
+from lmms_plam.runs.samples import TaskRun
 from lmms_plam.stats.results import Standing
 
 

@@ -1,0 +1,15 @@
+"""Family tasks: another task's documents, prompts and scoring, asked with small changes to the model.
+
+A YAML of three lines makes one of any generate-until task:
+
+task: plam_probe_mmstar
+class: !function lmms_plam.families.MaskingProbe
+of: mmstar
+"""
+
+from __future__ import annotations
+
+from lmms_plam.families.comparison import Comparison
+from lmms_plam.families.probe import MaskingProbe
+
+__all__ = ["Comparison", "MaskingProbe"]

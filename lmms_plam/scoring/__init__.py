@@ -1,0 +1,1 @@
+"""How a benchmark's answers become records and a score matrix."""

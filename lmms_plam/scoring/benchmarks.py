@@ -1,0 +1,207 @@
+"""One table: how each benchmark's logged answer becomes a score, a cluster and a stratum, and which metrics it has.
+
+The metrics named beside a reader equal the harness's own on the full sample; tests hold that. Tasks that aren't in the
+table: see declared.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from lmms_plam.errors import DataError
+from lmms_plam.scoring.record import Benchmark, Measure, Record, Sample, answer_of
+
+
+def _exact_match(sample: Sample) -> Record:
+    question = sample.get("submission", {}).get("question_id", "")  # TextVQA logs it there
+    return Record(score=sample["exact_match"], answer=answer_of(sample), question=str(question))
+
+
+def _mmstar(sample: Sample) -> Record:
+    row = sample["average"]
+    category = next(key for key, value in sample.items() if value == row and key != "average")
+    return Record(
+        score=row["score"],
+        answer=answer_of(sample),
+        question=str(row["question_id"]),
+        stratum=f"{category}/{row['l2_category']}",
+    )
+
+
+def _mme(sample: Sample) -> Record:
+    group = "perception" if "mme_perception_score" in sample else "cognition"
+    row = sample[f"mme_{group}_score"]
+    pair = f"{row['category']}/{row['question_id']}"
+    return Record(
+        score=row["score"],
+        answer=answer_of(sample),
+        question=pair,
+        cluster=pair,
+        stratum=f"{group}/{row['category']}",
+        size=2,
+    )
+
+
+class _Choices(list[str]):
+    """Option letters as MMMU's parser takes them. It only ever indexes them to guess, which shows here."""
+
+    GUESS = "(a guess)"
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.GUESS
+
+
+def _mmmu(sample: Sample) -> Record:
+    """Score as upstream, except that a guess counts what it is worth: one over the number of options."""
+    from lmms_eval.tasks.mmmu.utils import eval_multi_choice, eval_open, parse_multi_choice_response
+
+    row = sample["mmmu_acc"]
+    record = Record(score=0.0, answer=answer_of(sample), question=row["id"], stratum=row["subdomain"])
+    if row["question_type"] != "multiple-choice":
+        return replace(record, score=float(eval_open(row["answer"], row["parsed_pred"][0])))
+    options = _mmmu_options(sample)
+    parsed = parse_multi_choice_response(record.answer, _Choices(options), options)
+    if parsed == _Choices.GUESS:
+        remark = "can't be parsed and count one over the number of options, where the harness guesses"
+        return replace(record, score=1 / len(options), remark=remark)
+    return replace(record, score=float(eval_multi_choice(row["answer"], parsed)))
+
+
+def _mmmu_options(sample: Sample) -> dict[str, str]:
+    """Return the options by letter, from the document or else from the prompt's lines `A. ...`."""
+    if "doc" in sample:
+        texts = ast.literal_eval(sample["doc"]["options"])
+        return {chr(ord("A") + place): text for place, text in enumerate(texts)}
+    lines = re.findall(r"^([A-Z])\. (.*)$", str(sample.get("input", "")), flags=re.MULTILINE)
+    start = max((place for place, (letter, _) in enumerate(lines) if letter == "A"), default=len(lines))
+    options = {}
+    for place, (letter, text) in enumerate(lines[start:]):
+        if letter == chr(ord("A") + place):
+            options[letter] = text
+    if len(options) < 2:
+        raise DataError(
+            f"mmmu: document {sample.get('doc_id')}: the logged prompt lists no options, so a guessed answer can't be"
+            " told from a chosen one"
+        )
+    return options
+
+
+def _mmbench(sample: Sample) -> Record:
+    from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
+
+    row = {**sample["gpt_eval_score"], "prediction": str(sample["gpt_eval_score"]["prediction"])}
+    evaluator = _mmbench_evaluator()
+    options = sorted(evaluator.build_choices(row))
+    chosen = evaluator.prefetch_answer(row) or extract_mcq_answer(row["prediction"], choices=options)
+    return Record(
+        score=float(chosen == row["answer"]),
+        answer=answer_of(sample),
+        question=str(row["index"]),
+        cluster=str(int(row["index"]) % 1_000_000),
+        stratum=str(row["category"]),
+        size=sum(row[letter] != "nan" for letter in options),
+    )
+
+
+@lru_cache(maxsize=1)
+def _mmbench_evaluator() -> Any:
+    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+
+    return MMBench_Evaluator()
+
+
+def _pope(sample: Sample) -> Record:
+    row = sample["pope_accuracy"]
+    return Record(score=row["score"], answer=row["prediction"], question=str(row["question_id"]))
+
+
+def _hallusion(sample: Sample) -> Record:
+    """Score by the judge's verdict where it is logged, else by upstream's rule that looks for a yes."""
+    row = sample["aAcc"]
+    judged = "correct" in row
+    yes = "1" if "yes" in row["model_prediction"].lower() else "0"
+    place = f"{row['category']}_{row['subcategory']}_{row['set_id']}"
+    unseen = row["category"] == "VS" and str(row["figure_id"]) == "0"
+    return Record(
+        score=float(row["correct"] if judged else yes == str(row["gt_answer"])),
+        answer=row["model_prediction"],
+        question=f"{place}_{row['figure_id']}_{row['question_id']}",
+        cluster=place,
+        stratum=row["category"],
+        columns={
+            "question": f"{place}_{row['question_id']}",
+            "figure": "" if unseen else f"{place}_{row['figure_id']}",
+            "scored by": "judge" if judged else "yes/no rule",
+        },
+        remark="" if judged else "are scored by upstream's yes/no rule, as no judge's verdict was logged",
+    )
+
+
+def _mathvision(sample: Sample) -> Record:
+    return Record(score=float(sample["mathvision_standard_eval"]["scores"][0]), answer=answer_of(sample))
+
+
+_MMSTAR_CATEGORIES = (
+    "coarse perception",
+    "fine-grained perception",
+    "instance reasoning",
+    "logical reasoning",
+    "science & technology",
+    "math",
+)
+
+_ACCURACY = (Measure("exact_match", "mean"),)
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "mmstar": Benchmark(
+        _mmstar, (Measure("average", "macro"), *(Measure(name, "macro", name) for name in _MMSTAR_CATEGORIES))
+    ),
+    "mme": Benchmark(
+        _mme,
+        (
+            Measure("mme_total_score", "mme"),  # the sum, which papers quote and the harness doesn't print
+            Measure("mme_perception_score", "mme", "perception"),
+            Measure("mme_cognition_score", "mme", "cognition"),
+        ),
+    ),
+    "mmmu_val": Benchmark(_mmmu, (Measure("mmmu_acc", "mean"),)),
+    "mmbench_en_dev_static": Benchmark(_mmbench, (Measure("gpt_eval_score", "all_right"),)),
+    "realworldqa": Benchmark(_exact_match, _ACCURACY, cluster_column="image"),
+    "pope": Benchmark(
+        _pope,
+        (
+            Measure("pope_f1_score", "yes_f1"),
+            Measure("pope_accuracy", "mean"),
+            Measure("pope_precision", "yes_precision"),
+            Measure("pope_recall", "yes_recall"),
+        ),
+        cluster_column="image_source",
+        questions_per_image=6,
+    ),
+    "gqa": Benchmark(_exact_match, _ACCURACY, cluster_column="imageId", needs_clusters=True),
+    "textvqa_val": Benchmark(_exact_match, _ACCURACY, cluster_column="image_id"),
+    "scienceqa_img": Benchmark(_exact_match, _ACCURACY, cluster_column="image"),
+    "hallusion_bench_image": Benchmark(
+        _hallusion,
+        (Measure("aAcc", "percent"), Measure("qAcc", "question_right"), Measure("fAcc", "figure_right")),
+    ),
+    "ai2d": Benchmark(_exact_match, _ACCURACY, cluster_column="image"),
+    "mathvision_testmini": Benchmark(_mathvision, (Measure("mathvision_standard_eval", "percent"),)),
+}
+"""The benchmarks of the papers, by lmms-eval's task name (facts: the tasks' own utils.py, lmms-eval 0.7.3)."""
+
+_SCORED_ALIKE = {
+    "mmstar": ("mmstar_qwen", "mmstar_oc"),
+    "mmmu_val": ("mmmu_val_qwen",),
+    "pope": ("pope_adv", "pope_pop", "pope_random"),
+    "gqa": ("gqa_lite",),
+    "textvqa_val": ("textvqa_val_lite",),
+    "scienceqa_img": ("scienceqa",),
+    "ai2d": ("ai2d_lite", "ai2d_no_mask"),
+    "mathvision_testmini": ("mathvision_test",),
+}
+BENCHMARKS |= {other: BENCHMARKS[name] for name, others in _SCORED_ALIKE.items() for other in others}

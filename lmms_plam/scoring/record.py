@@ -1,0 +1,148 @@
+"""What one logged answer contributes to a benchmark's score, and what a benchmark measures.
+
+A reader takes one logged sample of lmms-eval (or, inside a family task, what `process_results` returned together with
+the document under "doc") and returns a Record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from lmms_plam.errors import DataError
+from lmms_plam.stats.matrix import ScoreMatrix
+
+Sample = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one answer contributes.
+
+    Attributes:
+        score: the benchmark's own value of the document.
+        answer: the answer as scored, for tables of flipped documents and for metrics that read it (POPE).
+        question: the question's id, by which two runs are checked to have asked the same; empty where none is logged.
+        cluster: what depends on each other shares a name; None for the document by itself.
+        stratum: part that the benchmark averages over, `group/part` where only a group counts in some metric.
+        size: documents without which the cluster is incomplete.
+        columns: further text columns that a metric reads.
+        remark: what a reader of the scores must know of this one.
+    """
+
+    score: float
+    answer: str = ""
+    question: str = ""
+    cluster: str | None = None
+    stratum: str = ""
+    size: int = 1
+    columns: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A number of the harness's table and the registered metric that equals it.
+
+    Attributes:
+        key: the harness's name of the number.
+        metric: name of the metric in lmms_plam.stats.metrics.
+        group: strata of this group alone count; empty for all.
+    """
+
+    key: str
+    metric: str
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """How a benchmark's answers are read and measured.
+
+    Attributes:
+        read: turns a sample into a record.
+        measures: what is measured, the headline first.
+        cluster_column: column of the dataset that names (or is) what several questions share, such as their image.
+        needs_clusters: so many questions share one that no interval is given without its name.
+        questions_per_image: where images are asked about in blocks of so many consecutive question ids, and their
+            names aren't logged, the blocks stand for the images.
+        assumed: nobody said how the task is aggregated, so that its mean stands only where the harness prints it too.
+        perfect_answer: the best value of a document.
+        only_with: the key without which a sample isn't measured, as a category's metric isn't for other categories.
+    """
+
+    read: Callable[[Sample], Record]
+    measures: tuple[Measure, ...]
+    cluster_column: str | None = None
+    needs_clusters: bool = False
+    questions_per_image: int | None = None
+    assumed: bool = False
+    perfect_answer: float = 1.0
+    only_with: str | None = None
+
+    @property
+    def headline(self) -> Measure:
+        """The first measure of the whole benchmark."""
+        return next(measure for measure in self.measures if not measure.group)
+
+    def measures_it(self, sample: Sample) -> bool:
+        """Say whether a sample counts."""
+        return self.only_with is None or self.only_with in sample
+
+    def measured(self, samples: Iterable[Sample]) -> set[int]:
+        """Return the ids of the documents that count for any of these samples.
+
+        Raises:
+            DataError: there is none.
+        """
+        found = {sample["doc_id"] for sample in samples if self.measures_it(sample)}
+        if not found:
+            raise DataError(f"no document has '{self.only_with}', which its YAML names as the score")
+        return found
+
+    def record(self, sample: Sample) -> Record:
+        """Read a sample; its cluster is the image where the document is at hand and questions share images.
+
+        Raises:
+            DataError: it isn't what the task logs.
+        """
+        try:
+            record = self.read(sample)
+        except DataError:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError, SyntaxError, StopIteration) as error:
+            raise DataError(
+                f"document {sample.get('doc_id')} is not what the task logs ({type(error).__name__}: {error})"
+            ) from error
+        image = (sample.get("doc") or {}).get(self.cluster_column)
+        return record if record.cluster is not None or image is None else replace(record, cluster=image_name(image))
+
+    def parts(self, matrix: ScoreMatrix) -> list[tuple[Measure, ScoreMatrix]]:
+        """Return each measure that has documents, with the part of the matrix that it reads."""
+        groups = np.array([stratum.partition("/")[0] for stratum in matrix.strata])
+        return [
+            (measure, matrix.select((groups == measure.group) | (measure.group == "")))
+            for measure in self.measures
+            if not measure.group or measure.group in groups
+        ]
+
+
+def image_name(value: Any) -> str:
+    """Return a name for an image: its id, or a hash of its contents where the dataset holds only the picture."""
+    if isinstance(value, (str, int)):
+        return str(value)
+    if isinstance(value, Mapping):  # an undecoded image of a Hugging Face dataset
+        return hashlib.sha1(value["bytes"] or str(value["path"]).encode()).hexdigest()
+    return hashlib.sha1(value.tobytes()).hexdigest()
+
+
+def answer_of(sample: Sample) -> str:
+    """Return the answer that was scored, the first where a task asks repeatedly."""
+    response = sample.get("filtered_resps", "")
+    while isinstance(response, (list, tuple)):
+        response = response[0] if response else ""
+    return str(response)
