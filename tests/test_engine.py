@@ -33,6 +33,7 @@ from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.model import Variant, find_decoder, generate_family, run_plainly
 from lmms_plam.model import answers as growing
 from lmms_plam.model.decoding import DecodingBatch
+from lmms_plam.model.host import CACHE
 
 
 def all_cuts(model):
@@ -113,7 +114,7 @@ def test_answers_end_where_generate_ends_them_and_leave_the_batch(monkeypatch):
     rows = []
     step = DecodingBatch.step
     monkeypatch.setattr(
-        DecodingBatch, "step", lambda self, tokens, inputs: rows.append(len(tokens)) or step(self, tokens, inputs)
+        DecodingBatch, "step", lambda self, tokens, *rest: rows.append(len(tokens)) or step(self, tokens, *rest)
     )
     result = generate_family(model, all_cuts(model), {**prompts, "eos_token_id": ends, "pad_token_id": 0})
     assert result.tokens == [[expected(cut, row, ends) for row in range(3)] for cut in range(6)]
@@ -264,7 +265,7 @@ def test_what_the_engine_cannot_apply_is_refused_by_name(options, named):
 def test_caches_that_may_change_what_they_hold_are_refused_by_name(monkeypatch):
     model, prompts = copy.deepcopy(model_for("qwen2_vl")), prompts_for("qwen2_vl")
     monkeypatch.setattr(
-        model, "_prepare_cache_for_generation", lambda config, kwargs, *rest: kwargs.update(past_key_values=OwnCache())
+        model, "_prepare_cache_for_generation", lambda config, kwargs, *rest: kwargs.update({CACHE: OwnCache()})
     )
     with pytest.raises(UnsupportedError, match="OwnCache"):
         generate_family(model, all_cuts(model), prompts)

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from lmms_plam.model.anatomy import Decoder, find_decoder, vision_positions
 from lmms_plam.model.family import MEMORY_BUDGET, FamilyResult, generate_family
+from lmms_plam.model.host import Decoder, find_decoder, vision_positions
 from lmms_plam.model.lanes import QueryScope
 from lmms_plam.model.reference import masked, run_plainly
 from lmms_plam.model.variants import Variant, WeightSet, installed

@@ -58,8 +58,8 @@ class Group:
         batch = self._batch
         branches = run_branches(batch, self._tree, self._trunk, self._layout, self._weights)
         live = sorted(answers, key=lambda answer: (answer.variant.weights or "", answer.prompt, -self._cut(answer)))
-        inputs = batch.inputs_by_token()
-        logits = self._first_logits(live, branches, next(inputs))
+        inputs = batch.next_inputs()
+        logits = self._first_logits(live, branches, next(inputs)[1])
         ids = batch.input_ids[[answer.prompt for answer in live]]
         parts: list[DecodingBatch] | None = None
         while True:
@@ -78,9 +78,9 @@ class Group:
             if parts is None:
                 parts = self._line_up(live, branches)
                 del branches  # what is still needed of it, the lineups hold
-            step, sizes = next(inputs), [part.rows for part in parts]
+            (position, step), sizes = next(inputs), [part.rows for part in parts]
             shares = tokens.split_with_sizes(sizes)
-            logits = torch.cat([part.step(share, step) for part, share in zip(parts, shares, strict=True)])
+            logits = torch.cat([part.step(share, position, step) for part, share in zip(parts, shares, strict=True)])
 
     def _cut(self, answer: Answer) -> int:
         return self._batch.decoder.depth if answer.variant.cut is None else answer.variant.cut

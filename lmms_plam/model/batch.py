@@ -13,31 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.utils import ModelOutput
 
-from lmms_plam.model.anatomy import Decoder, vision_positions
+from lmms_plam.model.host import (
+    CACHE_NAMES,
+    Decoder,
+    next_inputs,
+    padding_of,
+    prefill_inputs,
+    repeat_inputs,
+    vision_positions,
+)
 from lmms_plam.model.lanes import Prompts
 from lmms_plam.model.variants import Variant
-
-
-class Clock(DynamicCache):  # type: ignore[misc]
-    """Tells the model how many positions lie behind it, and keeps no keys and values."""
-
-    def __init__(self, length: int):
-        super().__init__()
-        self.length = length
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of positions so far."""
-        return self.length
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """Return the number of positions with the new ones, and the first."""
-        return self.length + query_length, 0
-
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return the new ones alone."""
-        return keys, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +66,7 @@ class Batch:
         real = torch.ones_like(input_ids, dtype=torch.bool) if padding is None else padding.bool()
         self.prompts = Prompts(vision_positions(model, input_ids, model_kwargs), real)
         # the cache is no setting of the model but a matter of implementation: the engine brings its own
-        self._kwargs = {**model_kwargs, "use_cache": True, "past_key_values": None}
+        self._kwargs = {name: value for name, value in model_kwargs.items() if name not in CACHE_NAMES}
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -89,41 +76,20 @@ class Batch:
         """The prompts' length, padding included."""
         return self.input_ids.shape[1]
 
-    def prefill_inputs(self) -> dict[str, Any]:
+    def prefill_inputs(self, cache: DynamicCache) -> dict[str, Any]:
         """Return the arguments of the model's forward on the prompts, with an empty cache."""
-        kwargs = {**self._kwargs, "past_key_values": DynamicCache()}
-        inputs: dict[str, Any] = self.model.prepare_inputs_for_generation(
-            self.input_ids, is_first_iteration=True, **kwargs
-        )
-        return inputs
+        return prefill_inputs(self.model, self.input_ids, self._kwargs, cache)
 
-    def inputs_by_token(self) -> Iterator[dict[str, Any]]:
-        """Yield the arguments of the model's forward on one token of each prompt: its last, then one new after another.
+    def next_inputs(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield position and arguments of one token of each prompt: its last, then one new after another.
 
         Which tokens is open: rows bring their own, see `for_rows`.
         """
-        kwargs, ids = dict(self._kwargs), self.input_ids
-        while True:
-            kwargs["past_key_values"] = Clock(ids.shape[1] - 1)
-            yield self.model.prepare_inputs_for_generation(
-                ids, next_sequence_length=1, is_first_iteration=False, **kwargs
-            )
-            kwargs = self.model._update_model_kwargs_for_generation(ModelOutput(), kwargs)
-            ids = torch.cat([ids, ids[:, -1:]], dim=1)
+        return next_inputs(self.model, self.input_ids, self._kwargs)
 
     def for_rows(self, inputs: Mapping[str, Any], prompts: Sequence[int]) -> dict[str, Any]:
-        """Repeat arguments of the model's forward, laid out by prompt, for rows that belong to these prompts.
-
-        The layout is transformers' own convention, that of `_expand_inputs_for_generation`: prompts come first, but
-        second in three-dimensional position ids. The padding mask is left out: rows read no padding.
-        """
-        rows = {**inputs, "attention_mask": None}
-        index = torch.tensor(prompts, device=self.input_ids.device)
-        for name, value in rows.items():
-            dim = 1 if name == "position_ids" and value.ndim == 3 else 0
-            if isinstance(value, Tensor) and value.shape[dim] in (1, len(self)):
-                rows[name] = value.index_select(dim, index if value.shape[dim] > 1 else torch.zeros_like(index))
-        return rows
+        """Repeat arguments of the model's forward, laid out by prompt, for rows that belong to these prompts."""
+        return repeat_inputs(inputs, len(self), prompts, self.input_ids.device)
 
     def read_out(self, states: Tensor, rows: Mapping[str, Any]) -> Tensor:
         """Turn what the last decoder layer returns into logits: final norm, head, scaling and capping.
@@ -179,7 +145,7 @@ class Batch:
     def sequences(self, answers: Sequence[list[int]]) -> Tensor:
         """Join the prompts and one answer each as `generate` does, padded on the right."""
         width = max(len(tokens) for tokens in answers)
-        padding = self.rules.config._pad_token_tensor  # set wherever answers can differ in length
+        padding = padding_of(self.rules.config)  # set wherever answers can differ in length
         padded = [tokens + [padding] * (width - len(tokens)) for tokens in answers]
         return torch.cat([self.input_ids, torch.tensor(padded, device=self.input_ids.device)], dim=1)
 

@@ -185,10 +185,10 @@ def _run_layer(batch: Batch, index: int, hidden: Tensor, lane: Lane | None, trun
     if index == batch.decoder.depth - 1 and hidden.shape[1] > 1:
         cache.hand_over = True
         with suppress(_HandoverError):
-            layer.forward(hidden, past_key_values=cache, **arguments)
+            layer.forward(hidden, **{trunk.cache_name: cache}, **arguments)
         cache.hand_over = False
         hidden, arguments = hidden[:, -1:], last_only(arguments)
-    output: Tensor = layer.forward(hidden, past_key_values=cache, **arguments)
+    output: Tensor = layer.forward(hidden, **{trunk.cache_name: cache}, **arguments)
     if cache.held is None:
         raise UnsupportedError(f"{type(layer).__name__} doesn't hand its keys and values to the cache")
     return output, cache.held

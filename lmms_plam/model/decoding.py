@@ -7,18 +7,14 @@ ones of their own. The model's own attention then does the arithmetic.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.batch import Batch
+from lmms_plam.model.host import attention_replaced
 from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.variants import WeightSet, installed
 
@@ -173,51 +169,35 @@ class DecodingBatch:
         """Drop all other rows."""
         self._lineups = keep_rows(self._lineups, rows)
 
-    def step(self, tokens: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    def step(self, tokens: Tensor, position: int, inputs: Mapping[str, Any]) -> Tensor:
         """Read one more token of each answer.
 
         Args:
             tokens: [rows].
-            inputs: arguments of the model's forward for one token of each prompt, from `Batch.inputs_by_token`.
+            position: theirs.
+            inputs: arguments of the model's forward for one token of each prompt, from `Batch.next_inputs`.
 
         Returns:
             Logits [rows, vocabulary], float32.
         """
         for lineup in self._lineups:
-            lineup.advance(inputs["past_key_values"].length)
+            lineup.advance(position)
         rows = self._batch.for_rows(inputs, [lineup.prompt for lineup in self._lineups for _ in range(lineup.rows)])
         rows["input_ids"] = tokens[:, None]
-        with installed(self._weights, self._batch.decoder.by_index()), self._own_attention():
+        decoder = self._batch.decoder
+        with installed(self._weights, decoder.by_index()), attention_replaced(decoder, self._attend):
             logits: Tensor = self._batch.model(**rows, return_dict=True).logits
         return logits[:, -1].float()
 
-    @contextmanager
-    def _own_attention(self) -> Iterator[None]:
-        """Have attention computed lineup by lineup, in place of the model's implementation."""
-        name = self._batch.decoder.attention
-        before = ALL_ATTENTION_FUNCTIONS.get(name)  # None for eager: each modeling file has its own
+    def _attend(
+        self, layer: int, attention: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Compute a layer's attention lineup by lineup."""
         sizes = [lineup.rows for lineup in self._lineups]
-        met = set()
-
-        def attend(
-            module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
-        ) -> tuple[Tensor, None]:
-            met.add(module.layer_idx)
-            plain = partial(before or sys.modules[type(module).__module__].eager_attention_forward, module, **kwargs)
-            masks = [None] * len(sizes) if mask is None else mask.expand(len(query), -1, -1, -1).split_with_sizes(sizes)
-            parts = zip(*(tensor.split_with_sizes(sizes) for tensor in (query, key, value)), strict=True)
-            outputs = [
-                lineup.attend(module.layer_idx, plain, visible, *part)
-                for lineup, visible, part in zip(self._lineups, masks, parts, strict=True)
-            ]
-            return torch.cat(outputs), None
-
-        ALL_ATTENTION_FUNCTIONS[name] = attend
-        try:
-            yield
-        finally:
-            del ALL_ATTENTION_FUNCTIONS[name]
-            if ALL_ATTENTION_FUNCTIONS.get(name) is not before:  # someone had put theirs over the library's
-                ALL_ATTENTION_FUNCTIONS[name] = before
-        if len(met) < self._batch.decoder.depth:
-            raise UnsupportedError(f"{type(self._batch.model).__name__} doesn't attend through AttentionInterface")
+        masks = [None] * len(sizes) if mask is None else mask.expand(len(query), -1, -1, -1).split_with_sizes(sizes)
+        parts = zip(*(tensor.split_with_sizes(sizes) for tensor in (query, key, value)), strict=True)
+        outputs = [
+            lineup.attend(layer, attention, visible, *part)
+            for lineup, visible, part in zip(self._lineups, masks, parts, strict=True)
+        ]
+        return torch.cat(outputs)

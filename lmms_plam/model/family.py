@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
-from lmms_plam.model.anatomy import find_decoder
 from lmms_plam.model.answers import Answer, Group
 from lmms_plam.model.batch import Batch, Rules
 from lmms_plam.model.branches import Layout, what_to_keep
+from lmms_plam.model.host import CACHE, find_decoder
 from lmms_plam.model.lanes import QueryScope
 from lmms_plam.model.support import check_generation, check_request
 from lmms_plam.model.trunk import run_trunk
@@ -93,7 +93,7 @@ def generate_family(
         **model_kwargs: Any,
     ) -> FamilyResult:
         rules = Rules(logits_processor, stopping_criteria, generation_config)
-        check_generation(rules, model_kwargs.get("past_key_values"))
+        check_generation(rules, model_kwargs.get(CACHE))
         batch = Batch(model, decoder, input_ids, model_kwargs, rules)
         return _answer_all(batch, variants, sets, query_scope, memory_budget, keep_logits)
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmms_plam.errors import UnsupportedError
-from lmms_plam.model.anatomy import find_decoder, vision_positions
 from lmms_plam.model.family import FamilyResult
+from lmms_plam.model.host import find_decoder, take_cache, vision_positions
 from lmms_plam.model.lanes import QueryScope
 from lmms_plam.model.support import setting
 from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed
@@ -90,7 +90,10 @@ def masked(model: PreTrainedModel, vision: Tensor, cut: int, scope: QueryScope =
 
     def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden = args[0] if args else kwargs["hidden_states"]
-        cache, layer, queries = kwargs.get("past_key_values"), module.self_attn.layer_idx, hidden.shape[1]
+        layer, queries = module.self_attn.layer_idx, hidden.shape[1]
+        _, cache = take_cache(dict(kwargs))
+        if cache is None and queries < vision.shape[1]:
+            raise UnsupportedError(f"{type(module).__name__} is called without a cache, so that its keys can't be told")
         start = cache.get_seq_length(layer) if cache is not None else 0
         length, offset = cache.get_mask_sizes(queries, layer) if cache is not None else (queries, 0)
         query = torch.arange(start, start + queries, device=hidden.device)[:, None]

@@ -10,8 +10,8 @@ from transformers import Cache, DynamicCache, EosTokenCriteria, MaxLengthCriteri
 from transformers import generation as hf
 
 from lmms_plam.errors import UnsupportedError
-from lmms_plam.model.anatomy import Decoder
 from lmms_plam.model.batch import Rules
+from lmms_plam.model.host import CACHE_NAMES, Decoder
 
 _PLAIN_WAY = "; run_plainly can"
 
@@ -20,7 +20,7 @@ _REFUSED_ARGUMENTS = (
     "custom_generate",
     "inputs_embeds",
     "negative_prompt_ids",
-    "past_key_values",
+    *CACHE_NAMES,
     "prefill_chunk_size",
     "prefix_allowed_tokens_fn",
     "return_dict_in_generate",

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.batch import Batch
+from lmms_plam.model.host import CACHE, states_of, take_cache
 from lmms_plam.model.lanes import KeysValues
 
 Keep = Mapping[int, Mapping[object, Callable[[Tensor], Tensor]]]
@@ -28,6 +29,7 @@ class Trunk:
 
     Attributes:
         cache: keys and values of each layer.
+        cache_name: what its layers call the cache among their arguments.
         arguments: by layer, the keyword arguments of its call, without hidden states and cache.
         entering: by layer and key, what was kept of the hidden states that enter it.
         added: layers after which the model changed the states of vision tokens (DeepStack adds features there).
@@ -35,6 +37,7 @@ class Trunk:
     """
 
     cache: DynamicCache
+    cache_name: str = CACHE
     arguments: list[dict[str, Any]] = field(default_factory=list)
     entering: dict[int, dict[object, Tensor]] = field(default_factory=dict)
     added: list[int] = field(default_factory=list)
@@ -42,7 +45,7 @@ class Trunk:
 
     def states(self, layer: int) -> KeysValues:
         """Keys and values of a layer, of all positions of all prompts."""
-        return self.cache.layers[layer].keys, self.cache.layers[layer].values
+        return states_of(self.cache, layer)
 
 
 def run_trunk(batch: Batch, keep: Keep) -> Trunk:
@@ -55,8 +58,8 @@ def run_trunk(batch: Batch, keep: Keep) -> Trunk:
     Raises:
         UnsupportedError: the model doesn't run its decoder layers one after another on the prompt.
     """
-    inputs = batch.prefill_inputs()
-    trunk = Trunk(cache=inputs["past_key_values"])
+    trunk = Trunk(DynamicCache())
+    inputs = batch.prefill_inputs(trunk.cache)
     name = type(batch.model).__name__
     output_before: Tensor | None = None
 
@@ -64,8 +67,13 @@ def run_trunk(batch: Batch, keep: Keep) -> Trunk:
         nonlocal output_before
         index, arguments = len(trunk.arguments), dict(kwargs)
         hidden = args[0] if args else arguments.pop("hidden_states")
-        arguments.pop("past_key_values", None)
-        if len(args) > 1 or not isinstance(output, Tensor) or hidden.shape[:2] != batch.input_ids.shape:
+        trunk.cache_name, cache = take_cache(arguments)
+        if (
+            len(args) > 1
+            or not isinstance(output, Tensor)
+            or hidden.shape[:2] != batch.input_ids.shape
+            or cache is None
+        ):
             raise UnsupportedError(f"{name} doesn't call {type(layer).__name__} as the engine knows decoder layers")
         if output_before is not None and hidden is not output_before:
             if (hidden != output_before)[batch.prompts.text].any():

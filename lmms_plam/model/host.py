@@ -1,0 +1,266 @@
+"""Where the engine depends on transformers' insides: every such place, what it needs, and how releases differ.
+
+Released models all run through the same few seams of the library, so no code here knows a model family. What is public
+(`generate`, `config`, logits processors by class) is used where it is needed; what is private or has moved is here:
+
+* generate's `custom_generate`: a function (model, input_ids, logits_processor, stopping_criteria, generation_config,
+  **model_kwargs) that takes the decoding loop's place (`family`).
+* The cache's name among arguments: `cache` from 5.24, `past_key_values` before; a model's own code may lag behind.
+* `prepare_inputs_for_generation(ids, next_sequence_length, is_first_iteration, **kwargs)` and
+  `_update_model_kwargs_for_generation` (`prefill_inputs`, `next_inputs`).
+* A cache's `layers[i].keys`, `.values`, `update`, `get_seq_length` and `get_mask_sizes` (`Clock`, `states_of`).
+* `ALL_ATTENTION_FUNCTIONS`, which every model looks its attention up in, and each modeling file's
+  `eager_attention_forward`, for eager isn't in it (`attention_replaced`).
+* Names inside a model: `get_decoder()`, `layers`, `self_attn`, `layer_idx`, `_attn_implementation`, `layer_types`,
+  `num_kv_shared_layers` (`find_decoder`).
+* What decoder layers are called with: `attention_mask` (None with sdpa means causal; eager adds it up, so a boolean one
+  is silently wrong there), `position_embeddings`, `position_ids`, the cache (`lanes`, `trunk`).
+* What vision tokens are called: `mm_token_type_ids`, placeholder ids in the config (`vision_positions`).
+* `generation_config._pad_token_tensor`, set once generate has prepared it (`padding_of`).
+* `_expand_inputs_for_generation`'s convention that the batch comes first, in three-dimensional position ids second
+  (`repeat_inputs`).
+
+The range of releases is in pyproject.toml; the tests named test_engine* run at both ends of it. A change that none of
+them foresees is met on the user's own model (`selfcheck`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+
+from lmms_plam.errors import UnsupportedError
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""What the cache is called among the arguments of generate, of forward and of decoder layers."""
+
+CACHE = next(
+    name for name in CACHE_NAMES if name in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+)
+"""What the installed transformers itself calls it."""
+
+_IMAGE, _VIDEO = 1, 2  # what `mm_token_type_ids` calls the placeholders of images and videos; text is 0
+_PLACEHOLDERS = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
+_IMPLEMENTATIONS = ("sdpa", "eager")
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """The language decoder inside a vision-language model.
+
+    Attributes:
+        text: the module that runs the layers, between token embedding and final norm.
+        layers: its decoder layers.
+        attention: name of its attention implementation, `sdpa` or `eager`.
+    """
+
+    text: Any
+    layers: nn.ModuleList
+    attention: str
+
+    @property
+    def depth(self) -> int:
+        """The number of decoder layers L."""
+        return len(self.layers)
+
+    def by_index(self) -> dict[int, nn.Module]:
+        """Return the layers by their 0-based index."""
+        return dict(enumerate(self.layers))
+
+
+def find_decoder(model: PreTrainedModel) -> Decoder:
+    """Find the decoder layers of a model in which vision tokens are part of the sequence.
+
+    Raises:
+        UnsupportedError: a model of another build, named.
+    """
+    name = type(model).__name__
+    if not isinstance(model, GenerationMixin) or type(model).generate is not GenerationMixin.generate:
+        raise UnsupportedError(f"{name} has a generate() of its own, not transformers' GenerationMixin.generate")
+    if model.config.is_encoder_decoder:
+        raise UnsupportedError(f"{name} is an encoder-decoder model: no vision tokens in the decoder's sequence")
+    text = model.get_decoder()
+    if any(path.rsplit(".", 1)[-1].startswith("cross_attn") for path, _ in text.named_modules()):
+        raise UnsupportedError(f"{name} reads vision by cross-attention: it has no vision tokens to hide")
+    layers = getattr(text, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not all(hasattr(layer, "self_attn") for layer in layers):
+        raise UnsupportedError(f"{name}: {type(text).__name__} has no list `layers` of decoder layers with `self_attn`")
+    for kind in getattr(text.config, "layer_types", None) or ():
+        if kind not in _LAYER_TYPES:
+            raise UnsupportedError(f"{name} has decoder layers of the type '{kind}', not {' or '.join(_LAYER_TYPES)}")
+    if getattr(text.config, "num_kv_shared_layers", 0):
+        raise UnsupportedError(f"{name} has layers that read the keys and values of other layers")
+    attention = text.config._attn_implementation
+    if attention not in _IMPLEMENTATIONS:
+        raise UnsupportedError(f"attention '{attention}' of {name}: load it with attn_implementation=sdpa or eager")
+    return Decoder(text, layers, attention)
+
+
+def vision_positions(model: PreTrainedModel, input_ids: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """Say which prompt positions hold vision tokens, of images and of videos; their delimiters are text.
+
+    Args:
+        model: the vision-language model.
+        input_ids: [prompts, length].
+        inputs: what else the processor made; its `mm_token_type_ids` tell if there, else the placeholder ids in the
+            model's config.
+
+    Returns:
+        bool [prompts, length].
+
+    Raises:
+        UnsupportedError: neither source is there.
+    """
+    types: Tensor | None = inputs.get("mm_token_type_ids")
+    if types is not None:
+        return (types == _IMAGE) | (types == _VIDEO)
+    placeholders = {getattr(model.config, name, None) for name in _PLACEHOLDERS} - {None}
+    if not placeholders:
+        raise UnsupportedError(
+            f"can't tell vision tokens from text: no mm_token_type_ids among the inputs and none of "
+            f"{', '.join(_PLACEHOLDERS)} in the config of {type(model).__name__}"
+        )
+    return torch.isin(input_ids, torch.tensor(sorted(placeholders), device=input_ids.device))
+
+
+def take_cache(arguments: dict[str, Any]) -> tuple[str, Any]:
+    """Take the cache out of the keyword arguments of a decoder layer.
+
+    Returns:
+        The name under which it came, the library's own if it didn't, and the cache or None.
+    """
+    found = [name for name in CACHE_NAMES if name in arguments]
+    caches = {name: arguments.pop(name) for name in found}
+    name = next((name for name in found if caches[name] is not None), found[0] if found else CACHE)
+    return name, caches.get(name)
+
+
+class Clock(DynamicCache):  # type: ignore[misc]
+    """Tells the model how many positions lie behind it, and keeps no keys and values."""
+
+    def __init__(self, length: int):
+        super().__init__()
+        self.length = length
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of positions so far."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Return the number of positions with the new ones, and the first."""
+        return self.length + query_length, 0
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Return the new ones alone."""
+        return keys, values
+
+
+def states_of(cache: DynamicCache, layer: int) -> tuple[Tensor, Tensor]:
+    """Return a layer's keys and values, [prompts, heads, positions, dim]."""
+    return cache.layers[layer].keys, cache.layers[layer].values
+
+
+def prefill_inputs(
+    model: PreTrainedModel, input_ids: Tensor, model_kwargs: Mapping[str, Any], cache: DynamicCache
+) -> dict[str, Any]:
+    """Return the arguments of the model's forward on whole prompts, which fill an empty cache."""
+    kwargs = {**model_kwargs, "use_cache": True, CACHE: cache}
+    inputs: dict[str, Any] = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
+    return inputs
+
+
+def next_inputs(
+    model: PreTrainedModel, input_ids: Tensor, model_kwargs: Mapping[str, Any]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the arguments of the model's forward on one token of each prompt: its last, then one new after another.
+
+    Which tokens is open; the cache among the arguments is a `Clock`.
+
+    Yields:
+        The token's position, padding counted, and the arguments.
+    """
+    kwargs, ids = {**model_kwargs, "use_cache": True}, input_ids
+    while True:
+        position = ids.shape[1] - 1
+        kwargs[CACHE] = Clock(position)
+        yield (
+            position,
+            model.prepare_inputs_for_generation(ids, next_sequence_length=1, is_first_iteration=False, **kwargs),
+        )
+        kwargs = model._update_model_kwargs_for_generation(ModelOutput(), kwargs)
+        ids = torch.cat([ids, ids[:, -1:]], dim=1)
+
+
+def repeat_inputs(
+    inputs: Mapping[str, Any], count: int, prompts: Sequence[int], device: torch.device
+) -> dict[str, Any]:
+    """Repeat arguments of the model's forward, laid out by prompt, for rows that belong to these prompts.
+
+    The padding mask is left out: rows read no padding.
+
+    Args:
+        inputs: the arguments.
+        count: the number of prompts that they are laid out by.
+        prompts: by row, its prompt.
+        device: of the tensors.
+    """
+    rows = {**inputs, "attention_mask": None}
+    index = torch.tensor(prompts, device=device)
+    for name, value in rows.items():
+        dim = 1 if name == "position_ids" and value.ndim == 3 else 0
+        if isinstance(value, Tensor) and value.shape[dim] in (1, count):
+            rows[name] = value.index_select(dim, index if value.shape[dim] > 1 else torch.zeros_like(index))
+    return rows
+
+
+def padding_of(config: GenerationConfig) -> Any:
+    """Return the token that pads answers, of a config that `generate` has prepared."""
+    return config._pad_token_tensor
+
+
+@contextmanager
+def attention_replaced(decoder: Decoder, attend: Callable[..., Tensor]) -> Iterator[None]:
+    """Have all attention of the decoder's implementation computed by `attend` while open.
+
+    Args:
+        decoder: the decoder.
+        attend: gets the layer's index, the model's own attention function for it, queries, keys, values, mask and
+            options; returns the attention [rows, length, heads, dim].
+
+    Raises:
+        UnsupportedError: afterwards, if some decoder layer didn't attend through it.
+    """
+    name = decoder.attention
+    before = ALL_ATTENTION_FUNCTIONS.get(name)  # None for eager: each modeling file has its own
+    met = set()
+
+    def replaced(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
+        met.add(module.layer_idx)
+        own = before or sys.modules[type(module).__module__].eager_attention_forward
+
+        def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            output: tuple[Tensor, Tensor | None] = own(module, query, key, value, mask, **options)
+            return output
+
+        return attend(module.layer_idx, plain, query, key, value, mask), None
+
+    ALL_ATTENTION_FUNCTIONS[name] = replaced
+    try:
+        yield
+    finally:
+        del ALL_ATTENTION_FUNCTIONS[name]
+        if ALL_ATTENTION_FUNCTIONS.get(name) is not before:  # someone had put theirs over the library's
+            ALL_ATTENTION_FUNCTIONS[name] = before
+    if len(met) < decoder.depth:
+        raise UnsupportedError(f"{type(decoder.text).__name__} doesn't attend through AttentionInterface")
