@@ -107,6 +107,8 @@ class ModelConfig(_Frozen):
             lmms_plam.families.probe.ProbeOptions.
         family_memory: GiB that the variants of probes and comparisons may take together beyond an ordinary run; what
             doesn't fit is computed in further groups.
+        engine_check: answer the first prompts of every probe and comparison both ways, by the family engine and
+            plainly, before the engine is relied on.
     """
 
     name: str
@@ -119,6 +121,7 @@ class ModelConfig(_Frozen):
     recipes: dict[str, MergeRecipe] = Field(default_factory=dict)
     probe: dict[str, Any] = Field(default_factory=dict)
     family_memory: float = Field(default=4, gt=0, le=2**20)
+    engine_check: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:

@@ -14,7 +14,7 @@ import pytest
 from test_harness_runs import config_file, evaluate
 
 from lmms_plam.errors import UnsupportedError
-from lmms_plam.harness import model as plam_model
+from lmms_plam.harness import engine as answering
 from lmms_plam.stats.matrix import ScoreMatrix
 
 PROBE, COMPARE = "plam_probe_digits", "plam_compare_digits"
@@ -153,7 +153,7 @@ def test_documents_that_show_no_curve_leave_matrix_and_answers_for_a_larger_run(
 def test_the_cache_asks_again_only_what_was_answered_with_nothing(pairs, tmp_path, generated, monkeypatch):
     """lmms-eval doesn't store empty answers."""
     asked: list[list[str]] = []
-    engine = plam_model.generate_family
+    engine = answering.generate_family
 
     def silent_first(model, variants, inputs, **options):
         asked.append([variant.name for variant in variants])
@@ -162,7 +162,7 @@ def test_the_cache_asks_again_only_what_was_answered_with_nothing(pairs, tmp_pat
             result.tokens[0] = [[] for _ in result.tokens[0]]
         return result
 
-    monkeypatch.setattr(plam_model, "generate_family", silent_first)
+    monkeypatch.setattr(answering, "generate_family", silent_first)
 
     def run(folder, **content):
         asked.clear()

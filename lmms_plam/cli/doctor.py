@@ -1,4 +1,4 @@
-"""`plam doctor`: does lmms-eval see our model and tasks, and what is off."""
+"""`plam doctor`: does lmms-eval see our model and tasks, do a probe and a comparison run here, and what is off."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmms_plam.harness.model import Plam
 
 NAME = "doctor"
-HELP = "say whether lmms-eval sees the plugin's model and tasks, and what is off"
+HELP = "say whether lmms-eval sees the plugin's model and tasks, whether a probe and a comparison run, and what is off"
+
+_ASKED = 14
+"""Questions of the trial: the first two grids of digits, for an interval needs two clusters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +32,16 @@ class Finding:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--model", metavar="CONFIG", default="digits", help="try this model config instead of the embedded pair digits"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; exit code 1 if something is off."""
     findings = [finding for check in CHECKS for finding in _guarded(check)]
+    if all(finding.well for finding in findings if finding.subject in NEEDED):
+        findings += _guarded(partial(_trial, arguments.model))
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -40,7 +54,8 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
     except Exception as error:
-        yield Finding(check.__name__.strip("_").replace("_", " "), False, f"{type(error).__name__}: {error}")
+        name = getattr(check, "func", check).__name__.strip("_").replace("_", " ")
+        yield Finding(name, False, f"{type(error).__name__}: {error}")
 
 
 def _versions() -> Iterator[Finding]:
@@ -110,6 +125,54 @@ def _device() -> Iterator[Finding]:
 
 
 CHECKS = (_versions, _model_type, _tasks, _backends, _configs, _device)
+NEEDED = ("model type plam", "tasks")
+"""What must be well for a trial to make sense."""
+
+
+def _trial(config: str) -> Iterator[Finding]:
+    """Ask the first questions of digits of a model, as a probe and a comparison would, and look at what came of it."""
+    from loguru import logger
+
+    from lmms_plam.harness.model import Plam
+
+    logger.remove()
+    told: list[str] = []
+    logger.add(lambda message: told.append(message.record["message"]), level="ERROR")
+    plam = Plam(config=config)
+    tasks = {"plam_probe_digits": "full", "plam_compare_digits": "difference"}
+    if plam.provenance.config.merge is None:
+        del tasks["plam_compare_digits"]
+    with TemporaryDirectory() as folder:
+        results = _evaluate(plam, list(tasks), folder)
+    for task, number in tasks.items():
+        value = results[task].get(f"{number},none")
+        said = f"{_ASKED} questions of digits: {number} {value:.4f}" if isinstance(value, float) else "it has no result"
+        yield Finding(task, isinstance(value, float), said)
+        proof = plam.engine.proofs[task]
+        if proof.why:
+            yield Finding("engine", False, f"{task} runs plainly: {proof.why}")
+        else:
+            pictures = (
+                ""
+                if proof.hidden is None
+                else f"; another picture changes {proof.hidden:.1e} where hidden, {proof.seen:.1e} where seen"
+            )
+            said = f"{proof.variants} variants, largest difference {proof.largest:.1e} of {proof.allowed:.1e} allowed"
+            yield Finding("engine", True, said + pictures)
+    for message in told:
+        yield Finding("error", False, message)
+
+
+def _evaluate(plam: Plam, tasks: list[str], folder: str) -> dict[str, dict[str, Any]]:
+    """Run tasks on the first questions through lmms-eval, in this process."""
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    arguments = argparse.Namespace(output_path=folder, process_with_media=False)
+    manager = TaskManager(model_name="plam")
+    found = simple_evaluate(model=plam, tasks=tasks, task_manager=manager, limit=_ASKED, cli_args=arguments)
+    results: dict[str, dict[str, Any]] = found["results"]
+    return results
 
 
 def _print_table(findings: list[Finding]) -> None:

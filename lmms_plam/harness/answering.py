@@ -30,7 +30,7 @@ from lmms_plam.model import FamilyResult, QueryScope, Variant
 ANCHOR = "plam_family_member"
 """Key of a request's metadata under which a family task puts its FamilyMember; a task's own YAML may have `plam`."""
 
-Engine = Callable[[Sequence[Variant], QueryScope, dict[str, Any]], FamilyResult]
+Engine = Callable[[str, Sequence[Variant], QueryScope, dict[str, Any]], FamilyResult]
 
 Chooser = Callable[[Sequence[Instance], Sequence[str], set[int]], Collection[str]]
 """Given the requests for a task's first variants, their answers, and the documents that later variants may be asked
@@ -92,7 +92,7 @@ def answer_families(
     Args:
         backend: the lmms-eval backend that builds prompts and decodes answers.
         model: its Hugging Face model.
-        engine: answers for variants, given a query scope and the backend's arguments for `model.generate`.
+        engine: answers for variants, given the task, a query scope and the backend's arguments for `model.generate`.
         requests: requests whose metadata hold a FamilyMember.
         choosers: by task, for those that have later variants.
 
@@ -186,7 +186,7 @@ def _ask(
     def answer(generate: Generate, **inputs: Any) -> Any:
         batch = [families[doc_id] for doc_id in asked.take(len(inputs["input_ids"]))]
         variants = list(dict.fromkeys(member.variant for family in batch for member in family.members))
-        result = engine(variants, first.metadata[ANCHOR].scope, inputs)
+        result = engine(first.task_name, variants, first.metadata[ANCHOR].scope, inputs)
         for row, family in enumerate(batch):
             given = {}
             for member, places in family.members.items():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 
 from lmms_plam.config import DEFAULT_CONFIG, load_config
-from lmms_plam.errors import ConfigError, UnsupportedError, about
+from lmms_plam.errors import ConfigError, about
 from lmms_plam.harness import host
 from lmms_plam.harness.answering import Chooser, answer_families, is_family
 from lmms_plam.harness.backends import backend_name, build_backend, own_copies
+from lmms_plam.harness.engine import Engine
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.journal import Key, forget
 from lmms_plam.harness.loglikelihood import loglikelihood
@@ -32,16 +32,7 @@ from lmms_plam.merge import (
     recipe_weights,
     untouched_tensors,
 )
-from lmms_plam.model import (
-    FamilyResult,
-    QueryScope,
-    Variant,
-    WeightSet,
-    find_decoder,
-    generate_family,
-    installed,
-    run_plainly,
-)
+from lmms_plam.model import Variant, WeightSet
 
 
 class Plam(lmms):
@@ -96,7 +87,6 @@ class Plam(lmms):
             for warning in merge.warnings:
                 logger.warning(f"{settings.name}: {warning}")
         self._merge = merge
-        self._said: set[str] = set()
         self.choosers: dict[str, Chooser] = {}
         self.answered: dict[Path, set[Key]] = {}
         self.provenance = describe(settings, self.backend_name, type(self.backend), self.model, untouched, merge)
@@ -191,7 +181,7 @@ class Plam(lmms):
         self._take_rank()
         with no_silent_failure(self.model):
             members = [requests[index] for index in families]
-            told = answer_families(self.backend, self.model, self._engine, members, self.choosers)
+            told = answer_families(self.backend, self.model, self.engine.answer, members, self.choosers)
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]
         if plain:
@@ -222,23 +212,11 @@ class Plam(lmms):
         """lmms-eval tells the model, not the backend, which of several processes it is."""
         self.backend._rank, self.backend._world_size = self.rank, self.world_size
 
-    def _engine(self, variants: Sequence[Variant], scope: QueryScope, inputs: dict[str, Any]) -> FamilyResult:
-        """Answer for all variants at once, or one by one where the engine can't apply what the backend asks for."""
-        first = variants[0].weights
-        if first is not None and all(variant.weights == first for variant in variants):  # nobody asks the loaded ones
-            with installed(self._weights(first), dict(enumerate(find_decoder(self.model).layers))):
-                return self._engine([replace(variant, weights=None) for variant in variants], scope, inputs)
-        weights = [self._weights(variant.weights) for variant in variants if variant.weights is not None]
-        budget = int(self.provenance.config.family_memory * 2**30)
-        try:
-            return generate_family(
-                self.model, variants, inputs, weights=weights, query_scope=scope, memory_budget=budget
-            )
-        except UnsupportedError as error:
-            if str(error) not in self._said:
-                self._said.add(str(error))
-                logger.warning(f"{error}; each variant runs by itself, which takes longer")
-            return run_plainly(self.model, variants, inputs, weights=weights, query_scope=scope)
+    @cached_property
+    def engine(self) -> Engine:
+        """What answers for variants."""
+        settings = self.provenance.config
+        return Engine(self.model, self._weights, int(settings.family_memory * 2**30), settings.engine_check)
 
     @property
     def fingerprint(self) -> str:
@@ -247,7 +225,8 @@ class Plam(lmms):
 
     def record(self) -> dict[str, Any]:
         """Return what belongs beside the results."""
-        return self.provenance.to_dict()
+        proofs = {task: asdict(proof) for task, proof in self.engine.proofs.items()}
+        return {**self.provenance.to_dict(), "engine": proofs}
 
     def results_written(self) -> None:
         """Forget the answers that are part of written results; until then a next run would have gone on from them."""

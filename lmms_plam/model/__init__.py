@@ -1,6 +1,6 @@
 """Running one prompt through many variants of a model: interventions on decoder layers, the family engine, references.
 
-`generate_family` is the engine, `run_plainly` the long way for what it refuses.
+`generate_family` is the engine, `run_plainly` the long way for what it refuses; `check_engine` compares the two.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from lmms_plam.model.family import MEMORY_BUDGET, FamilyResult, generate_family
 from lmms_plam.model.host import Decoder, find_decoder, vision_positions
 from lmms_plam.model.lanes import QueryScope
 from lmms_plam.model.reference import masked, run_plainly
+from lmms_plam.model.selfcheck import EngineCheck, HidingCheck, check_engine, check_hiding
 from lmms_plam.model.variants import Variant, WeightSet, installed
 
 __all__ = [
     "MEMORY_BUDGET",
     "Decoder",
+    "EngineCheck",
     "FamilyResult",
+    "HidingCheck",
     "QueryScope",
     "Variant",
     "WeightSet",
+    "check_engine",
+    "check_hiding",
     "find_decoder",
     "generate_family",
     "installed",

@@ -29,6 +29,7 @@ def run_plainly(
     *,
     weights: Sequence[WeightSet] = (),
     query_scope: QueryScope = "all",
+    keep_logits: bool = False,
 ) -> FamilyResult:
     """Answer a batch of prompts with every variant, by one call of `model.generate` each.
 
@@ -38,6 +39,7 @@ def run_plainly(
         generate_kwargs: the keyword arguments of `model.generate`; sampling, beams and processors are all its own.
         weights: the weight sets that variants name.
         query_scope: from which queries vision is hidden.
+        keep_logits: also return the logits; for greedy decoding.
 
     Raises:
         UnsupportedError: a model whose vision tokens can't be hidden by masks; it is named.
@@ -52,17 +54,21 @@ def run_plainly(
         raise UnsupportedError("vision tokens can be told only with input_ids among the arguments of generate")
     vision = vision_positions(model, input_ids, generate_kwargs)
     generate = type(model).generate
-    trunk = generate(model, **generate_kwargs)
-    tokens = []
+    kept = {"return_dict_in_generate": True, "output_logits": True} if keep_logits else {}
+    trunk = generate(model, **generate_kwargs, **kept)
+    tokens, logits = [], []
     for variant in variants:
         output, cut = trunk, decoder.depth if variant.cut is None else variant.cut
         if cut < decoder.depth or variant.weights is not None:
             chosen = sets[variant.weights] if variant.weights is not None else None
             with installed(chosen, decoder.by_index()), masked(model, vision, cut, query_scope):
-                output = generate(model, **generate_kwargs)
+                output = generate(model, **generate_kwargs, **kept)
         sequences = getattr(output, "sequences", output)
         tokens.append([_ended(row, model, generate_kwargs) for row in sequences[:, input_ids.shape[1] :].tolist()])
-    return FamilyResult(tokens, trunk, vision.sum(dim=1).tolist())
+        if keep_logits:
+            steps = torch.stack(output.logits, dim=1).float()
+            logits.append([row[: len(own)] for row, own in zip(steps, tokens[-1], strict=True)])
+    return FamilyResult(tokens, trunk, vision.sum(dim=1).tolist(), logits if keep_logits else None)
 
 
 def _ended(tokens: list[int], model: PreTrainedModel, generate_kwargs: Mapping[str, Any]) -> list[int]:

@@ -1,0 +1,185 @@
+"""Which way variants are answered: by the family engine, once it has proved itself on the model at hand, or one by one.
+
+The first prompts of every task are answered both ways, and the first ones with pictures are answered again with other
+pictures. An engine that deviates is left for the plain way, and a plain way that can't hide pictures ends the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from loguru import logger
+from transformers import PreTrainedModel
+
+from lmms_plam.errors import PlamError, UnsupportedError
+from lmms_plam.model import (
+    FamilyResult,
+    QueryScope,
+    Variant,
+    WeightSet,
+    check_engine,
+    check_hiding,
+    find_decoder,
+    generate_family,
+    installed,
+    run_plainly,
+    vision_positions,
+)
+
+
+@dataclass(slots=True)
+class Proof:
+    """What is known of the ways to answer a task's variants.
+
+    Attributes:
+        way: `engine` or `plain`.
+        why: why not the engine, empty if it is used.
+        variants: how many variants were answered both ways; 0 if the engine wasn't checked.
+        largest: the largest difference of a logit between them.
+        allowed: what rounding allows.
+        hidden: the largest difference of a logit that another picture makes while hidden; None if not looked at.
+        seen: the same while seen.
+    """
+
+    way: str = "engine"
+    why: str = ""
+    variants: int = 0
+    largest: float | None = None
+    allowed: float | None = None
+    hidden: float | None = None
+    seen: float | None = None
+
+
+class Engine:
+    """Answers prompts with variants of a model.
+
+    Args:
+        model: the Hugging Face model.
+        weights: returns a weight set by its name.
+        memory_budget: bytes that variants may take together.
+        check: whether the engine must prove itself first.
+
+    Attributes:
+        proofs: by task, how it was answered and what checks showed.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, weights: Callable[[str], WeightSet], memory_budget: int, check: bool = True
+    ):
+        self._model = model
+        self._weights = weights
+        self._budget = memory_budget
+        self._check = check
+        self._looked_at_hiding: set[str] = set()
+        self._said: set[str] = set()
+        self.proofs: dict[str, Proof] = {}
+
+    def answer(self, task: str, variants: Sequence[Variant], scope: QueryScope, inputs: dict[str, Any]) -> FamilyResult:
+        """Answer a batch of prompts with every variant.
+
+        Args:
+            task: the family task that asks.
+            variants: what to run.
+            scope: from which queries a cut hides vision.
+            inputs: the backend's arguments for `model.generate`.
+
+        Raises:
+            UnsupportedError: pictures can't be hidden from this model either way.
+        """
+        first = variants[0].weights
+        if first is not None and all(variant.weights == first for variant in variants):  # nobody asks the loaded ones
+            with installed(self._weights(first), find_decoder(self._model).by_index()):
+                return self.answer(task, [replace(variant, weights=None) for variant in variants], scope, inputs)
+        options: dict[str, Any] = {
+            "weights": [self._weights(name) for name in dict.fromkeys(one.weights for one in variants) if name],
+            "query_scope": scope,
+        }
+        if self._check:
+            self._prove(task, variants, inputs, options)
+        proof = self.proofs.setdefault(task, Proof())
+        if proof.way == "engine":
+            try:
+                return generate_family(self._model, variants, inputs, memory_budget=self._budget, **options)
+            except UnsupportedError as error:  # these prompts, perhaps not the next ones
+                self._say(f"{error}; each variant runs by itself, which takes longer")
+            except PlamError:
+                raise
+            except Exception as error:
+                self._give_up(task, f"it fails with {type(error).__name__}: {error}")
+        return run_plainly(self._model, variants, inputs, **options)
+
+    def _prove(
+        self, task: str, variants: Sequence[Variant], inputs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> None:
+        """Check both ways on a task's first prompts, and hiding on the first that have pictures."""
+        if task not in self.proofs:
+            proof = self.proofs[task] = Proof()
+            try:
+                found = check_engine(self._model, variants, inputs, **options)
+            except UnsupportedError as error:
+                proof.why = str(error)
+            else:
+                proof.variants, proof.largest, proof.allowed = found.variants, found.largest, found.allowed
+                if found.deviation:
+                    self._give_up(task, found.deviation)
+                else:
+                    logger.info(
+                        f"{task}: engine checked on this model: {found.variants} variants, largest difference of a "
+                        f"logit {found.largest:.1e} where rounding allows {found.allowed:.1e}"
+                    )
+        depth = find_decoder(self._model).depth
+        hides = any(variant.cut is not None and variant.cut < depth for variant in variants)
+        if hides and task not in self._looked_at_hiding and self._shows_pictures(inputs):
+            self._looked_at_hiding.add(task)
+            self._prove_hiding(task, inputs)
+
+    def _prove_hiding(self, task: str, inputs: Mapping[str, Any]) -> None:
+        proof, family = self.proofs[task], partial(generate_family, memory_budget=self._budget)
+        for way, answer in (("plain", run_plainly), ("engine", family)):
+            if way == "engine" and (proof.way == "plain" or proof.why):
+                continue
+            found = check_hiding(self._model, partial(answer, self._model, keep_logits=True), inputs)
+            if found is None:
+                self._say(f"{task}: the prompts' pictures have no name that is known, so hiding them isn't checked")
+                return
+            proof.hidden, proof.seen = found.hidden, found.seen
+            if not found.holds:
+                what = (
+                    f"with pictures hidden from all layers, another picture changes a logit by {found.hidden:.3g}, and "
+                    f"rounding allows {found.allowed:.1g}"
+                )
+                if way == "engine":
+                    self._give_up(task, what)
+                    continue
+                raise UnsupportedError(f"pictures can't be hidden from this model ({_versions()}): {what}")
+            if found.seen <= found.allowed:
+                self._say(
+                    f"{task}: another picture of the same size makes no difference to the first answers even where "
+                    "all layers see it: do pictures reach the model?"
+                )
+
+    def _shows_pictures(self, inputs: Mapping[str, Any]) -> bool:
+        input_ids = inputs.get("input_ids", inputs.get("inputs"))
+        return input_ids is not None and bool(vision_positions(self._model, input_ids, inputs).any())
+
+    def _give_up(self, task: str, deviation: str) -> None:
+        """Leave the engine for the plain way, for the rest of a task."""
+        proof = self.proofs[task]
+        proof.way, proof.why = "plain", deviation
+        logger.warning(
+            f"{task}: the engine deviates on this model ({_versions()}): {deviation}; so each variant runs by itself, "
+            "which takes longer"
+        )
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            logger.warning(message)
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("lmms-plam", "transformers", "torch"))
