@@ -19,6 +19,7 @@ def test_all_is_well_here(capsys):
 
 def test_a_probe_that_can_not_use_the_engine_is_off(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "CHECKS", ())
+    monkeypatch.setattr(doctor, "NEEDED", frozenset())
     monkeypatch.setattr("lmms_plam.harness.engine.generate_family", lambda *_, **__: {}["past_key_values"])
     monkeypatch.setattr("lmms_plam.model.selfcheck.generate_family", lambda *_, **__: {}["past_key_values"])
     assert main(["doctor", "--json"]) == 1
@@ -30,6 +31,7 @@ def test_a_probe_that_can_not_use_the_engine_is_off(capsys, monkeypatch):
 
 def test_a_model_of_ones_own_is_tried(capsys, monkeypatch, pairs, tmp_path):
     monkeypatch.setattr(doctor, "CHECKS", ())
+    monkeypatch.setattr(doctor, "NEEDED", frozenset())
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge="none")
     assert main(["doctor", "--json", "--model", str(path)]) == 0
     assert [finding["subject"] for finding in json.loads(capsys.readouterr().out)] == ["plam_probe_digits", "engine"]

@@ -38,6 +38,10 @@ def hiding(way, model, prompts):
     return check_hiding(model, partial(WAYS[way], model, keep_logits=True), prompts)
 
 
+def engine_of(model, check=True):
+    return Engine(model, lambda name: None, 2**30, check=check, proofs={})
+
+
 @contextmanager
 def warnings():
     told = []
@@ -120,7 +124,7 @@ def test_an_engine_that_deviates_is_left_for_the_plain_way_in_one_line(monkeypat
     model, prompts = model_for("qwen2_5_vl"), prompts_for("qwen2_5_vl")
     plain = run_plainly(model, all_cuts(model), prompts)
     broken_engine(monkeypatch, fault)
-    engine = Engine(model, lambda name: None, 2**30)
+    engine = engine_of(model)
     with warnings() as told:
         answers = [engine.answer("a_task", all_cuts(model), "all", prompts) for _ in range(2)]
     assert all(result.tokens == plain.tokens for result in answers)
@@ -136,12 +140,12 @@ def test_a_plain_way_that_hides_in_prefill_only_is_found_out_and_ends_the_run(mo
     monkeypatch.setattr(reference, "masked", hides_in_prefill_only(reference.masked))
     assert not hiding("plain", model, prompts).holds
     with pytest.raises(UnsupportedError, match=r"pictures can't be hidden from this model \(lmms-plam .* transformers"):
-        Engine(model, lambda name: None, 2**30).answer("a_task", all_cuts(model), "all", prompts)
+        engine_of(model).answer("a_task", all_cuts(model), "all", prompts)
 
 
 def test_an_exception_in_the_middle_of_a_run_goes_on_plainly(monkeypatch):
     model, prompts = model_for("qwen2_5_vl"), prompts_for("qwen2_5_vl")
-    engine = Engine(model, lambda name: None, 2**30)
+    engine = engine_of(model)
     first = engine.answer("a_task", all_cuts(model), "all", prompts)
     assert engine.proofs["a_task"].way == "engine"
     broken_engine(monkeypatch, "an unknown argument")
@@ -152,7 +156,7 @@ def test_an_exception_in_the_middle_of_a_run_goes_on_plainly(monkeypatch):
 
 def test_the_check_is_said_once_a_task_and_can_be_turned_off(monkeypatch):
     model, prompts = model_for("qwen2_5_vl"), prompts_for("qwen2_5_vl")
-    checked, unchecked = (Engine(model, lambda name: None, 2**30, check) for check in (True, False))
+    checked, unchecked = (engine_of(model, check) for check in (True, False))
     with warnings() as told:
         for task in ("one", "one", "other"):
             checked.answer(task, all_cuts(model), "all", prompts)
@@ -171,7 +175,7 @@ def test_hiding_is_checked_on_the_first_prompts_that_have_pictures():
         "do_sample": False,
         "max_new_tokens": 2,
     }
-    engine = Engine(model, lambda name: None, 2**30)
+    engine = engine_of(model)
     engine.answer("a_task", all_cuts(model), "all", text)
     assert engine.proofs["a_task"].hidden is None
     engine.answer("a_task", all_cuts(model), "all", pictures)
@@ -186,5 +190,5 @@ def test_pictures_that_reach_no_layer_are_said(monkeypatch):
     )
     monkeypatch.setattr(torch.Tensor, "masked_scatter", lambda self, mask, source: self)
     with warnings() as told:
-        Engine(model, lambda name: None, 2**30).answer("a_task", all_cuts(model), "all", prompts)
+        engine_of(model).answer("a_task", all_cuts(model), "all", prompts)
     assert any("do pictures reach the model?" in line for line in told)

@@ -160,6 +160,9 @@ def test_a_probe_writes_its_curve_and_ends_where_the_plain_run_does(pairs, tmp_p
     assert (matrix.answers[:, 0] != matrix.answers[:, depth]).any(), "hiding the image changed nothing"
     assert matrix.clusters.tolist() == ["0"] * 7 + ["1"], "seven questions about a grid"
     assert results["results"]["plam_probe_digits"]["full,none"] == results["results"]["plam_digits"]["accuracy,none"]
+    proof = json.loads((tmp_path / "runs" / "now_plam.json").read_text())["engine"]["plam_probe_digits"]
+    assert (proof["way"], proof["why"]) == ("engine", "")
+    assert proof["largest"] <= proof["allowed"] < proof["seen"]
 
 
 def test_a_probe_that_the_engine_cannot_share_runs_plainly_and_says_so_once(pairs, tmp_path):

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; exit code 1 if something is off."""
     findings = [finding for check in CHECKS for finding in _guarded(check)]
-    if all(finding.well for finding in findings if finding.subject in NEEDED):
+    if {finding.subject for finding in findings if finding.well} >= NEEDED:
         findings += _guarded(partial(_trial, arguments.model))
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
@@ -125,7 +125,7 @@ def _device() -> Iterator[Finding]:
 
 
 CHECKS = (_versions, _model_type, _tasks, _backends, _configs, _device)
-NEEDED = ("model type plam", "tasks")
+NEEDED = frozenset({"model type plam", "tasks"})
 """What must be well for a trial to make sense."""
 
 
@@ -148,7 +148,7 @@ def _trial(config: str) -> Iterator[Finding]:
         value = results[task].get(f"{number},none")
         said = f"{_ASKED} questions of digits: {number} {value:.4f}" if isinstance(value, float) else "it has no result"
         yield Finding(task, isinstance(value, float), said)
-        proof = plam.engine.proofs[task]
+        proof = plam.proofs[task]
         if proof.why:
             yield Finding("engine", False, f"{task} runs plainly: {proof.why}")
         else:

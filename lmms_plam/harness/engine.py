@@ -62,13 +62,17 @@ class Engine:
         weights: returns a weight set by its name.
         memory_budget: bytes that variants may take together.
         check: whether the engine must prove itself first.
-
-    Attributes:
-        proofs: by task, how it was answered and what checks showed.
+        proofs: by task, how it was answered and what checks showed; filled in here.
     """
 
     def __init__(
-        self, model: PreTrainedModel, weights: Callable[[str], WeightSet], memory_budget: int, check: bool = True
+        self,
+        model: PreTrainedModel,
+        weights: Callable[[str], WeightSet],
+        memory_budget: int,
+        *,
+        check: bool,
+        proofs: dict[str, Proof],
     ):
         self._model = model
         self._weights = weights
@@ -76,7 +80,7 @@ class Engine:
         self._check = check
         self._looked_at_hiding: set[str] = set()
         self._said: set[str] = set()
-        self.proofs: dict[str, Proof] = {}
+        self.proofs = proofs
 
     def answer(self, task: str, variants: Sequence[Variant], scope: QueryScope, inputs: dict[str, Any]) -> FamilyResult:
         """Answer a batch of prompts with every variant.

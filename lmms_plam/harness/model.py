@@ -17,7 +17,7 @@ from lmms_plam.errors import ConfigError, about
 from lmms_plam.harness import host
 from lmms_plam.harness.answering import Chooser, answer_families, is_family
 from lmms_plam.harness.backends import backend_name, build_backend, own_copies
-from lmms_plam.harness.engine import Engine
+from lmms_plam.harness.engine import Engine, Proof
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.journal import Key, forget
 from lmms_plam.harness.loglikelihood import loglikelihood
@@ -53,6 +53,7 @@ class Plam(lmms):
         backend_name: its model type in lmms-eval.
         provenance: what exactly answers, with its fingerprint.
         choosers: by family task, what decides which of its later variants to ask.
+        proofs: by family task, how its variants were answered, and what was checked before.
         answered: by folder, the journal's entries that a family task has put into its matrix.
     """
 
@@ -88,6 +89,7 @@ class Plam(lmms):
                 logger.warning(f"{settings.name}: {warning}")
         self._merge = merge
         self.choosers: dict[str, Chooser] = {}
+        self.proofs: dict[str, Proof] = {}
         self.answered: dict[Path, set[Key]] = {}
         self.provenance = describe(settings, self.backend_name, type(self.backend), self.model, untouched, merge)
         host.announce(self)
@@ -216,7 +218,8 @@ class Plam(lmms):
     def engine(self) -> Engine:
         """What answers for variants."""
         settings = self.provenance.config
-        return Engine(self.model, self._weights, int(settings.family_memory * 2**30), settings.engine_check)
+        budget = int(settings.family_memory * 2**30)
+        return Engine(self.model, self._weights, budget, check=settings.engine_check, proofs=self.proofs)
 
     @property
     def fingerprint(self) -> str:
@@ -225,7 +228,7 @@ class Plam(lmms):
 
     def record(self) -> dict[str, Any]:
         """Return what belongs beside the results."""
-        proofs = {task: asdict(proof) for task, proof in self.engine.proofs.items()}
+        proofs = {task: asdict(proof) for task, proof in self.proofs.items()}
         return {**self.provenance.to_dict(), "engine": proofs}
 
     def results_written(self) -> None:
