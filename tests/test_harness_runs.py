@@ -139,10 +139,13 @@ def test_changed_weights_are_not_served_from_the_cache(pairs, tmp_path, generate
 
 def test_the_results_folder_says_what_answered(pairs, tmp_path):
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 1})
-    evaluate("plam", f"config={path}", ["plam_digits"], output=tmp_path / "runs")
+    evaluate("plam", f"config={path}", ["plam_digits", "plam_probe_digits"], output=tmp_path / "runs")
     record = json.loads((tmp_path / "runs" / "now_plam.json").read_text())
     assert (tmp_path / "runs" / "now_results.json").is_file()
     assert record["config"]["merge"]["start_layer"] == 1
+    proof = record["engine"]["plam_probe_digits"]
+    assert (proof["way"], proof["why"]) == ("engine", "")
+    assert proof["largest"] <= proof["allowed"] < proof["seen"]
     assert record["merge"]["merged"][0]["name"].endswith("layers.1.self_attn.q_proj.weight")
 
 
@@ -160,9 +163,6 @@ def test_a_probe_writes_its_curve_and_ends_where_the_plain_run_does(pairs, tmp_p
     assert (matrix.answers[:, 0] != matrix.answers[:, depth]).any(), "hiding the image changed nothing"
     assert matrix.clusters.tolist() == ["0"] * 7 + ["1"], "seven questions about a grid"
     assert results["results"]["plam_probe_digits"]["full,none"] == results["results"]["plam_digits"]["accuracy,none"]
-    proof = json.loads((tmp_path / "runs" / "now_plam.json").read_text())["engine"]["plam_probe_digits"]
-    assert (proof["way"], proof["why"]) == ("engine", "")
-    assert proof["largest"] <= proof["allowed"] < proof["seen"]
 
 
 def test_a_probe_that_the_engine_cannot_share_runs_plainly_and_says_so_once(pairs, tmp_path):
