@@ -151,7 +151,12 @@ def test_variants_share_layers_until_they_part():
     assert [tree.at(two, layer) is tree.at(both, layer) for layer in range(6)] == [True] * 4 + [False] * 2
     assert [tree.at(merged, layer) is tree.at(later, layer) for layer in range(6)] == [True] * 5 + [False]
     assert tree.at(four, 4) is not tree.at(merged, 4)
-    ranges = sorted((node.start, node.end, node.blind, node.weights or "") for node in tree.nodes)
+
+    def name(node):
+        own = node.weights(node.start, sets)
+        return own.name if own else ""
+
+    ranges = sorted((node.start, node.end, node.blind, name(node)) for node in tree.nodes)
     assert ranges == [
         (0, 6, False, ""),
         (2, 6, True, ""),
@@ -160,3 +165,48 @@ def test_variants_share_layers_until_they_part():
         (4, 6, True, "m"),
         (5, 6, True, "m"),
     ]
+
+
+def test_weight_sets_share_the_layers_that_they_agree_on():
+    every = {layer: {} for layer in range(2, 6)}
+    sets = {
+        "all": WeightSet("all", every, dict.fromkeys(range(2, 6), "a")),
+        "middle": WeightSet("middle", {2: {}, 3: {}}, {2: "a", 3: "a"}),
+        "mixed": WeightSet("mixed", every, {2: "a", 3: "b", 4: "a", 5: "a"}),
+        "unnamed": WeightSet("unnamed", every),
+    }
+    variants = {name: Variant(name, None, name) for name in sets}
+    tree = grow_tree(list(variants.values()), sets, depth=6)
+
+    def shared(one, other):
+        return [tree.at(variants[one], layer) is tree.at(variants[other], layer) for layer in range(6)]
+
+    assert shared("all", "middle") == [True] * 4 + [False] * 2
+    assert shared("all", "mixed") == [True] * 3 + [False] * 3, "once apart, equal weights work on other states"
+    assert shared("all", "unnamed") == [True] * 2 + [False] * 4
+    assert tree.at(variants["middle"], 5) is not tree.root
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recipes_that_share_layers_equal_separate_runs_and_cost_less(family):
+    model, prompts = model_for(family), prompts_for(family)
+    first, last = other_weights(model, "first", [3, 4]), other_weights(model, "other", [3, 4])
+    keys = {3: "first 3", 4: "first 4"}
+    sets = [
+        WeightSet("one", first.layers, keys),
+        WeightSet("ends", {3: first.layers[3]}, {3: "first 3"}),
+        WeightSet("turns", {3: first.layers[3], 4: last.layers[4]}, {3: "first 3", 4: "other 4"}),
+    ]
+    variants = [Variant("base"), *(Variant(one.name, None, one.name) for one in sets), Variant("cut", 2, "turns")]
+    shared = generate_family(model, variants, prompts, weights=sets, keep_logits=True)
+    plain = run_plainly(model, variants, prompts, weights=sets, keep_logits=True)
+    assert shared.tokens == plain.tokens
+    for ours, theirs in zip(shared.logits, plain.logits, strict=True):
+        assert all((one - two).abs().max() <= TOLERANCE for one, two in zip(ours, theirs, strict=True))
+
+    def flops(weights):
+        with FlopCounterMode(display=False) as counter:
+            generate_family(model, variants, {**prompts, "max_new_tokens": 1}, weights=weights)
+        return counter.get_total_flops()
+
+    assert flops(sets) < flops([WeightSet(one.name, one.layers) for one in sets])

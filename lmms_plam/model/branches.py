@@ -7,7 +7,7 @@ model's, and no code here knows a model family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -104,9 +104,10 @@ def run_branches(batch: Batch, tree: Tree, trunk: Trunk, layout: Layout, weights
     """
     for node in tree.nodes[1:]:
         if not node.blind and any(node.start <= layer < node.end - 1 for layer in trunk.added):
+            name, model = next(iter(node.variants)).weights, type(batch.model).__name__
             raise UnsupportedError(
-                f"weight set '{node.weights}' starts at layer {node.start}; {type(batch.model).__name__} adds vision "
-                f"features to the states after layer {max(trunk.added)}: start above it"
+                f"weight set '{name}' starts at layer {node.start}; {model} adds vision features to the states after "
+                f"layer {max(trunk.added)}: start above it"
             )
     hidden: dict[Node, Tensor] = {}
     states: list[dict[Node, KeysValues]] = []
@@ -114,16 +115,17 @@ def run_branches(batch: Batch, tree: Tree, trunk: Trunk, layout: Layout, weights
         for node in tree.nodes[1:]:
             if node.start == index:
                 hidden[node] = _enter(node, tree, trunk, layout, hidden)
-        together: dict[tuple[Lane | Node, str | None], list[Node]] = {}
+        together: dict[tuple[Lane | Node, Hashable], list[Node]] = {}
         for node in hidden:
             if index < node.end:
-                name = node.weights if node.weights and index in weights[node.weights].layers else None
-                together.setdefault((layout.lane(node) or node, name), []).append(node)
+                own = node.weights(index, weights)
+                key = own.key(index) if own is not None else None
+                together.setdefault((layout.lane(node) or node, key), []).append(node)
         entering, hidden = hidden, {}
         states.append({})
-        for (_, name), nodes in together.items():
+        for nodes in together.values():
             rows = torch.cat([entering[node] for node in nodes])
-            with installed(weights[name] if name else None, {index: layer}):
+            with installed(nodes[0].weights(index, weights), {index: layer}):
                 output, both = _run_layer(batch, index, rows, layout.lane(nodes[0]), trunk)
             parts = (tensor.chunk(len(nodes)) for tensor in (output, *both))
             for node, state, keys, values in zip(nodes, *parts, strict=True):

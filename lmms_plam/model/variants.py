@@ -7,7 +7,7 @@ from the root to a leaf.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -40,15 +40,22 @@ class WeightSet:
         name: what variants call it.
         layers: tensors by 0-based layer and parameter name within the layer (`self_attn.q_proj.weight`), of the
             loaded tensors' shape, dtype and device. Any mapping will do, so one may compute a layer when asked for it.
+        keys: by layer, what tells its tensors from those of other sets: where two sets have the same key, they have the
+            same tensors, and their variants share the layer. Left out, each set is one of its own.
     """
 
     name: str
     layers: Mapping[int, Mapping[str, Tensor]]
+    keys: Mapping[int, Hashable] = field(default_factory=dict)
 
     @property
     def start(self) -> int:
         """The first layer that differs from the loaded weights."""
         return min(self.layers)
+
+    def key(self, layer: int) -> Hashable:
+        """Return what tells this layer's tensors from others, None for the loaded ones."""
+        return self.keys.get(layer, self.name) if layer in self.layers else None
 
 
 @contextmanager
@@ -97,20 +104,21 @@ class Node:
     Attributes:
         start: first layer.
         blind: vision is hidden here.
-        weights: name of the weight set in force, None for the loaded weights.
         end: the layer at which its last variant has left it, or the depth.
         parent: the node that it grows from, None for the root.
-        children: nodes that grow from it, by what tells them apart.
-        variants: the variants that pass through it or end in it.
+        variants: the variants that pass through it or end in it, with the layer at which each leaves it.
     """
 
     start: int
     blind: bool = False
-    weights: str | None = None
     end: int = 0
     parent: Node | None = None
-    children: dict[tuple[int, bool, str | None], Node] = field(default_factory=dict)
-    variants: list[Variant] = field(default_factory=list)
+    variants: dict[Variant, int] = field(default_factory=dict)
+
+    def weights(self, layer: int, sets: Mapping[str, WeightSet]) -> WeightSet | None:
+        """Return a weight set that holds this layer's tensors; None where the loaded ones are in force."""
+        name = next((one.weights for one, left in self.variants.items() if layer < left), None)
+        return sets[name] if name is not None and layer in sets[name].layers else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,29 +141,34 @@ class Tree:
 def grow_tree(variants: Sequence[Variant], weights: Mapping[str, WeightSet], depth: int) -> Tree:
     """Arrange variants by the layers that they share.
 
+    At each layer the variants of a node that go on alike stay together. One group of them stays in the node, that with
+    the loaded weights if there is one; each other group starts a node of its own. In the root stays what is untouched.
+
     Args:
         variants: distinct variants; the root is there whether or not one of them is the untouched model.
         weights: weight sets by name.
         depth: number of decoder layers L.
     """
     root = Node(start=0)
-    nodes, paths = [root], {}
-    for variant in variants:
-        start = weights[variant.weights].start if variant.weights is not None else depth
-        cut = depth if variant.cut is None else variant.cut
-        path = [root]
-        for layer in sorted({layer for layer in (cut, start) if layer < depth}):
-            key = (layer, cut <= layer, variant.weights if start <= layer else None)
-            child = path[-1].children.get(key)
-            if child is None:
-                child = Node(layer, blind=key[1], weights=key[2], parent=path[-1])
-                path[-1].children[key] = child
-                nodes.append(child)
-            path.append(child)
+    nodes, paths = [root], {variant: [root] for variant in variants}
+    for layer in range(depth):
+        groups: dict[Node, dict[tuple[bool, Hashable], list[Variant]]] = {}
+        for variant, path in paths.items():
+            blind = variant.cut is not None and variant.cut <= layer
+            key = weights[variant.weights].key(layer) if variant.weights is not None else None
+            groups.setdefault(path[-1], {}).setdefault((blind, key), []).append(variant)
+        for node, alike in groups.items():
+            staying = [key for key in alike if key[0] == node.blind and (key[1] is None or node is not root)]
+            stays = min(staying, key=lambda key: key[1] is not None, default=None)
+            for key, members in alike.items():
+                if key != stays:
+                    nodes.append(Node(layer, blind=key[0], parent=node))
+                    for variant in members:
+                        paths[variant].append(nodes[-1])
+    for variant, path in paths.items():
         for node, following in zip(path, [*path[1:], None], strict=True):
-            node.variants.append(variant)
-            node.end = max(node.end, depth if following is None else following.start)
-        paths[variant] = path
+            node.variants[variant] = depth if following is None else following.start
+            node.end = max(node.variants.values())
     return Tree(nodes, paths)
 
 
