@@ -8,11 +8,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_harness_runs import config_file, evaluate
 from tiny_tasks import COUNT, picture
 
-from lmms_plam.harness.journal import Journal, forget, prompt_digest
+from lmms_plam.harness.journal import Journal, forget
+from lmms_plam.harness.prompts import prompt_digest
 from lmms_plam.stats.matrix import ScoreMatrix
 
 MERGE = {"start_layer": 1, "lambda_lm": 1.0, "lambda_vlm": 0.0}
@@ -144,6 +146,15 @@ def test_a_prompt_is_told_from_another_by_all_that_it_holds():
         ([{"type": "image", "url": painted(0, 255, 0)}],),
         ([np.zeros(4)],),
         ([np.zeros(2)],),
+        ([np.zeros((2, 2))],),
+        ([np.zeros(4, dtype=np.int64)],),
+        *(([torch.zeros(3000).index_fill(0, torch.tensor(place), 1)],) for place in (1000, 2000)),
+        ([torch.zeros(3000, dtype=torch.bfloat16)],),
+        ([torch.zeros(50, 60)],),
     ]
     assert len({prompt_digest(parts) for parts in prompts}) == len(prompts)
     assert [prompt_digest(parts) for parts in prompts] == [prompt_digest(parts) for parts in prompts]
+
+
+def test_an_object_that_only_its_address_tells_is_never_taken_for_another():
+    assert prompt_digest([one := object()]) != prompt_digest([one])

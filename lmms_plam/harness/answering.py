@@ -24,7 +24,8 @@ from torch import nn
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.harness.backends import finish_answer, own_copies
 from lmms_plam.harness.intercept import Generate, intercept_generate
-from lmms_plam.harness.journal import Journal, prompt_digest
+from lmms_plam.harness.journal import Journal
+from lmms_plam.harness.prompts import request_digest
 from lmms_plam.model import FamilyResult, QueryScope, Variant
 
 ANCHOR = "plam_family_member"
@@ -71,8 +72,7 @@ class _Family:
     @cached_property
     def prompt(self) -> str:
         """Digest of all that the backend makes the prompt of: text, images, generation arguments."""
-        parts = (part(self.document()) if callable(part) else part for part in self.request.args)
-        return prompt_digest(parts)
+        return request_digest(self.request, self.document())
 
 
 def is_family(request: Instance) -> bool:

@@ -1,11 +1,12 @@
 """The places where lmms-eval must notice which model runs, and has no hook for it.
 
 * A task picks its prompt by the literal `--model` name: it must see the backend's.
-* The response cache's key holds the text of `--model_args`, not what the named files and weights contain.
+* The response cache's key holds the text of `--model_args`, not what the named files and weights contain; and of a
+  prompt its leading text, not the pictures and whatever else is asked.
 * A results folder must say what was merged; once it is written, answers kept for resuming can go.
 
-Each seam wraps one method of the host, once, and does nothing for other models than ours. They are written against
-lmms-eval 0.7.3 and refuse to install on a host that lacks one, rather than let a stale answer pass.
+Each seam wraps one method or function of the host, once, and does nothing for other models than ours. They are written
+against lmms-eval 0.7.3 and refuse to install on a host that lacks one, rather than let a stale answer pass.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
+from lmms_eval.api.instance import Instance
+from lmms_eval.caching import response_cache
 from lmms_eval.caching.response_cache import ResponseCache
 from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 from lmms_eval.tasks import TaskManager
@@ -38,6 +42,9 @@ class Guest(Protocol):
     def fingerprint(self) -> str:
         """Equal where the same answers can be expected."""
 
+    def prompt(self, request: Instance) -> str:
+        """Return a digest of all that a request asks."""
+
     def record(self) -> dict[str, Any]:
         """Return what belongs beside the results, as JSON can hold it."""
 
@@ -50,6 +57,9 @@ _running: weakref.ref[Guest] | None = None
 
 _manager: TaskManager | None = None
 """The host's task manager, which knows the tasks of the user's own folders too."""
+
+_prompts: dict[int, str] | None = None
+"""While our requests go through the response cache: digests of what was asked, by the identity of their arguments."""
 
 
 def announce(model: Guest) -> None:
@@ -94,7 +104,7 @@ def wandb_run() -> Any:
     return wandb.run if wandb is not None else None
 
 
-def _wrap(owner: type, name: str, seam: Callable[..., Any]) -> None:
+def _wrap(owner: type | ModuleType, name: str, seam: Callable[..., Any]) -> None:
     original = getattr(owner, name, None)
     if original is None:
         raise UnsupportedError(
@@ -134,6 +144,29 @@ def _cache_by_fingerprint(
         ) from error
 
 
+def _execute_by_prompt(
+    execute: Callable[..., Any], cache: ResponseCache, lm: Any, request_type: str, requests: list[Instance]
+) -> Any:
+    global _prompts
+    if lm is not running():
+        return execute(cache, lm, request_type, requests)
+    _prompts = {}
+    try:
+        return execute(cache, lm, request_type, requests)
+    finally:
+        _prompts = None
+
+
+def _digest_whole_prompt(digest: Callable[..., Any], request: Instance) -> Any:
+    model = running()
+    if _prompts is None or model is None:
+        return digest(request)
+    key = id(request.arguments)  # which all requests of a family share, and the requests keep alive meanwhile
+    if key not in _prompts:
+        _prompts[key] = model.prompt(request)
+    return _prompts[key]
+
+
 def _save_with_record(
     save: Callable[..., Any], tracker: EvaluationTracker, results: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
@@ -154,9 +187,11 @@ def _save_with_record(
     return saved
 
 
-_SEAMS: tuple[tuple[type, str, Callable[..., Any]], ...] = (
+_SEAMS: tuple[tuple[type | ModuleType, str, Callable[..., Any]], ...] = (
     (TaskManager, "load_task_or_group", _load_with_backend_name),
     (TaskManager, "load_config", _load_with_backend_name),
     (ResponseCache, "create", _cache_by_fingerprint),
+    (ResponseCache, "execute", _execute_by_prompt),
+    (response_cache, "_extract_content_hash", _digest_whole_prompt),
     (EvaluationTracker, "save_results_aggregated", _save_with_record),
 )

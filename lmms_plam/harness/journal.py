@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from lmms_plam.files import write_text
 
 Key = tuple[int, str]
 """Document id, and who answers: a variant of a model, by its fingerprint."""
-
-
-def prompt_digest(parts: Iterable[Any]) -> str:
-    """Digest what an answer depends on besides who gives it: texts, images, generation arguments, nested at will.
-
-    What is none of these counts by its `repr`: an object that is told by its address is never the same in a later run.
-    """
-    digest = hashlib.sha256()
-    for octets in _octets(list(parts)):
-        digest.update(octets)
-    return digest.hexdigest()[:16]
 
 
 def forget(folder: Path, done: Collection[Key]) -> None:
@@ -97,18 +84,3 @@ def _read(line: bytes) -> tuple[Key, str, str] | None:
         return (int(entry["doc_id"]), str(entry["variant"])), str(entry["prompt"]), str(entry["answer"])
     except (ValueError, LookupError, TypeError):
         return None
-
-
-def _octets(value: Any) -> Iterator[bytes]:
-    if isinstance(value, Mapping):
-        value = [part for item in value.items() for part in item]
-    if isinstance(value, (list, tuple)):
-        yield b"%d of" % len(value)
-        for part in value:
-            yield from _octets(part)
-    elif hasattr(value, "tobytes"):  # an image or an array
-        palette = value.getpalette() if getattr(value, "mode", "") == "P" else ""
-        yield f"{type(value).__name__} {getattr(value, 'size', '')} {getattr(value, 'mode', '')} {palette}".encode()
-        yield value.tobytes()
-    else:
-        yield repr(value).encode()

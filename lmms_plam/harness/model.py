@@ -21,6 +21,7 @@ from lmms_plam.harness.engine import Engine, Proof
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.journal import Key, forget
 from lmms_plam.harness.loglikelihood import loglikelihood
+from lmms_plam.harness.prompts import request_digest
 from lmms_plam.harness.provenance import describe, digest_all, digest_tensors
 from lmms_plam.merge import (
     BASE,
@@ -225,6 +226,11 @@ class Plam(lmms):
     def fingerprint(self) -> str:
         """What lmms-eval's response cache keys answers by."""
         return self.provenance.fingerprint
+
+    def prompt(self, request: Instance) -> str:
+        """Return a digest of all that a request asks: texts, pictures, generation arguments."""
+        document = self.task_dict[request.task_name][request.metadata["split"]][request.doc_id]
+        return request_digest(request, document)
 
     def record(self) -> dict[str, Any]:
         """Return what belongs beside the results."""
