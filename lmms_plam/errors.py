@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class PlamError(Exception):
@@ -49,3 +53,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first thing that pydantic found wrong: where, what stands there, and what should."""
+    found = error.errors()[0]
+    where, value = ".".join(map(str, found["loc"])), repr(found["input"])
+    return f"'{where}' = {value if len(value) < 60 else value[:60] + '...'}: {found['msg']}"

@@ -499,11 +499,11 @@ def test_different_versions_of_a_task_are_refused(tmp_path, capsys):
 def test_a_line_cut_off_is_named(runs, capsys):
     file = next(Path(runs[1]).rglob("*_samples_mine.jsonl"))
     file.write_text(file.read_text()[:-40])
-    assert "line 200 is cut off" in refusal(capsys, "compare", *runs)
+    assert "line 200 is cut off" in refusal(capsys, "compare", *runs, "--tasks", "mine")
     file.write_bytes(file.read_bytes()[:-20] + b"\xff\n")
-    assert "line 200 is cut off" in refusal(capsys, "compare", *runs)
+    assert "line 200 is cut off" in refusal(capsys, "compare", *runs, "--tasks", "mine")
     file.write_text("")
-    assert "ends after line 0 of an unknown number" in refusal(capsys, "compare", *runs)
+    assert "ends after line 0 of an unknown number" in refusal(capsys, "compare", *runs, "--tasks", "mine")
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_answers_lost_at_the_end_of_a_file_are_missed(asked, config, refused, tm
         (["--seed", "-1"], "--seed is 0 or more, not -1"),
         (["--tasks", "mme,mne"], "no task 'mne' to compare. Did you mean 'mine'?"),
         (["--clusters", "mme"], "--clusters takes TASK=FILE"),
-        (["--clusters", "mme=/dev/null"], "mme: its metric says which documents belong together"),
+        (["--tasks", "mme", "--clusters", "mme=/dev/null"], "mme: its metric says which documents belong together"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, message, runs, capsys):
@@ -579,7 +579,7 @@ def test_files_that_only_look_like_results_are_passed_over(content, runs, tmp_pa
 def test_samples_of_another_schema_are_named(runs, capsys):
     file = next(Path(runs[1]).rglob("*_samples_mme.jsonl"))
     file.write_text("".join(json.dumps(sample) + "\n" for sample in plain(72)))
-    assert "document" in refusal(capsys, "compare", *runs)
+    assert "document" in refusal(capsys, "compare", *runs, "--tasks", "mme")
 
 
 def test_folders_without_anything_to_compare_are_refused(runs, tmp_path, capsys):
@@ -603,6 +603,41 @@ def test_folders_without_anything_to_compare_are_refused(runs, tmp_path, capsys)
     bad = next(Path(base).rglob("*_results.json"))
     bad.write_text(bad.read_text()[:50])
     assert "is cut off or no JSON" in refusal(capsys, "compare", base, str(other))
+
+
+@pytest.mark.parametrize("command", ["compare", "leaderboard"])
+def test_one_task_that_cannot_be_read_costs_no_other_and_is_named_everywhere(command, runs, tmp_path, capsys):
+    """A script that compares sees it in the exit code: it asked for a comparison that isn't there."""
+    base, merged = runs
+    arguments = [base, merged] if command == "compare" else [str(tmp_path)]
+    arguments += ["--draws", "1000", "--out", str(tmp_path / "out")]
+    file = next(Path(merged).rglob("*_samples_mine.jsonl"))
+    file.write_text(file.read_text()[:-40])
+    assert main([command, *arguments]) == (1 if command == "compare" else 0)
+    printed = capsys.readouterr()
+    said = "mine is left out: "
+    assert said in printed.out
+    assert f"plam: {said}{file}: line 200 is cut off" in printed.err
+    name = "comparison" if command == "compare" else "leaderboard"
+    for kind in ("md", "html"):
+        assert said in (tmp_path / "out" / f"{name}.{kind}").read_text()
+    assert {record["task"] for record in json.loads((tmp_path / "out" / f"{name}.json").read_text())} >= {"mme"}
+    for other in Path(merged).rglob("*_samples_*.jsonl"):
+        other.write_text("")
+    count = 2 if command == "compare" else 3
+    assert refusal(capsys, command, *arguments) == f"plam: none of {count} tasks can be read"
+
+
+def test_an_unreadable_results_file_costs_its_folder_alone(board, tmp_path, capsys):
+    """Nor do older runs beside it stand in for what it held."""
+    file = next((board / "twin").rglob("*_results.json"))
+    write_run(board / "twin", {"mine": plain(accuracy=0.2), "mme": mme(0.2)}, date="20261101_120000")
+    file.write_text(file.read_text()[:99])
+    assert main(["leaderboard", str(board), "--json", "--draws", "1000"]) == 0
+    printed = capsys.readouterr()
+    assert {record["model"] for record in json.loads(printed.out)} == {"base", "good"}
+    assert f"plam: {file} is cut off or no JSON" in printed.err
+    assert f"{file} is cut off or no JSON" in refusal(capsys, "compare", str(board / "base"), str(board / "twin"))
 
 
 # The leaderboard

@@ -5,17 +5,30 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 
-from lmms_plam.cli.inference import add_arguments, print_table, read_options, select_tasks, stay_offline
+from lmms_plam.cli.inference import (
+    add_arguments,
+    print_table,
+    read_options,
+    say,
+    select_tasks,
+    stay_offline,
+    task_by_task,
+)
 from lmms_plam.errors import DataError
 
 NAME = "compare"
 HELP = "compare two runs of lmms-eval (--log_samples), with intervals and p-values"
+EXIT_CODES = (
+    "exit code: 0 if every task in common was compared; 1 if some had to be left out; 2 if nothing was compared"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = EXIT_CODES
     parser.add_argument("a", type=Path, help="folder, or results file, of the reference run")
     parser.add_argument("b", type=Path, help="folder, or results file, of the other run; differences are B - A")
     add_arguments(parser)
@@ -25,9 +38,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare task by task and print a table or JSON."""
     stay_offline()
-    from rich.console import Console
-    from rich.progress import track
-
     from lmms_plam.report.comparison import records, table, write
     from lmms_plam.runs.paired import compare_task, runs_by_task
     from lmms_plam.stats.results import adjust_results
@@ -40,25 +50,20 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError(f"{arguments.a} and {arguments.b} are the same run")
     if not common:
         raise DataError(f"no task in common: {arguments.a} has {', '.join(a)}; {arguments.b} has {', '.join(b)}")
-    for task in sorted(set(a) ^ set(b)):
-        print(f"plam: {task} is only in {arguments.a if task in a else arguments.b}", file=sys.stderr)
-    results, changes = [], []
+    say(f"{task} is only in {arguments.a if task in a else arguments.b}" for task in sorted(set(a) ^ set(b)))
     tasks = select_tasks(common, arguments.tasks, options.clusters)
-    for task in track(tasks, "comparing", console=Console(stderr=True), transient=True):
-        found_in_task, changed = compare_task(a[task], b[task], options)
-        results += found_in_task
-        changes.append(changed)
-    results = adjust_results(results)
-    found = table(results)
+    compared, left_out = task_by_task(tasks, "comparing", lambda task: compare_task(a[task], b[task], options))
+    results = adjust_results(chain.from_iterable(found_in_task for found_in_task, _ in compared))
+    found = table(results, left_out)
     if arguments.out:
-        write(results, arguments.out, changes)
+        write(results, arguments.out, [changes for _, changes in compared], left_out)
         print(f"plam: wrote {arguments.out}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(records(results), indent=2))
         print(*found.notes, sep="\n", file=sys.stderr)
     else:
         print_table(found)
-    return 0
+    return 1 if left_out else 0
 
 
 def _labels(a: Path, b: Path) -> tuple[str, str]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from lmms_plam.errors import DataError, did_you_mean
+from lmms_plam.errors import DataError, PlamError, did_you_mean
 
 if TYPE_CHECKING:
     from lmms_plam.report.tables import Table
     from lmms_plam.runs.paired import Options
+
+_T = TypeVar("_T")
 
 
 def stay_offline() -> None:
@@ -74,6 +77,40 @@ def select_tasks(found: list[str], wanted: str | None, clusters: Iterable[str]) 
         if name not in found:
             raise DataError(f"no task '{name}' to compare.{did_you_mean(name, found)} There are {', '.join(found)}")
     return names
+
+
+def task_by_task(tasks: Sequence[str], verb: str, work: Callable[[str], _T]) -> tuple[list[_T], list[str]]:
+    """Do the same for each task, with a progress bar; one that can't be read costs no other.
+
+    Returns:
+        What came of the tasks, and a line for each that is left out, which is on standard error by then.
+
+    Raises:
+        PlamError: the only task can't be read.
+        DataError: none of several can.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    done, left_out, errors = [], [], []
+    for task in track(tasks, verb, console=Console(stderr=True), transient=True):
+        try:
+            done.append(work(task))
+        except (PlamError, OSError) as error:
+            errors.append(error)
+            left_out.append(f"{task} is left out: {str(error).removeprefix(f'{task}: ')}")
+    if errors and len(tasks) == 1:
+        raise errors[0]
+    say(left_out)
+    if not done:
+        raise DataError(f"none of {len(tasks)} tasks can be read")
+    return done, left_out
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines on standard error."""
+    for line in lines:
+        print(f"plam: {line}", file=sys.stderr)
 
 
 def print_table(table: Table) -> None:

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from lmms_plam.errors import DataError, about
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lmms_plam.errors import DataError, about, first_problem
 from lmms_plam.files import write_text
 from lmms_plam.probes.curve import MaskingCurve, is_cut, masking_curve, pool_curves
 from lmms_plam.probes.onset import OnsetRule
@@ -172,7 +174,7 @@ def is_probe(path: Path) -> bool:
 
     try:
         variants = pq.read_table(path, columns=["variant"])["variant"].unique().to_pylist()
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, LookupError, ValueError):
         return True  # reading it whole says what is wrong
     return any(is_cut(str(name)) for name in variants)
 
@@ -192,31 +194,47 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+class _Fingerprint(BaseModel):
+    data: str | None
+    model: str | None
+    weights: str | None
+
+
+class _Record(BaseModel):
+    """What of a `plateau.json` is read again."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    task: str
+    metric: str
+    perfect_answer: Annotated[float, Field(gt=0)]
+    queries: str = "all"
+    n_without_image: Annotated[int, Field(ge=0)]
+    fingerprint: _Fingerprint
+
+
 def _checked_origin(path: Path, matrix: Path) -> Origin:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        fingerprint = record["fingerprint"]
-        origin = Origin(
-            task=record["task"],
-            model=fingerprint["model"],
-            metric=record["metric"],
-            perfect_answer=float(record["perfect_answer"]),
-            weights=fingerprint["weights"],
-            queries=record.get("queries", "all"),
-            without_image=int(record["n_without_image"]),
-        )
-        data = fingerprint["data"]
-        words = (origin.task, origin.metric, origin.queries, origin.model or "", origin.weights or "")
-        if not all(isinstance(word, str) for word in words):
-            raise TypeError(f"names are texts, not {words}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no record of a masking probe ({type(error).__name__}: {error})") from None
-    if data != digest(matrix):
+        record = _Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        what = first_problem(error) if isinstance(error, ValidationError) else error
+        raise DataError(f"{path} is no record of a masking probe: {what}") from None
+    found = record.fingerprint
+    if found.data != digest(matrix):
         raise DataError(
-            f"{path} was read off another matrix: its fingerprint is {str(data)[:12]}..., and that of {matrix.name}"
-            f" is {digest(matrix)[:12]}...; run the probe again, or delete {PLATEAU} if the matrix is right"
+            f"{path} was read off another matrix: its fingerprint is {str(found.data)[:12]}..., and that of"
+            f" {matrix.name} is {digest(matrix)[:12]}...; run the probe again, or delete {PLATEAU} if the matrix is"
+            " right"
         )
-    return origin
+    return Origin(
+        task=record.task,
+        model=found.model,
+        metric=record.metric,
+        perfect_answer=record.perfect_answer,
+        weights=found.weights,
+        queries=record.queries,
+        without_image=record.n_without_image,
+    )
 
 
 def _dump(content: Any) -> str:

@@ -68,8 +68,8 @@ def _details(result: Result) -> dict[str, Any]:
     }
 
 
-def table(results: Sequence[Result]) -> Table:
-    """Return the comparison as a table for people."""
+def table(results: Sequence[Result], left_out: Sequence[str] = ()) -> Table:
+    """Return the comparison as a table for people, with a line for each task that is left out."""
     first = results[0].comparison
     rows = []
     for result in results:
@@ -104,7 +104,7 @@ def table(results: Sequence[Result]) -> Table:
             *numbers,
         ),
         rows=rows,
-        notes=(*_method(results), *_notes(results)),
+        notes=(*_method(results), *_notes(results), *left_out),
         labels=2,
     )
 
@@ -132,15 +132,18 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
     return draw_forest(rows, _title(results), axis, kind)
 
 
-def write(results: Sequence[Result], folder: Path, changes: Iterable[Changes] = ()) -> None:
+def write(
+    results: Sequence[Result], folder: Path, changes: Iterable[Changes] = (), left_out: Sequence[str] = ()
+) -> None:
     """Write comparison.json (the records and all else that is known), .csv, .md, .html and the forest plot.
 
     Args:
         results: what was compared.
         folder: where the files go.
         changes: documents that the page shows below.
+        left_out: a line for each task that is left out.
     """
-    found = table(results)
+    found = table(results, left_out)
     full = [record | _details(result) for record, result in zip(records(results), results, strict=True)]
     write_text(folder / "comparison.json", json.dumps(full, indent=2) + "\n")
     write_text(folder / "comparison.csv", to_csv([_without_notes(row) for row in full]))

@@ -48,8 +48,11 @@ def _record(standing: Standing) -> dict[str, Any]:
     }
 
 
-def table(standings: Sequence[Standing], reference: str | None) -> Table:
-    """Return models x benchmarks; in a cell the score with its interval, the ranks, the difference to the reference."""
+def table(standings: Sequence[Standing], reference: str | None, left_out: Sequence[str] = ()) -> Table:
+    """Return models x benchmarks; in a cell the score with its interval, the ranks, the difference to the reference.
+
+    `left_out` has a line for whatever is missing.
+    """
     level = standings[0].score.level
     cells = {(standing.model, standing.task): standing for standing in standings}
     models = _by_rank(standings)
@@ -74,6 +77,7 @@ def table(standings: Sequence[Standing], reference: str | None) -> Table:
         f"{first.draws:,} bootstrap draws over clusters, the same for all models of a benchmark; seed {first.seed}"
     )
     notes += dict.fromkeys(f"{standing.task}: {note}" for standing in standings for note in standing.notes)
+    notes += left_out
     return Table(
         title="Leaderboard" if reference is None else f"Leaderboard, differences to {reference}",
         columns=("model", *(f"{task}\n{_metric(standings, task)}" for task in tasks)),
@@ -82,9 +86,9 @@ def table(standings: Sequence[Standing], reference: str | None) -> Table:
     )
 
 
-def write(standings: Sequence[Standing], reference: str | None, folder: Path) -> None:
+def write(standings: Sequence[Standing], reference: str | None, folder: Path, left_out: Sequence[str] = ()) -> None:
     """Write leaderboard.json, .csv, .md and .html."""
-    found = table(standings, reference)
+    found = table(standings, reference, left_out)
     write_text(folder / "leaderboard.json", json.dumps(records(standings), indent=2) + "\n")
     write_text(folder / "leaderboard.csv", to_csv(records(standings)))
     write_text(folder / "leaderboard.md", found.to_markdown())

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lmms_plam.errors import DataError, about
-from lmms_plam.scoring.declared import find_benchmarks, say_no_mean
-from lmms_plam.scoring.images import cached_image_names
 from lmms_plam.runs.samples import TaskRun, read_samples
+from lmms_plam.scoring.declared import find_benchmarks, say_no_mean
+from lmms_plam.scoring.examples import Example
+from lmms_plam.scoring.images import cached_image_names
 from lmms_plam.scoring.record import Benchmark, Measure, Record, Sample
 from lmms_plam.scoring.units import count_remarks, same_number, score_matrix
-from lmms_plam.scoring.examples import Example
 from lmms_plam.stats.comparison import Analysis, Settings
 from lmms_plam.stats.matrix import FloatArray, ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
@@ -67,7 +67,7 @@ class Joined:
         """
         said = []
         for (name, run), own in zip(runs.items(), map(float, ours), strict=True):
-            theirs = run.scores.get(measure.key, own)
+            theirs = run.told.scores.get(measure.key, own)
             if not self.left_out and not same_number(own, theirs):
                 said.append(f"{name}: the harness printed {theirs:.6g} as {measure.key}, and here it is {own:.6g}")
         return said
@@ -89,7 +89,7 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
             said how a task is aggregated whose scores aren't means.
     """
     first = next(iter(runs.values()))
-    versions = {run.version for run in runs.values()}
+    versions = {run.told.version for run in runs.values()}
     if len(versions) > 1:
         raise DataError(
             f"{first.task}: the runs used different versions of the task ({', '.join(sorted(versions))});"
@@ -104,7 +104,7 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
     found, unclear = [], []
     asked_alike = next(iter(samples.values()))
     examples = [by_id[doc_id] for by_id in samples.values() for doc_id in doc_ids]
-    for benchmark in find_benchmarks(first.task, first.config, examples):
+    for benchmark in find_benchmarks(first.task, first.told.config, examples):
         with about(first.task):
             measured = sorted(benchmark.measured(examples))
         records = {name: _records(benchmark, samples[name], measured, run) for name, run in runs.items()}
@@ -211,7 +211,7 @@ def _clusters(
     alone = {doc_id: str(doc_id) for doc_id in records}
     if benchmark.cluster_column is None:
         return alone, []
-    names = cached_image_names(run.config, benchmark.cluster_column)
+    names = cached_image_names(run.told.config, benchmark.cluster_column)
     if names is not None and max(records) < len(names) == (run.documents or len(names)):
         return {doc_id: names[doc_id] for doc_id in records}, []
     block = benchmark.questions_per_image

@@ -33,10 +33,13 @@ def runs_by_task(place: Path, label: str) -> dict[str, TaskRun]:
     """Return the one run of each task in a folder or results file, under a label.
 
     Raises:
-        DataError: nothing to read, or two models' runs of one task.
+        DataError: nothing to read, something that can't be read, or two models' runs of one task.
     """
     found: dict[str, TaskRun] = {}
-    for run in find_runs(place):
+    content = find_runs(place)
+    if content.unreadable:
+        raise DataError(content.unreadable[0])
+    for run in content.runs:
         if run.task in found:
             raise DataError(
                 f"{place} holds {run.task} twice, of '{found[run.task].label}' and '{run.label}': name the folder or"
@@ -70,7 +73,7 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> tuple[list[Result]
                     perfect=analysis.perfect(joined.benchmark.perfect_answer),
                     holm_p=None,
                     notes=(*joined.notes, *found.difference.notes, *checks),
-                    higher_is_better=a.higher_is_better(measure.key),
+                    higher_is_better=a.told.points_up(measure.key),
                 )
             )
     first = found_in[0]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from loguru import logger
 
-from lmms_plam.errors import DataError
-from lmms_plam.scoring.declared import read_metadata
+from lmms_plam.errors import DataError, about
+from lmms_plam.runs.results import LoggedSample, ResultsFile, TaskResults, read_results
 from lmms_plam.scoring.record import Sample
 
 _RESULTS = "_results.json"
@@ -26,68 +25,60 @@ class TaskRun:
         label: what the run is called: its folder, as far as it tells runs apart.
         task: the task's name in lmms-eval.
         results_file: the run's results file.
-        results: everything in it.
+        results: its content.
     """
 
     label: str
     task: str
     results_file: Path
-    results: Mapping[str, Any]
+    results: ResultsFile
 
     @property
     def path(self) -> Path:
         """The JSON Lines file with its answers."""
-        return self.results_file.with_name(f"{self.results_file.name.removesuffix(_RESULTS)}_samples_{self.task}.jsonl")
+        return self.results_file.parent / f"{self.results_file.name.removesuffix(_RESULTS)}_samples_{self.task}.jsonl"
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """The task's YAML as the run used it."""
-        config = self.results["configs"].get(self.task)
-        return config if isinstance(config, Mapping) else {}
+    def told(self) -> TaskResults:
+        """What the results file says of the task.
 
-    @property
-    def version(self) -> str:
-        """The task's version, as its YAML's metadata or else the harness gives it."""
-        return str(read_metadata(self.config).get("version", self.results.get("versions", {}).get(self.task)))
+        Raises:
+            DataError: that is of another type than lmms-eval writes.
+        """
+        with about(str(self.results_file)):
+            return self.results.of(self.task)
 
     @property
     def documents(self) -> int | None:
         """How many documents the task has; None where the results don't say so."""
-        count: int | None = self.results.get("n-samples", {}).get(self.task, {}).get("original")
-        return count
+        return self.told.n_samples.original
 
     @property
     def asked(self) -> int | None:
         """How many documents the run asked; None where its results don't say so plainly."""
-        config = self.results.get("config") or {}
-        limit = config.get("limit")
-        if self.documents is None or config.get("offset") or (limit is not None and 0 <= limit < 1):
+        config = self.results.config
+        if self.documents is None or config.offset or (config.limit is not None and 0 <= config.limit < 1):
             return None
-        return self.documents if limit in (None, -1) else min(int(limit), self.documents)
-
-    @property
-    def scores(self) -> Mapping[str, float]:
-        """The harness's own numbers by metric, without standard errors."""
-        found: dict[str, float] = {}
-        for name, value in self.results.get("results", {}).get(self.task, {}).items():
-            metric = name.partition(",")[0]
-            if isinstance(value, (int, float)) and "_stderr" not in metric:
-                found.setdefault(metric, float(value))
-        return found
-
-    def higher_is_better(self, metric: str) -> bool:
-        """Say which way a metric points; up, where the run doesn't say."""
-        return self.results.get("higher_is_better", {}).get(self.task, {}).get(metric) is not False
+        return self.documents if config.limit in (None, -1) else min(int(config.limit), self.documents)
 
 
-def find_runs(place: str | Path) -> list[TaskRun]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a folder holds: the runs, and a sentence for each results file that can't be read."""
+
+    runs: list[TaskRun]
+    unreadable: list[str]
+
+
+def find_runs(place: str | Path) -> Found:
     """Find every task with logged answers below a folder, or of one results file.
 
     Of a task that a model answered twice in one folder the newest run counts. Models are told apart by folder and, as
-    lmms-eval may write several into one, by their arguments.
+    lmms-eval may write several into one, by their arguments. Where the newest can't be read, none in its folder counts
+    that is older.
 
     Raises:
-        DataError: no such folder, no results in it, a results file that is no JSON, or no logged answers.
+        DataError: no such folder, no results in it that can be read, or no logged answers.
     """
     place = Path(place)
     if place.is_file() and place.name.endswith(_RESULTS):
@@ -96,17 +87,16 @@ def find_runs(place: str | Path) -> list[TaskRun]:
         folder, files = place, sorted(place.rglob(f"*{_RESULTS}"), key=lambda path: path.name)
     else:
         raise DataError(f"{place} is no folder with runs of lmms-eval and no results file (*{_RESULTS})")
-    read = {file: results for file in files if (results := _read_json(file))}
+    read, unreadable = _read_all(files)
+    if not read and unreadable:
+        raise DataError(unreadable[0])
     if not read:
         raise DataError(f"{place} holds no results of lmms-eval (*{_RESULTS}): run it with --output_path {folder}")
-    labels = _labels(folder, [(file.parent, _model(results)) for file, results in read.items()])
+    labels = _labels(folder, [(file.parent, results.model) for file, results in read.items()])
     newest: dict[tuple[str, str], TaskRun] = {}
     for file, results in read.items():
-        label = labels[file.parent, _model(results)]
-        for task, config in results["configs"].items():
-            if "plam" in (config or {}):
-                continue  # a family task varies the model by itself and reports on it
-            newest[label, task] = TaskRun(label, task, file, results)
+        label = labels[file.parent, results.model]
+        newest |= {(label, task): TaskRun(label, task, file, results) for task in results.tasks}
     if not newest:
         raise DataError(
             f"{place} holds no task's run; comparisons and probes report by themselves, in the folder plam/ beside it"
@@ -117,7 +107,7 @@ def find_runs(place: str | Path) -> list[TaskRun]:
     for run in newest.values():
         if not run.path.is_file():
             logger.warning(f"{run.label}: {run.task} is left out, as its newest run logged no answers ({run.path})")
-    return logged
+    return Found(logged, unreadable)
 
 
 def read_samples(run: TaskRun) -> dict[int, Sample]:
@@ -127,16 +117,14 @@ def read_samples(run: TaskRun) -> dict[int, Sample]:
         DataError: a line that is cut off or no JSON object, a document twice, or fewer answers than documents asked.
     """
     samples: dict[int, Sample] = {}
-    filters = len(run.config.get("filter_list") or [None])
+    filters = len(run.told.configs.filter_list) or 1
     left = Counter[int]()  # how often a document comes again: all are logged once for each filter
     with open(run.path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 sample = json.loads(line)
-                doc_id = sample["doc_id"]
-                if not (isinstance(doc_id, int) and 0 <= doc_id < 2**63):
-                    raise ValueError(f"no document has the id {doc_id}")
-            except (ValueError, LookupError, TypeError) as error:
+                doc_id = LoggedSample.model_validate(sample).doc_id
+            except (ValueError, RecursionError) as error:
                 raise DataError(
                     f"{run.path}: line {number} is cut off or no logged sample; run the task again"
                 ) from error
@@ -155,10 +143,19 @@ def read_samples(run: TaskRun) -> dict[int, Sample]:
     return samples
 
 
-def _model(results: Mapping[str, Any]) -> str:
-    """Return lmms-eval's words for the model that answered: its type and arguments."""
-    config = results.get("config") or {}
-    return " ".join(str(config[name]) for name in ("model", "model_args") if config.get(name))
+def _read_all(files: Iterable[Path]) -> tuple[dict[Path, ResultsFile], list[str]]:
+    """Read results files, the older first; an unreadable one hides the older ones beside it."""
+    read: dict[Path, ResultsFile] = {}
+    unreadable = []
+    for file in files:
+        try:
+            results = read_results(file)
+        except DataError as error:
+            unreadable.append(str(error))
+            read = {other: content for other, content in read.items() if other.parent != file.parent}
+        else:
+            read |= {file: results} if results else {}
+    return read, unreadable
 
 
 def _labels(folder: Path, models: Iterable[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
@@ -175,12 +172,3 @@ def _labels(folder: Path, models: Iterable[tuple[Path, str]]) -> dict[tuple[Path
     }
     first = Counter(parts[0] for parts in paths.values())
     return {key: parts[0] if first[parts[0]] == 1 else "/".join(parts) for key, parts in paths.items()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is cut off or no JSON; run the tasks again") from error
-    is_run = isinstance(content, dict) and isinstance(content.get("configs"), dict)
-    return content if is_run else {}  # tasks write files of such names too

@@ -22,7 +22,7 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
     joined = join(runs, options.clusters.get(first.task), intersection=options.intersection)[0]
     measure, matrix = joined.measures()[0]
     analysis = joined.analyse(measure, matrix, options.settings)
-    upwards = first.higher_is_better(measure.key)
+    upwards = first.told.points_up(measure.key)
     downwards = () if upwards else ("lower is better",)
     notes = (*downwards, *joined.notes, *joined.unlike_harness(measure, analysis.units.estimate(), runs))
     best, worst = analysis.ranks(upwards)

@@ -18,7 +18,7 @@ from lmms_plam.scoring.record import Benchmark, Measure, Record, Sample, answer_
 
 def _exact_match(sample: Sample) -> Record:
     question = sample.get("submission", {}).get("question_id", "")  # TextVQA logs it there
-    return Record(score=sample["exact_match"], answer=answer_of(sample), question=str(question))
+    return Record(score=sample["exact_match"], answer=answer_of(sample), question=question)
 
 
 def _mmstar(sample: Sample) -> Record:
@@ -27,21 +27,21 @@ def _mmstar(sample: Sample) -> Record:
     return Record(
         score=row["score"],
         answer=answer_of(sample),
-        question=str(row["question_id"]),
-        stratum=f"{category}/{row['l2_category']}",
+        question=row["question_id"],
+        stratum="/".join((category, row["l2_category"])),
     )
 
 
 def _mme(sample: Sample) -> Record:
     group = "perception" if "mme_perception_score" in sample else "cognition"
     row = sample[f"mme_{group}_score"]
-    pair = f"{row['category']}/{row['question_id']}"
+    pair = "/".join((row["category"], row["question_id"]))
     return Record(
         score=row["score"],
         answer=answer_of(sample),
         question=pair,
         cluster=pair,
-        stratum=f"{group}/{row['category']}",
+        stratum="/".join((group, row["category"])),
         size=2,
     )
 
@@ -100,9 +100,9 @@ def _mmbench(sample: Sample) -> Record:
     return Record(
         score=float(chosen == row["answer"]),
         answer=answer_of(sample),
-        question=str(row["index"]),
+        question=row["index"],
         cluster=str(int(row["index"]) % 1_000_000),
-        stratum=str(row["category"]),
+        stratum=row["category"],
         size=sum(row[letter] != "nan" for letter in options),
     )
 
@@ -116,7 +116,7 @@ def _mmbench_evaluator() -> Any:
 
 def _pope(sample: Sample) -> Record:
     row = sample["pope_accuracy"]
-    return Record(score=row["score"], answer=row["prediction"], question=str(row["question_id"]))
+    return Record(score=row["score"], answer=row["prediction"], question=row["question_id"])
 
 
 def _hallusion(sample: Sample) -> Record:
@@ -124,7 +124,7 @@ def _hallusion(sample: Sample) -> Record:
     row = sample["aAcc"]
     judged = "correct" in row
     yes = "1" if "yes" in row["model_prediction"].lower() else "0"
-    place = f"{row['category']}_{row['subcategory']}_{row['set_id']}"
+    place = "_".join((row["category"], row["subcategory"], row["set_id"]))
     unseen = row["category"] == "VS" and str(row["figure_id"]) == "0"
     return Record(
         score=float(row["correct"] if judged else yes == str(row["gt_answer"])),

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, Field, SkipValidation, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
-from lmms_plam.errors import DataError
+from lmms_plam.errors import DataError, first_problem
 from lmms_plam.stats.matrix import ScoreMatrix
 
 Sample = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@checked_dataclass(frozen=True, slots=True, config=ConfigDict(coerce_numbers_to_str=True))
 class Record:
-    """What one answer contributes.
+    """What one answer contributes; names may be numbers, and nothing else that isn't text.
 
     Attributes:
-        score: the benchmark's own value of the document.
+        score: the benchmark's own value of the document, which the matrix checks.
         answer: the answer as scored, for tables of flipped documents and for metrics that read it (POPE).
         question: the question's id, by which two runs are checked to have asked the same; empty where none is logged.
         cluster: what depends on each other shares a name; None for the document by itself.
@@ -34,13 +36,13 @@ class Record:
         remark: what a reader of the scores must know of this one.
     """
 
-    score: float
+    score: SkipValidation[float]
     answer: str = ""
     question: str = ""
     cluster: str | None = None
     stratum: str = ""
     size: int = 1
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = Field(default_factory=dict)
     remark: str = ""
 
 
@@ -112,14 +114,13 @@ class Benchmark:
         """
         try:
             record = self.read(sample)
+            image = (sample.get("doc") or {}).get(self.cluster_column)
+            return record if record.cluster is not None or image is None else replace(record, cluster=image_name(image))
         except DataError:
             raise
-        except (LookupError, TypeError, AttributeError, ValueError, SyntaxError, StopIteration) as error:
-            raise DataError(
-                f"document {sample.get('doc_id')} is not what the task logs ({type(error).__name__}: {error})"
-            ) from error
-        image = (sample.get("doc") or {}).get(self.cluster_column)
-        return record if record.cluster is not None or image is None else replace(record, cluster=image_name(image))
+        except Exception as error:  # upstream's own parsers are among the readers
+            what = first_problem(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+            raise DataError(f"document {sample.get('doc_id')} is not what the task logs ({what})") from error
 
     def parts(self, matrix: ScoreMatrix) -> list[tuple[Measure, ScoreMatrix]]:
         """Return each measure that has documents, with the part of the matrix that it reads."""
@@ -133,11 +134,11 @@ class Benchmark:
 
 def image_name(value: Any) -> str:
     """Return a name for an image: its id, or a hash of its contents where the dataset holds only the picture."""
-    if isinstance(value, (str, int)):
-        return str(value)
-    if isinstance(value, Mapping):  # an undecoded image of a Hugging Face dataset
+    if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):  # undecoded, of a Hugging Face dataset
         return hashlib.sha1(value["bytes"] or str(value["path"]).encode()).hexdigest()
-    return hashlib.sha1(value.tobytes()).hexdigest()
+    if isinstance(value, (list, tuple)):
+        return hashlib.sha1(" ".join(map(image_name, value)).encode()).hexdigest()
+    return hashlib.sha1(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else str(value)
 
 
 def answer_of(sample: Sample) -> str:

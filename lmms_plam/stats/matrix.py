@@ -97,14 +97,17 @@ class ScoreMatrix:
 
         try:
             table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} can't be read as a score matrix (Parquet): {error}") from error
-        missing = [name for name in _FIXED if name not in table.column_names]
+            table.validate(full=True)  # damaged text, say
+            names = table.column_names
+        except (OSError, ValueError, pa.ArrowException) as error:
+            said = " ".join(str(error).split())
+            raise DataError(f"{path} can't be read as a score matrix (Parquet): {said}") from error
+        missing = [name for name in _FIXED if name not in names]
         if missing:
-            raise DataError(f"{path} is no score matrix: no column '{missing[0]}'; there are {table.column_names}")
+            raise DataError(f"{path} is no score matrix: no column '{missing[0]}'; there are {names}")
         if not (pa.types.is_floating(table["score"].type) or pa.types.is_integer(table["score"].type)):
             raise DataError(f"{path}: the scores are not numbers but {table['score'].type}")
-        for name in table.column_names:
+        for name in names:
             kind = table[name].type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
             if name == "doc_id":
@@ -114,7 +117,7 @@ class ScoreMatrix:
             if name != "score" and (not fits or table[name].null_count):
                 found = f"{kind}, {table[name].null_count} of them empty" if fits else kind
                 raise DataError(f"{path} is no score matrix: '{name}' must be {expected} in every row, not {found}")
-        return cls._pivot({name: table[name].to_pylist() for name in table.column_names}, str(path))
+        return cls._pivot({name: table[name].to_pylist() for name in names}, str(path))
 
     @classmethod
     def _pivot(cls, columns: Mapping[str, list[Any]], source: str) -> ScoreMatrix:
