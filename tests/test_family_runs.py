@@ -47,12 +47,13 @@ def own(task_folder, tmp_path):
     folder = shutil.copytree(task_folder, tmp_path / "own")
     (folder / "half.yaml").write_text(HALF)
     (folder / "shared.yaml").write_text(SHARED)
+    (folder / "unsaid.yaml").write_text(SHARED.split("metadata")[0].replace("task: shared", "task: unsaid"))
     (folder / "half.py").write_text(
         "def even(docs):\n    return docs.filter(lambda doc: doc['index'] % 2 == 0)\n"
         "def with_repeated_images(docs):\n    return docs.select([0, 1, 0, 2, 1])\n"
     )
     wrapped = {"half_probe": ("MaskingProbe", "half"), "half_compare": ("Comparison", "half")}
-    wrapped |= {"shared_compare": ("Comparison", "shared")}
+    wrapped |= {f"{name}_compare": ("Comparison", name) for name in ("shared", "unsaid")}
     wrapped |= {"messages": ("Comparison", "tiny_compare"), "choice": ("MaskingProbe", "tiny_choice")}
     for name, (kind, of) in wrapped.items():
         (folder / f"{name}.yaml").write_text(FAMILY.format(name=name, kind=kind, of=of))
@@ -103,6 +104,15 @@ def test_documents_that_show_the_same_image_are_one_cluster(pairs, own, tmp_path
     first, second, third, fourth, fifth = matrix(tmp_path / "runs", "shared_compare").clusters
     assert first == third != second == fifth
     assert fourth not in (first, second)
+
+
+def test_documents_that_show_the_same_image_undeclared_are_said(pairs, own, tmp_path):
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE)
+    tasks = ["unsaid_compare", "half_compare"]
+    evaluate("plam", f"config={path}", tasks, limit=None, include=own, output=tmp_path / "runs")
+    said = (tmp_path / "runs" / "plam" / "comparison.md").read_text()
+    assert "unsaid_compare: 4 of 5 questions share their image with another ('image')" in said
+    assert said.count("share their image") == 1
 
 
 def test_a_multiple_choice_task_is_refused(pairs, own, tmp_path):

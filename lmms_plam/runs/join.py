@@ -9,7 +9,7 @@ from lmms_plam.errors import DataError, about
 from lmms_plam.runs.samples import TaskRun, read_samples
 from lmms_plam.scoring.declared import find_benchmarks, say_no_mean
 from lmms_plam.scoring.examples import Example
-from lmms_plam.scoring.images import cached_image_names
+from lmms_plam.scoring.images import cached_documents, image_names, say_shared_images
 from lmms_plam.scoring.record import Benchmark, Measure, Record, Sample
 from lmms_plam.scoring.units import count_remarks, same_number, score_matrix
 from lmms_plam.stats.comparison import Analysis, Settings
@@ -209,10 +209,13 @@ def _clusters(
     if all(record.cluster is not None for record in records.values()):
         return {doc_id: str(record.cluster) for doc_id, record in records.items()}, []
     alone = {doc_id: str(doc_id) for doc_id in records}
+    documents = cached_documents(run.told.config)
+    if documents is not None and not max(records) < len(documents) == (run.documents or len(documents)):
+        documents = None  # others than were asked
     if benchmark.cluster_column is None:
-        return alone, []
-    names = cached_image_names(run.told.config, benchmark.cluster_column)
-    if names is not None and max(records) < len(names) == (run.documents or len(names)):
+        return alone, [] if documents is None else say_shared_images(documents, records, run.task)
+    names = None if documents is None else image_names(documents, benchmark.cluster_column)
+    if names is not None:
         return {doc_id: names[doc_id] for doc_id in records}, []
     block = benchmark.questions_per_image
     if block and all(record.question.isdecimal() for record in records.values()):

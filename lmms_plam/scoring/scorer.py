@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmms_plam.errors import DataError, about
 from lmms_plam.scoring.declared import find_benchmarks, is_number, say_no_mean
-from lmms_plam.scoring.images import image_names
+from lmms_plam.scoring.images import image_names, say_shared_images
 from lmms_plam.scoring.record import Benchmark, Record, Sample
 from lmms_plam.scoring.units import count_remarks, same_number, score_matrix
 from lmms_plam.stats.matrix import ScoreMatrix
@@ -89,6 +89,7 @@ class Scorer:
         if len(measured) < len(asked):
             notes.append(f"{len(asked) - len(measured)} documents without '{benchmark.only_with}' left out")
         notes += count_remarks((variant, record.remark) for _, variant, record in records)
+        notes += self._say_shared_images(benchmark, records)
         return Scores(benchmark, matrix, tuple(notes))
 
     def require_mean(
@@ -150,6 +151,13 @@ class Scorer:
             more = f" ({len(refused)} documents have such a problem)" if len(refused) > 1 else ""
             raise DataError(f"{self._name}: {next(iter(refused.values()))}{more}")
         return records
+
+    def _say_shared_images(self, benchmark: Benchmark, records: Collection[tuple[int, str, Record]]) -> list[str]:
+        """Say whether questions are about the same image where each stands for itself."""
+        alone = all(record.cluster == str(doc_id) for doc_id, _, record in records)
+        if not alone or benchmark.cluster_column is not None:
+            return []
+        return say_shared_images(self._task.eval_docs, {doc_id for doc_id, _, _ in records}, self._of)
 
     def _cluster(self, benchmark: Benchmark, doc_id: int) -> str:
         """Return what a document's cluster is called where its record doesn't say; samples lack the images."""
