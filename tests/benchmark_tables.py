@@ -326,7 +326,7 @@ def hallusion() -> Iterator[Document]:
 def ai2d() -> Iterator[Document]:
     for number in range(10):
         yield {
-            "question": f"Which letter marks the stem in diagram {number // 2}?",
+            "question": f"Which letter marks stem {number} in diagram {number // 2}?",
             "options": ["root", "stem", "leaf", "flower"],
             "answer": str(number % 4),
             "image": picture(number // 2),
