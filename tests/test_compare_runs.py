@@ -354,16 +354,28 @@ def test_lmms_evals_own_cluster_key_is_heeded(tmp_path, capsys):
         ({"clusters": "x"}, "mine: metadata.plam.clusters: Extra inputs are not permitted. Did you mean 'cluster'?"),
         ("x", "mine: metadata.plam: Input should be a valid dictionary"),
         ({"metric": "meen"}, "mine: metadata.plam.metric: no metric 'meen'. Did you mean 'mean'?"),
+        ({"metric": "broken:x"}, "the module 'broken' can't be imported (SyntaxError: '(' was never closed"),
+        ([], "mine: metadata.plam: Input should be a valid dictionary"),
         ({"metric": "nowhere:x"}, "mine: metadata.plam.metric: the module 'nowhere' can't be imported"),
         ({"stratum": "x"}, "document 0: 'x' is not among what is logged"),
         ({"score": "x.y"}, "mine: no document has 'x', which its YAML names as the score"),
         ({"metric": "question_right"}, "mine: the metric 'question_right' reads a column 'question'"),
     ],
 )
-def test_a_line_that_makes_no_sense_is_refused(entry, message, tmp_path, capsys):
+def test_a_line_that_makes_no_sense_is_refused(entry, message, tmp_path, capsys, monkeypatch):
+    (tmp_path / "broken.py").write_text("def half(")
+    monkeypatch.syspath_prepend(tmp_path)
     for name in ("base", "merged"):
         write_run(tmp_path / name, {"mine": plain()}, configs={"mine": {"metadata": {"plam": entry}}})
     assert message in refusal(capsys, "compare", str(tmp_path / "base"), str(tmp_path / "merged"))
+
+
+def test_an_empty_declaration_declares_nothing(tmp_path, capsys):
+    """So that a benchmark of the table is read as stated there."""
+    for name in ("base", "merged"):
+        write_run(tmp_path / name, {"gqa": plain(8)}, configs={"gqa": {"metadata": {"plam": None}}})
+    assert main(["compare", str(tmp_path / "base"), str(tmp_path / "merged"), "--json"]) == 0
+    assert "'imageId'" in capsys.readouterr().err
 
 
 def test_shared_images_without_names_get_no_interval_until_they_are_given(tmp_path, capsys):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import yaml
+from test_compare_upstream import dependent
 from test_harness_runs import config_file, evaluate
 
 from lmms_plam.paths import data_folder
@@ -27,6 +28,9 @@ def test_a_benchmark_is_probed_and_compared_in_one_run(pairs, tmp_path, benchmar
     for folder in (probe, comparison):
         matrix = ScoreMatrix.read(folder / "matrix.parquet")
         assert len(matrix.doc_ids) == min(8, results["n-samples"][folder.name]["original"])
+        asked = frozenset(matrix.doc_ids.tolist())
+        found = {frozenset(matrix.doc_ids[matrix.clusters == name].tolist()) for name in matrix.clusters}
+        assert found == {group & asked for group in dependent(benchmark) if group & asked}
     numbers = results["results"]
     headline = json.loads((comparison / "comparison.json").read_text())[0]
     assert [headline["a"], headline["b"]] == [numbers[tasks[1]][f"{name},none"] for name in ("base", "merged")]

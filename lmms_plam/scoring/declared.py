@@ -57,7 +57,8 @@ def find_benchmarks(task: str, config: Mapping[str, Any], samples: Collection[Sa
     """Return how a task is read and measured.
 
     Args:
-        task: the task's name; one of the table in units.py is read as stated there, unless its YAML declares otherwise.
+        task: the task's name; one of the table in benchmarks.py is read as stated there, unless its YAML declares
+            otherwise.
         config: the task's YAML, for `metric_list`, `cluster_key`, `score_key` and `metadata`.
         samples: answers, to see which metrics are numbers; a metric may be there for some documents only.
 
@@ -68,9 +69,11 @@ def find_benchmarks(task: str, config: Mapping[str, Any], samples: Collection[Sa
         DataError: an unknown entry, or no metric that is a number for each document.
     """
     metadata = read_metadata(config)
-    if "plam" not in metadata and task in BENCHMARKS:
-        return [BENCHMARKS[task]]
-    entries = metadata.get("plam") or {}
+    entries = metadata.get("plam")
+    if entries is None:
+        if task in BENCHMARKS:
+            return [BENCHMARKS[task]]
+        entries = {}
     declaration = _declaration(task, entries)
     assumed = "metric" not in entries
     if declaration.cluster is None:
@@ -110,10 +113,9 @@ def _import_metric(task: str, name: str) -> str:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise DataError(
-                f"{task}: metadata.plam.metric: the module '{module}' can't be imported ({error})"
-            ) from error
+        except Exception as error:  # any, of a module of the user's own
+            why = f"{type(error).__name__}: {error}"
+            raise DataError(f"{task}: metadata.plam.metric: the module '{module}' can't be imported ({why})") from error
     with about(f"{task}: metadata.plam.metric"):
         return find_metric(metric).name
 
