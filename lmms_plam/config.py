@@ -97,8 +97,10 @@ class ModelConfig(_Frozen):
     Attributes:
         name: what the model is called in reports; by default the file's name.
         vlm: Hugging Face id or folder of the vision-language model; `plam:PATH` lies inside this package.
+        vlm_revision: branch, tag or commit of the VLM on the hub, for all that is read of it: weights, tokenizer,
+            processor. Left out, the main branch.
         base_lm: the same for its base language model; may be left out when nothing is merged.
-        base_lm_revision: revision of the base LM on the hub.
+        base_lm_revision: the same for the base LM.
         backend: lmms-eval's model type that runs the VLM; left out, it follows from the VLM's own config.
         backend_args: arguments of that backend, as `--model_args` would give them.
         merge: the recipe, or `none` for the untouched VLM.
@@ -113,6 +115,7 @@ class ModelConfig(_Frozen):
 
     name: str
     vlm: str
+    vlm_revision: str | None = None
     base_lm: str | None = None
     base_lm_revision: str | None = None
     backend: str | None = None
@@ -175,7 +178,7 @@ def _find(name_or_path: str) -> Path:
         return path
     known = shipped_configs()
     raise ConfigError(
-        f"no model config '{name_or_path}': neither a file nor a shipped name."
+        f"no model config '{name_or_path}': neither a file, looked for in {Path.cwd()}, nor a shipped name."
         f"{did_you_mean(name_or_path, known)} Shipped: {', '.join(known)}"
     )
 

@@ -90,7 +90,8 @@ def _read(path: Path) -> dict[str, Any]:
         plateau["onset"]
     except FileNotFoundError:
         raise ConfigError(
-            f"start_layer '{path}' is no file; give a layer, a fraction of the depth, or a probe's plateau.json"
+            f"start_layer '{path}' is no file in {Path.cwd()}: give a layer, a fraction of the depth, or a probe's "
+            "plateau.json"
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = error.reason if isinstance(error, UnicodeDecodeError) else error
