@@ -136,7 +136,8 @@ def _where(config: ModelConfig, vlm: Checkpoint, name: str, accepted: Collection
         UnsupportedError: a revision that can't be passed on.
     """
     if name in BACKENDS.values():
-        return {"pretrained": str(vlm.fetch())}
+        with vlm:
+            return {"pretrained": str(vlm.fetch())}
     vlm.require_bare()
     if vlm.place.commit is not None and "revision" in accepted:
         return {"pretrained": config.vlm, "revision": vlm.place.commit}

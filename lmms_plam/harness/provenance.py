@@ -112,14 +112,14 @@ def describe(
         backend_class=f"{backend_class.__module__}.{backend_class.__qualname__}",
         weights=digest_all({**untouched, **digest_tensors(changed)}),
         vlm_weights=digest_all(untouched),
-        files=_files_digest(vlm.place.folder),
+        files=files_digest(vlm.place.folder),
         vlm_commit=vlm.place.commit,
         merge=merge.to_dict() if merge else None,
         versions={name: version(name) for name in _PACKAGES},
     )
 
 
-def _files_digest(folder: Path) -> str:
+def files_digest(folder: Path) -> str:
     """Digest all but the weights, which have their own, and what is no part of the model, by name and content."""
     paths = [*folder.iterdir(), *folder.glob(f"{_TEMPLATES}/*")]
     digests = {

@@ -34,11 +34,11 @@ class _Decoder(BaseModel):
     rope_scaling: dict[str, Any] | None = None
 
 
-def read_config(content: dict[str, Any], reference: str) -> PretrainedConfig:
+def read_config(content: dict[str, Any]) -> PretrainedConfig:
     """Turn a config.json into a config with its family's defaults, or as it stands where the family is remote code.
 
     Raises:
-        CheckpointError: transformers can't make a config of it; the text names the model.
+        CheckpointError: transformers can't make a config of it.
     """
     family = content.get("model_type")
     known = isinstance(family, str) and family in CONFIG_MAPPING
@@ -46,7 +46,7 @@ def read_config(content: dict[str, Any], reference: str) -> PretrainedConfig:
         return (CONFIG_MAPPING[family] if known else PretrainedConfig).from_dict(content)
     except Exception as error:  # each family's config checks itself in its own way
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"the config.json of '{reference}' can't be read as a model's: {reason}") from error
+        raise CheckpointError(f"config.json can't be read as a model's: {reason}") from error
 
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:

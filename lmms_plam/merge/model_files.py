@@ -65,7 +65,7 @@ class ModelFiles:
     def find(self, name: str) -> Path | None:
         """Return a file, fetched if need be, or None where the model has none of that name."""
         path = self.folder / name
-        if self._is_folder or path.is_file():
+        if self._is_folder or path.is_file() or not name.endswith(WEIGHT_SUFFIXES):
             return path if path.is_file() else None
         try:
             return Path(hf_hub_download(self.reference, name, revision=self.commit))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lmms_plam.config import MergeRecipe
-from lmms_plam.errors import CheckpointError, ConfigError, MergeError, UnsupportedError
+from lmms_plam.errors import CheckpointError, ConfigError, MergeError, UnsupportedError, about
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.diagnosis import diagnose
 from lmms_plam.merge.geometry import check_geometry, read_config, text_config
@@ -84,8 +84,9 @@ def plan_merge(
         UnsupportedError: offloaded or quantised weights, a decoder of unknown form, or q, k, v asked for singly where
             they are fused.
     """
-    lm_config = read_config(source.config, source.reference)
-    warnings = [*check_geometry(model.config, lm_config), *_scaled(recipe)]
+    with about(f"'{source.reference}'"):
+        lm_config = read_config(source.config)
+        warnings = [*check_geometry(model.config, lm_config), *_scaled(recipe)]
     depth: int = text_config(model.config).num_hidden_layers
     layers = resolve_layers(recipe, depth)
     names = decoder_tensors(name for name, _ in model.named_parameters())  # lists tied weights once, as the embedding
