@@ -6,6 +6,7 @@ they come from `--model_args`, and refuses what it doesn't know with the nearest
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -173,9 +174,9 @@ def load_config(name_or_path: str = DEFAULT_CONFIG, overrides: Mapping[str, Any]
 def _find(name_or_path: str) -> Path:
     if name_or_path in shipped_configs():
         return data_folder("model_configs") / f"{name_or_path}.yaml"
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return path
+    path = os.path.expanduser(name_or_path)  # which leaves what it can't expand; so does isfile what is no path at all
+    if os.path.isfile(path):
+        return Path(path)
     known = shipped_configs()
     raise ConfigError(
         f"no model config '{name_or_path}': neither a file, looked for in {Path.cwd()}, nor a shipped name."
@@ -208,7 +209,7 @@ def _locate(reference: str, folder: Path) -> str:
         return str(PACKAGE / reference.removeprefix("plam:"))
     if reference.startswith(("./", "../")):
         return str((folder / reference).resolve())
-    return str(Path(reference).expanduser()) if reference.startswith("~") else reference
+    return os.path.expanduser(reference)
 
 
 def _explain(error: ValidationError, path: Path) -> str:

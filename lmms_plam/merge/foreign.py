@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def read_json(path: Path, shape: TypeAdapter[T]) -> T:
-    """Read a JSON file.
+    """Read a JSON file of a checkpoint.
 
     Raises:
         CheckpointError: it can't be read, or holds something else; the text says which file and where in it.
@@ -30,7 +30,11 @@ def parse_json(content: bytes, shape: TypeAdapter[T], what: str) -> T:
     try:
         return shape.validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        where = f"{place[:200]}: " if place else ""
-        raise CheckpointError(f"{what} is damaged ({where}{first['msg']}); fetch it again") from error
+        raise CheckpointError(f"{what} is damaged ({complaint(error)}); fetch it again") from error
+
+
+def complaint(error: ValidationError) -> str:
+    """Return where something isn't as it should be, and why, of the first such place."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])[:200]
+    return f"{place}: {first['msg']}" if place else str(first["msg"])

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from lmms_plam.errors import CheckpointError, MergeError
+from lmms_plam.merge.foreign import complaint
 
 _WITHOUT_EFFECT_ON_TEXT = frozenset({"type", "mrope_section", "mrope_interleaved"})
 """M-RoPE turns a text token by the same angle in all its sections, as plain RoPE does; `type` repeats `rope_type`."""
@@ -93,9 +94,7 @@ def _decoder(config: PretrainedConfig, whose: str) -> _Decoder:
     try:
         return _Decoder.model_validate(text_config(config))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"the {whose}'s config doesn't describe a decoder: {place}: {first['msg']}") from error
+        raise CheckpointError(f"the {whose}'s config doesn't describe a decoder ({complaint(error)})") from error
 
 
 def _sizes(decoder: _Decoder) -> dict[str, int]:

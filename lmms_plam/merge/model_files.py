@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +43,7 @@ class ModelFiles:
     def __init__(self, reference: str, revision: str | None = None) -> None:
         self.reference = reference
         self._revision = revision
-        self._is_folder = Path(reference).is_dir()
+        self._is_folder = os.path.isdir(reference)
         if self._is_folder and revision is not None:
             raise ConfigError(f"'{reference}' is a folder, and only models on the hub have a revision ('{revision}')")
 
@@ -65,8 +66,9 @@ class ModelFiles:
     def find(self, name: str) -> Path | None:
         """Return a file, fetched if need be, or None where the model has none of that name."""
         path = self.folder / name
-        if self._is_folder or path.is_file() or not name.endswith(WEIGHT_SUFFIXES):
-            return path if path.is_file() else None
+        found = os.path.isfile(path)
+        if self._is_folder or found or not name.endswith(WEIGHT_SUFFIXES):
+            return path if found else None
         try:
             return Path(hf_hub_download(self.reference, name, revision=self.commit))
         except EntryNotFoundError as error:
@@ -82,7 +84,7 @@ class ModelFiles:
         Raises:
             CheckpointError: one is missing, or can't be fetched.
         """
-        if not self._is_folder and not all((self.folder / name).is_file() for name in names):
+        if not self._is_folder and not all(os.path.isfile(self.folder / name) for name in names):
             self._snapshot(self.commit, allow_patterns=list(names))
         for name in names:
             self.require(name)
