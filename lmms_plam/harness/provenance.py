@@ -19,7 +19,6 @@ from lmms_plam.merge.model_files import WEIGHT_SUFFIXES
 
 _PACKAGES = ("lmms-plam", "lmms-eval", "torch", "transformers", "accelerate", "safetensors")
 _LARGE_FILE = 64 * 2**20
-_TEMPLATES = "additional_chat_templates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +119,18 @@ def describe(
 
 
 def files_digest(folder: Path) -> str:
-    """Digest all but the weights, which have their own, and what is no part of the model, by name and content."""
-    paths = [*folder.iterdir(), *folder.glob(f"{_TEMPLATES}/*")]
-    digests = {
-        path.relative_to(folder).as_posix(): digest_bytes(path.read_bytes())
-        for path in paths
-        if path.is_file()
-        and not path.name.startswith(".")
-        and not path.name.endswith((*WEIGHT_SUFFIXES, ".index.json", ".md"))
-        and path.stat().st_size <= _LARGE_FILE
-    }
-    return digest_all(digests)
+    """Digest a model's small files by name and content, those of its subfolders too, as some templates have one.
+
+    Left out are the weights, which have a digest of their own, and what no answer depends on.
+    """
+    names = sorted(path.relative_to(folder) for pattern in ("*", "*/*") for path in folder.glob(pattern))
+    return digest_all(
+        {
+            name.as_posix(): digest_bytes((folder / name).read_bytes())
+            for name in names
+            if not any(part.startswith(".") for part in name.parts)
+            and not name.name.endswith((*WEIGHT_SUFFIXES, ".index.json", ".md"))
+            and (folder / name).is_file()
+            and (folder / name).stat().st_size <= _LARGE_FILE
+        }
+    )

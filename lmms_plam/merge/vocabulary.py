@@ -11,6 +11,8 @@ from transformers import AutoTokenizer
 from lmms_plam.errors import CheckpointError, MergeError
 from lmms_plam.merge.model_files import ModelFiles
 
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
+
 Rows = tuple[tuple[int, int], ...]
 """Ranges of rows: the first, and the one after the last."""
 
@@ -22,6 +24,8 @@ def read_vocabulary(place: ModelFiles) -> dict[str, int]:
         CheckpointError: the model has no tokenizer that transformers can read.
     """
     try:
+        if not any(path for pattern in _VOCABULARIES for path in place.folder.glob(pattern)):
+            raise FileNotFoundError(f"none of {', '.join(_VOCABULARIES)}")  # transformers would make up an empty one
         return dict(AutoTokenizer.from_pretrained(place.folder).get_vocab())
     except Exception as error:  # whatever a tokenizer's files make transformers or tokenizers raise
         raise CheckpointError(
