@@ -252,3 +252,12 @@ def test_offline_or_misspelt_references_are_named(reference, tmp_path, monkeypat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with Checkpoint(reference) as source, pytest.raises(CheckpointError, match=rf"'{reference}' is no folder in "):
         source.config  # noqa: B018
+
+
+def test_a_tensor_that_its_place_in_the_file_is_too_small_for_is_refused(tmp_path):
+    path = write_single(tmp_path / "lm", tensors()) / "model.safetensors"
+    content = path.read_bytes()
+    assert content.count(b'"shape":[6,5]') == 2
+    path.write_bytes(content.replace(b'"shape":[6,5]', b'"shape":[7,5]', 1))  # its last row would be another's
+    with Checkpoint(str(path.parent)) as source, pytest.raises(CheckpointError, match=r"layers\.\d\.q' has no room"):
+        source.describe("layers.0.q")
