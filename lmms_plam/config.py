@@ -58,7 +58,8 @@ class MergeRecipe(_Frozen):
     Attributes:
         method: the merge method.
         modules: what is merged: any of q, k, v, o, mlp, norms, embeddings, or the sets `attention` (PlaM's) and `all`.
-            Biases go with their weights; `embeddings` is the token embedding and the language-model head.
+            Biases go with their weights; `embeddings` is the token embedding and the language-model head, in the rows
+            of tokens that both models have (a base LM whose tokenizer numbers them otherwise is refused).
         qk_norms: merge the query and key norms too, where the model has them (Qwen3). They belong to q and k.
         start_layer: first merged decoder layer k0, 0-based: a layer, a fraction of the depth (0 < f < 1), or the path
             of a `plateau.json` that a masking probe wrote.
