@@ -157,8 +157,12 @@ def test_a_quantised_vlm_is_refused_by_name_before_it_is_loaded_unless_nothing_i
 
 
 @pytest.mark.parametrize("field", ["vlm", "base_lm"])
-def test_a_lora_adapter_beside_the_weights_is_noticed(pair, tmp_path, field):
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_lora_adapter_beside_the_weights_or_alone_is_noticed(pair, tmp_path, field, alone):
     folder = odd.with_adapter(getattr(pair, field), tmp_path / field)
+    if alone:
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).unlink()
     with pytest.raises(UnsupportedError, match=rf"'.*{field}' holds a LoRA adapter .*merge_and_unload"):
         plam(pair, tmp_path, merge={"start_layer": 1}, **{field: str(folder)})
 

@@ -209,6 +209,17 @@ def test_a_hub_model_stays_at_the_commit_of_its_first_file(tmp_path, hub):
         assert torch.equal(later.rows("layers.1.o", 0, 4), tensors(seed=1)["layers.1.o"])
 
 
+def test_what_others_fetched_of_a_model_is_read_offline(tmp_path, hub, monkeypatch):
+    folder = write_single(tmp_path / "lm", tensors())
+    (folder / "README.md").write_text("not fetched by most")
+    hub.push("someone/lm", folder)
+    for name in ("config.json", "model.safetensors"):
+        huggingface_hub.hf_hub_download("someone/lm", name)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with Checkpoint("someone/lm") as source:
+        assert torch.equal(source.rows("layers.1.o", 0, 4), tensors()["layers.1.o"])
+
+
 def test_what_was_fetched_once_is_read_offline(tmp_path, hub, monkeypatch):
     commit = hub.push("someone/lm", write_single(tmp_path / "lm", tensors()))
     Checkpoint("someone/lm").fetch()

@@ -11,7 +11,10 @@ import torch
 from safetensors.torch import load_file
 from test_harness_model import Documents, ask, plam
 
+from lmms_plam.config import ModelConfig
 from lmms_plam.errors import CheckpointError, ConfigError, UnsupportedError
+from lmms_plam.harness.backends import _where
+from lmms_plam.merge import Checkpoint
 
 VLM, LM = "someone/vlm", "someone/lm"
 
@@ -84,6 +87,20 @@ def test_a_revision_that_a_backend_cant_be_given_is_refused_by_name(pairs, hub, 
     options = {"vlm": VLM, "vlm_revision": "v1", "backend": "gemma3", "backend_args": {}, "merge": "none"}
     with pytest.raises(UnsupportedError, match=r"backend 'gemma3' takes no revision: download 'someone/vlm' at 'v1'"):
         plam(pairs["qwen2_5_vl"], tmp_path, **options)
+
+
+def test_a_backend_that_goes_by_a_models_name_keeps_it_and_is_given_the_commit(hub, pairs):
+    commit = hub.push(VLM, pairs["qwen2_5_vl"].vlm, "v1")
+    config = ModelConfig(name="x", vlm=VLM, vlm_revision="v1", backend="idefics2")
+    vlm = Checkpoint(VLM, "v1")
+    assert _where(config, vlm, "idefics2", {"revision"}) == {"pretrained": VLM, "revision": commit}
+    assert _where(config, vlm, "llava_hf", {"revision"}) == {"pretrained": str(vlm.place.folder)}
+
+
+@pytest.mark.parametrize("argument", ["subfolder", "variant", "use_safetensors"])
+def test_what_else_would_choose_weights_is_refused_by_name(pairs, tmp_path, argument):
+    with pytest.raises(ConfigError, match=rf"takes no argument '{argument}'"):
+        plam(pairs["llava"], tmp_path, **{f"backend_args.{argument}": "v1"})
 
 
 @pytest.mark.parametrize("field", ["vlm", "base_lm"])

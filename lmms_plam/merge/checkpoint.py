@@ -75,7 +75,13 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Content of its config.json."""
+        """Content of its config.json.
+
+        Raises:
+            UnsupportedError: a LoRA adapter beside the weights, or alone.
+            CheckpointError: it is missing or damaged.
+        """
+        self.require_bare()
         return read_json(self.place.require("config.json"), _CONFIG)
 
     def require_unquantised(self) -> None:
@@ -94,7 +100,7 @@ class Checkpoint:
                 )
 
     def require_bare(self) -> None:
-        """Refuse a LoRA adapter beside the weights.
+        """Refuse a LoRA adapter.
 
         Raises:
             UnsupportedError: there is one: transformers would add it to the weights, and a merge reads those alone.
