@@ -6,6 +6,7 @@ they come from `--model_args`, and refuses what it doesn't know with the nearest
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,7 +58,8 @@ class MergeRecipe(_Frozen):
     Attributes:
         method: the merge method.
         modules: what is merged: any of q, k, v, o, mlp, norms, embeddings, or the sets `attention` (PlaM's) and `all`.
-            Biases go with their weights; `embeddings` is the token embedding and the language-model head.
+            Biases go with their weights; `embeddings` is the token embedding and the language-model head, in the rows
+            of tokens that both models have (a base LM whose tokenizer numbers them otherwise is refused).
         qk_norms: merge the query and key norms too, where the model has them (Qwen3). They belong to q and k.
         start_layer: first merged decoder layer k0, 0-based: a layer, a fraction of the depth (0 < f < 1), or the path
             of a `plateau.json` that a masking probe wrote.
@@ -97,8 +99,10 @@ class ModelConfig(_Frozen):
     Attributes:
         name: what the model is called in reports; by default the file's name.
         vlm: Hugging Face id or folder of the vision-language model; `plam:PATH` lies inside this package.
+        vlm_revision: branch, tag or commit of the VLM on the hub, for all that is read of it: weights, tokenizer,
+            processor. Left out, the main branch.
         base_lm: the same for its base language model; may be left out when nothing is merged.
-        base_lm_revision: revision of the base LM on the hub.
+        base_lm_revision: the same for the base LM.
         backend: lmms-eval's model type that runs the VLM; left out, it follows from the VLM's own config.
         backend_args: arguments of that backend, as `--model_args` would give them.
         merge: the recipe, or `none` for the untouched VLM.
@@ -113,6 +117,7 @@ class ModelConfig(_Frozen):
 
     name: str
     vlm: str
+    vlm_revision: str | None = None
     base_lm: str | None = None
     base_lm_revision: str | None = None
     backend: str | None = None
@@ -170,12 +175,12 @@ def load_config(name_or_path: str = DEFAULT_CONFIG, overrides: Mapping[str, Any]
 def _find(name_or_path: str) -> Path:
     if name_or_path in shipped_configs():
         return data_folder("model_configs") / f"{name_or_path}.yaml"
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return path
+    path = os.path.expanduser(name_or_path)  # which leaves what it can't expand; so does isfile what is no path at all
+    if os.path.isfile(path):
+        return Path(path)
     known = shipped_configs()
     raise ConfigError(
-        f"no model config '{name_or_path}': neither a file nor a shipped name."
+        f"no model config '{name_or_path}': neither a file, looked for in {Path.cwd()}, nor a shipped name."
         f"{did_you_mean(name_or_path, known)} Shipped: {', '.join(known)}"
     )
 
@@ -205,7 +210,7 @@ def _locate(reference: str, folder: Path) -> str:
         return str(PACKAGE / reference.removeprefix("plam:"))
     if reference.startswith(("./", "../")):
         return str((folder / reference).resolve())
-    return str(Path(reference).expanduser()) if reference.startswith("~") else reference
+    return os.path.expanduser(reference)
 
 
 def _explain(error: ValidationError, path: Path) -> str:

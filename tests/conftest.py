@@ -16,7 +16,9 @@ if "HF_HOME" not in os.environ:  # workers of pytest-xdist inherit it
     atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+import huggingface_hub.constants
 from checkpoints import FAMILIES, TinyPair, build_pair
+from tiny_hub import TinyHub, tiny_hub
 from tiny_tasks import write_tasks
 
 from benchmarks import benchmarks_at_hand, write_benchmarks
@@ -74,6 +76,21 @@ def benchmark_fixtures(benchmark_folder: Path) -> Iterator[Path]:
     """Run the test where upstream's unmodified tasks find their datasets; the value is that folder."""
     with benchmarks_at_hand(benchmark_folder):
         yield benchmark_folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyHub]:
+    """A hub that huggingface_hub talks to, with an empty cache."""
+    with tiny_hub(tmp_path / "hub") as (hub, endpoint):
+        constants = {
+            "ENDPOINT": endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+        }
+        for name, value in constants.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        yield hub
 
 
 @pytest.fixture

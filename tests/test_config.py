@@ -99,6 +99,15 @@ def test_an_unknown_config_names_the_nearest_one():
         load_config("qwen2_5_vl_7")
 
 
+def test_a_config_in_another_folder_is_told_where_it_was_looked_for(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    write(tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/my.yaml").vlm == "org/vlm"
+    with pytest.raises(ConfigError, match=rf"'my\.yaml': neither a file, looked for in {tmp_path}, nor a shipped name"):
+        load_config("my.yaml")
+
+
 def test_broken_yaml_is_named(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text("vlm: [unclosed")

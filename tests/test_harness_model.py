@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from shutil import copytree
 
 import pytest
 import torch
@@ -11,13 +12,15 @@ import yaml
 from checkpoints import FAMILIES
 from lmms_eval.api.instance import Instance
 from lmms_eval.models import get_model
+from loguru import logger
 from PIL import Image
 
-from lmms_plam.errors import GenerationError, UnsupportedError
+from lmms_plam.errors import ConfigError, GenerationError, UnsupportedError
 from lmms_plam.harness.backends import build_backend
 from lmms_plam.harness.intercept import intercept_generate
 from lmms_plam.harness.model import Plam
-from lmms_plam.harness.provenance import digest_tensors
+from lmms_plam.harness.provenance import files_digest
+from lmms_plam.merge import digest_tensors
 
 BATCHING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 QUESTIONS = ("what is this ?", "is there a red thing in this picture ?", "how many", "name the colour of the left half")
@@ -222,8 +225,6 @@ def test_the_record_beside_the_results_says_what_answered(pairs, tmp_path):
 
 
 def test_the_fingerprint_follows_recipe_weights_and_prompt_files(pairs, tmp_path):
-    from shutil import copytree
-
     pair = pairs["qwen2_5_vl"]
 
     def fingerprint(vlm=pair.vlm, **overrides):
@@ -237,6 +238,97 @@ def test_the_fingerprint_follows_recipe_weights_and_prompt_files(pairs, tmp_path
     changed = copytree(pair.vlm, tmp_path / "changed")
     (changed / "chat_template.jinja").write_text("{{ messages }}")
     assert fingerprint(changed).files != plain.files
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.txt",
+        "spiece.model",
+        "chat_template.jinja",
+        "additional_chat_templates/tools.jinja",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "image_processing_own.py",
+    ],
+)
+def test_a_changed_small_file_changes_the_fingerprint(pairs, tmp_path, file):
+    folder = copytree(pairs["qwen2_5_vl"].vlm, tmp_path / "vlm")
+    before = files_digest(folder)
+    path = folder / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(path.read_text() + " " if path.exists() else "new")
+    added = files_digest(folder)
+    assert added != before
+    path.rename(path.with_stem("renamed"))
+    assert files_digest(folder) not in (added, before)
+
+
+@pytest.mark.parametrize(
+    "file", ["README.md", ".gitattributes", ".cache/x.json", "model.safetensors.index.json", "x.bin"]
+)
+def test_what_no_answer_depends_on_leaves_the_fingerprint(pairs, tmp_path, file):
+    folder = copytree(pairs["qwen2_5_vl"].vlm, tmp_path / "vlm")
+    before = files_digest(folder)
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text("new")
+    assert files_digest(folder) == before
+
+
+def test_weights_are_told_by_themselves_and_the_fingerprint_by_versions_too(pairs, tmp_path, monkeypatch):
+    said: list[str] = []
+    sink = logger.add(said.append, level="INFO", format="{message}")
+    try:
+        now = plam(pairs["qwen2_5_vl"], tmp_path).record()
+    finally:
+        logger.remove(sink)
+    assert f"weights {now['weights']}, fingerprint {now['fingerprint']}" in "".join(said)
+    monkeypatch.setattr("lmms_plam.harness.provenance.version", lambda name: "0.0")
+    later = plam(pairs["qwen2_5_vl"], tmp_path).record()
+    assert later["weights"] == now["weights"]
+    assert later["fingerprint"] != now["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "warned"),
+    [
+        (
+            {"merge.lambda_lm": 0.9},
+            ["lambda_lm + lambda_vlm = 1.4: merged weights are about 1.4 times as large", "1.96"],
+        ),
+        ({"merge.lambda_lm": 0.3, "merge.lambda_vlm": 0.7}, []),
+        ({"merge": "none"}, []),
+    ],
+)
+def test_coefficients_that_dont_sum_to_one_are_said_once(pairs, tmp_path, fields, warned):
+    said: list[str] = []
+    sink = logger.add(said.append, level="WARNING", format="{message}")
+    try:
+        plam(pairs["qwen2_5_vl"], tmp_path, **fields)
+    finally:
+        logger.remove(sink)
+    assert len([line for line in said if "lambda_lm" in line]) == bool(warned)
+    assert all(words in "".join(said) for words in warned)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loose"),
+    [
+        ("config=digits,merge.modules=q,k,merge.start_layer=3", "k"),
+        ("digits", "digits"),
+        ("config=digits,merge.modules=q, k ,v", "k"),
+    ],
+)
+def test_a_list_with_commas_in_model_args_is_told_how_to_write_it(arguments, loose):
+    with pytest.raises(
+        ConfigError, match=rf"'{loose}' in --model_args is no FIELD=VALUE: .* as in merge\.modules=q\+k"
+    ):
+        Plam.create_from_arg_string(arguments, {"device": "cpu"})
 
 
 def test_tensors_are_digested_wherever_they_lie_in_memory():

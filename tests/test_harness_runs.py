@@ -7,6 +7,7 @@ import json
 import re
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from loguru import logger
 
 from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.harness import host
+from lmms_plam.harness.backends import build_backend
 from lmms_plam.harness.model import Plam
 from lmms_plam.paths import data_folder
 from lmms_plam.stats.matrix import ScoreMatrix
@@ -66,9 +68,14 @@ def task_manager(include: str | None) -> TaskManager:
 
 def exact(path: Path, **options) -> Plam:
     """A model in float32, where answers don't hang on the rounding of a near-tie."""
-    lm = Plam(config=str(path), **options)
-    lm.model.float()
-    return lm
+
+    def load(*arguments, **settings):
+        backend = build_backend(*arguments, **settings)
+        backend.model.float()
+        return backend
+
+    with patch("lmms_plam.harness.model.build_backend", load):
+        return Plam(config=str(path), **options)
 
 
 def evaluate(model, model_args, tasks, *, limit=4, include=None, output=None, **options):

@@ -157,7 +157,7 @@ def test_embeddings_are_merged_over_the_rows_that_both_vocabularies_have(tmp_pat
         weight = model.get_parameter(name)
         assert torch.equal(weight[:33], lm[key.replace("language_model.", "")][:33])
         assert torch.equal(weight[33:], before[name][33:])
-        assert next(tensor.rows for tensor in report.merged if tensor.name == name) == 33
+        assert next(tensor.rows for tensor in report.merged if tensor.name == name) == ((0, 33),)
 
 
 def test_tied_weights_stay_tied_and_are_merged_once_as_the_embedding(tmp_path):
@@ -334,7 +334,7 @@ def test_the_report_says_what_was_done_in_one_line_and_in_json(tmp_path):
         "name": "model.language_model.layers.2.self_attn.q_proj.weight",
         "source": "model.layers.2.self_attn.q_proj.weight",
         "coefficients": {"lm": 0.4, "vlm": 0.6},
-        "rows": 16,
+        "rows": [[0, 16]],
     }
     assert replace(report) == report
 

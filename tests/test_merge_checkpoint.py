@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import huggingface_hub.constants
 import pytest
@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
-from lmms_plam.errors import CheckpointError
+from lmms_plam.errors import CheckpointError, ConfigError
 from lmms_plam.merge import Checkpoint
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -142,7 +142,7 @@ def test_an_index_that_names_the_wrong_shard_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is damaged"), ("[]", "no JSON object"), ("{}", "no weight_map")]
+    ("content", "message"), [("{", "is damaged"), ("[]", "object"), ("{}", "weight_map: Field required")]
 )
 def test_a_broken_index_is_refused(tmp_path, content, message):
     folder = write_sharded(tmp_path / "lm", tensors())
@@ -186,48 +186,74 @@ def test_a_truncated_pickle_is_refused(tmp_path):
         source.files  # noqa: B018
 
 
-class Hub:
-    """Stands in for the hub's client: serves a folder and records what was fetched."""
-
-    def __init__(self, folder, cache):
-        self.folder, self.cache, self.fetched, self.revisions = folder, cache, [], set()
-        cache.mkdir()
-
-    def __call__(self, repo_id, filename, revision=None):
-        assert repo_id == "someone/lm"
-        self.revisions.add(revision)
-        if not (self.folder / filename).is_file():
-            raise LocalEntryNotFoundError(f"no {filename}")
-        self.fetched.append(filename)
-        return shutil.copy(self.folder / filename, self.cache / filename)
-
-
-def test_of_a_hub_model_only_the_shards_that_hold_needed_tensors_are_fetched(tmp_path, monkeypatch):
+def test_of_a_hub_model_only_the_shards_that_hold_needed_tensors_are_fetched(tmp_path, hub):
     content = tensors()
-    hub = Hub(write_sharded(tmp_path / "lm", content), tmp_path / "cache")
-    monkeypatch.setattr("lmms_plam.merge.checkpoint.hf_hub_download", hub)
+    hub.push("someone/lm", write_sharded(tmp_path / "lm", content), "v2")
     with Checkpoint("someone/lm", revision="v2") as source:
         assert source.config == {"model_type": "llama"}
         for key in ("layers.1.q", "layers.1.o"):
             assert torch.equal(source.rows(key, 0, len(content[key])), content[key])
-    assert hub.fetched == ["config.json", "model.safetensors.index.json", SHARDS[1]]
-    assert hub.revisions == {"v2"}
+    assert sorted(hub.fetched) == ["config.json", SHARDS[1], "model.safetensors.index.json"]
 
 
-def test_a_hub_model_in_a_single_file_is_found(tmp_path, monkeypatch):
-    hub = Hub(write_single(tmp_path / "lm", tensors()), tmp_path / "cache")
-    monkeypatch.setattr("lmms_plam.merge.checkpoint.hf_hub_download", hub)
+def test_a_hub_model_stays_at_the_commit_of_its_first_file(tmp_path, hub):
+    folder = write_single(tmp_path / "lm", tensors())
+    commit = hub.push("someone/lm", folder)
     with Checkpoint("someone/lm") as source:
-        assert set(source.files) == set(tensors())
-    assert hub.fetched == ["model.safetensors"]
+        assert source.config == {"model_type": "llama"}
+        save_file(tensors(seed=1), folder / "model.safetensors")
+        hub.push("someone/lm", folder)
+        assert torch.equal(source.rows("layers.1.o", 0, 4), tensors()["layers.1.o"])
+        assert source.place.commit == commit
+    with Checkpoint("someone/lm") as later:
+        assert torch.equal(later.rows("layers.1.o", 0, 4), tensors(seed=1)["layers.1.o"])
+
+
+def test_what_others_fetched_of_a_model_is_read_offline(tmp_path, hub, monkeypatch):
+    folder = write_single(tmp_path / "lm", tensors())
+    (folder / "README.md").write_text("not fetched by most")
+    hub.push("someone/lm", folder)
+    for name in ("config.json", "model.safetensors"):
+        huggingface_hub.hf_hub_download("someone/lm", name)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with Checkpoint("someone/lm") as source:
+        assert torch.equal(source.rows("layers.1.o", 0, 4), tensors()["layers.1.o"])
+
+
+def test_what_was_fetched_once_is_read_offline(tmp_path, hub, monkeypatch):
+    commit = hub.push("someone/lm", write_single(tmp_path / "lm", tensors()))
+    Checkpoint("someone/lm").fetch()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with Checkpoint("someone/lm") as source:
+        assert torch.equal(source.rows("layers.1.o", 0, 4), tensors()["layers.1.o"])
+        assert source.place.commit == commit
+
+
+def test_a_file_that_cant_be_reached_is_not_taken_for_one_that_isnt_there(tmp_path, hub, monkeypatch):
+    folder = write_sharded(tmp_path / "lm", tensors(seed=1))
+    save_file(tensors(), folder / "model.safetensors")
+    hub.push("someone/lm", folder)
+    with Checkpoint("someone/lm") as source:
+        assert source.config
+        unreachable = LocalEntryNotFoundError("no connection")
+        monkeypatch.setattr("lmms_plam.merge.model_files.hf_hub_download", Mock(side_effect=unreachable))
+        with pytest.raises(
+            CheckpointError, match=r"model\.safetensors of 'someone/lm' can't be fetched: no connection"
+        ):
+            source.files  # noqa: B018
+
+
+def test_a_revision_of_a_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder, and only models on the hub have a revision"):
+        Checkpoint(str(tmp_path), "v2")
 
 
 def test_a_full_disk_while_fetching_is_one_clear_sentence(monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lmms_plam.merge.checkpoint.hf_hub_download", full)
-    with Checkpoint("someone/lm") as source, pytest.raises(CheckpointError, match=r"config\.json .*No space left"):
+    monkeypatch.setattr("lmms_plam.merge.model_files.snapshot_download", full)
+    with Checkpoint("someone/lm") as source, pytest.raises(CheckpointError, match=r"'someone/lm' .*No space left"):
         source.config  # noqa: B018
 
 
@@ -235,5 +261,14 @@ def test_a_full_disk_while_fetching_is_one_clear_sentence(monkeypatch):
 def test_offline_or_misspelt_references_are_named(reference, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with Checkpoint(reference) as source, pytest.raises(CheckpointError, match=rf"'{reference}' is no folder here"):
+    with Checkpoint(reference) as source, pytest.raises(CheckpointError, match=rf"'{reference}' is no folder in "):
         source.config  # noqa: B018
+
+
+def test_a_tensor_that_its_place_in_the_file_is_too_small_for_is_refused(tmp_path):
+    path = write_single(tmp_path / "lm", tensors()) / "model.safetensors"
+    content = path.read_bytes()
+    assert content.count(b'"shape":[6,5]') == 2
+    path.write_bytes(content.replace(b'"shape":[6,5]', b'"shape":[7,5]', 1))  # its last row would be another's
+    with Checkpoint(str(path.parent)) as source, pytest.raises(CheckpointError, match=r"layers\.\d\.q' has no room"):
+        source.describe("layers.0.q")

@@ -147,10 +147,10 @@ def test_start_layer_reads_the_onset_of_a_probe(tmp_path):
     ("content", "message"),
     [
         ('{"onset": null, "verdict": "no plateau: the curve still rises"}', "verdict was 'no plateau: the curve still"),
-        ('{"onset": 3.5}', "onset is 3.5, not a layer"),
-        ('{"verdict": "plateau"}', "KeyError"),
+        ('{"onset": 3.5}', "onset: Input should be a valid integer"),
+        ('{"verdict": "plateau"}', "onset: Field required"),
         ("[]", "no plateau.json"),
-        ("\xff", "no plateau.json .*invalid start byte"),
+        ("\xff", "no plateau.json .*Invalid JSON"),
         ("{", "no plateau.json"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_probe_without_a_usable_onset_is_refused_with_the_reason(tmp_path, con
 
 
 def test_a_start_layer_file_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="is no file; give a layer"):
+    with pytest.raises(ConfigError, match=r"is no file in .*: give a layer"):
         resolve_start_layer(str(tmp_path / "none.json"), 28)
 
 

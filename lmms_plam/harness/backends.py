@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,11 @@ from accelerate import Accelerator
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models import get_model, list_available_models
-from transformers import PretrainedConfig
 
 from lmms_plam.config import ModelConfig
-from lmms_plam.errors import CheckpointError, ConfigError, UnsupportedError, did_you_mean
+from lmms_plam.errors import CheckpointError, ConfigError, PlamError, UnsupportedError, did_you_mean
+from lmms_plam.harness.loading import require_filled, watched_loading
+from lmms_plam.merge import Checkpoint
 
 BACKENDS = {
     "qwen2_vl": "qwen2_vl",
@@ -36,11 +37,21 @@ _CUT_AT_STOPS: dict[str, tuple[str, bool]] = {
 }
 """Backends that cut decoded answers at the task's `until`: the stop that they pass over, and whether they strip."""
 
-_OURS = ("pretrained", "batch_size", "device")
+_OURS = {
+    "pretrained": "vlm",
+    "revision": "vlm_revision",
+    "batch_size": "--batch_size",
+    "device": "--device",
+}
+"""Arguments of backends that are set elsewhere, and where."""
 
 
-def backend_name(config: ModelConfig) -> str:
+def backend_name(config: ModelConfig, vlm: Checkpoint) -> str:
     """Return the lmms-eval model type that runs the config's VLM.
+
+    Args:
+        config: the model config.
+        vlm: its VLM's checkpoint.
 
     Raises:
         CheckpointError: the VLM's config can't be read.
@@ -52,12 +63,8 @@ def backend_name(config: ModelConfig) -> str:
         if config.backend not in known:
             raise ConfigError(f"lmms-eval has no backend '{config.backend}'.{did_you_mean(config.backend, known)}")
         return config.backend
-    try:
-        content, _ = PretrainedConfig.get_config_dict(config.vlm)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"can't read the config of the VLM '{config.vlm}': {_first_line(error)}") from error
-    model_type = content.get("model_type")
-    if model_type not in BACKENDS:
+    model_type = vlm.config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in BACKENDS:
         raise UnsupportedError(
             f"no backend is known for model type '{model_type}' of {config.vlm}: set `backend` to the lmms-eval "
             f"model type that runs it. Known by themselves: {', '.join(BACKENDS)}"
@@ -66,39 +73,80 @@ def backend_name(config: ModelConfig) -> str:
 
 
 def build_backend(
-    config: ModelConfig, *, batch_size: int | str = 1, device: str | None = None, force_simple: bool = False
+    config: ModelConfig,
+    vlm: Checkpoint,
+    *,
+    batch_size: int | str = 1,
+    device: str | None = None,
+    force_simple: bool = False,
 ) -> lmms:
     """Load the VLM through lmms-eval's own backend.
 
     Args:
         config: the model config.
+        vlm: its VLM's checkpoint, whose commit the backend is given.
         batch_size: prompts a batch, as `--batch_size` gives it.
         device: as `--device` gives it; left out, CUDA where there is one, else the CPU.
         force_simple: use the backend's simple variant although it has a chat variant.
 
     Raises:
         ConfigError: an argument that the backend doesn't take, or a dtype that torch or the device lacks.
+        CheckpointError: a VLM that can't be loaded, or has parameters that no file fills.
+        UnsupportedError: a LoRA adapter beside the weights, or a revision for a backend that takes none.
     """
-    backend_class = get_model(backend_name(config), force_simple)
+    name = backend_name(config, vlm)
+    backend_class = get_model(name, force_simple)
     accepted = set(inspect.signature(backend_class.__init__).parameters) - {"self", "args", "kwargs"}
-    for name in config.backend_args:
-        if name in _OURS:
-            raise ConfigError(f"backend_args.{name}: use vlm, --batch_size or --device instead")
-        if name not in accepted:
+    for argument in config.backend_args:
+        if argument in _OURS:
+            raise ConfigError(f"backend_args.{argument}: use {_OURS[argument]} instead")
+        if argument not in accepted:
             raise ConfigError(
-                f"the backend {backend_class.__name__} takes no argument '{name}'."
-                f"{did_you_mean(name, accepted)} Known: {', '.join(sorted(accepted - set(_OURS)))}"
+                f"the backend {backend_class.__name__} takes no argument '{argument}'."
+                f"{did_you_mean(argument, accepted)} Known: {', '.join(sorted(accepted - set(_OURS)))}"
             )
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    arguments: dict[str, Any] = {"pretrained": config.vlm, "batch_size": batch_size, "device": str(chosen)}
+    arguments: dict[str, Any] = {"batch_size": batch_size, "device": str(chosen)}
     if chosen.type == "cpu" and "device_map" in accepted:
         arguments["device_map"] = "cpu"  # the backends' default, auto, means CUDA
     arguments |= config.backend_args
     _check_dtype(arguments.get("dtype"), chosen)
-    with _alone_on_cpu(backend_class, chosen):
-        backend: lmms = backend_class(**arguments)
+    arguments |= _where(config, vlm, name, accepted)
+    with watched_loading() as loaded, _alone_on_cpu(backend_class, chosen):
+        try:
+            backend: lmms = backend_class(**arguments)
+        except PlamError:
+            raise
+        except Exception as error:  # whatever damaged files make a backend and what it uses raise
+            raise CheckpointError(
+                f"lmms-eval's backend '{name}' can't load '{config.vlm}': {type(error).__name__}: {_one_line(error)}"
+            ) from error
+    require_filled(backend.model, loaded, config.vlm)
     _pad_left(backend)
     return backend
+
+
+def _where(config: ModelConfig, vlm: Checkpoint, name: str, accepted: Collection[str]) -> dict[str, str]:
+    """Return the arguments that tell a backend which files to load: those that the checkpoint reads, of one commit.
+
+    Most backends take no revision for all that they read, but each takes a folder. Those that aren't known to read
+    models by transformers alone may go by the name of a model, and keep it.
+
+    Raises:
+        UnsupportedError: a revision that can't be passed on.
+    """
+    if name in BACKENDS.values():
+        with vlm:
+            return {"pretrained": str(vlm.fetch())}
+    vlm.require_bare()
+    if vlm.place.commit is not None and "revision" in accepted:
+        return {"pretrained": config.vlm, "revision": vlm.place.commit}
+    if config.vlm_revision is not None:
+        raise UnsupportedError(
+            f"lmms-eval's backend '{name}' takes no revision: download '{config.vlm}' at '{config.vlm_revision}' into "
+            "a folder, set vlm to it and leave vlm_revision out"
+        )
+    return {"pretrained": config.vlm}
 
 
 def own_copies(requests: Sequence[Instance]) -> list[Instance]:
@@ -180,5 +228,5 @@ class _SingleProcess(Accelerator):
         return 1
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

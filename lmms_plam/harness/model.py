@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
+from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 
 from lmms_plam.config import DEFAULT_CONFIG, load_config
@@ -22,14 +23,17 @@ from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.journal import Key, forget
 from lmms_plam.harness.loglikelihood import loglikelihood
 from lmms_plam.harness.prompts import request_digest
-from lmms_plam.harness.provenance import describe, digest_all, digest_tensors
+from lmms_plam.harness.provenance import describe
 from lmms_plam.merge import (
     BASE,
     Checkpoint,
     MergeReport,
     by_layer,
     check_probed,
+    digest_all,
+    digest_tensors,
     merge_into,
+    read_vocabulary,
     recipe_weights,
     untouched_tensors,
 )
@@ -72,11 +76,17 @@ class Plam(lmms):
         if not str(batch_size).isdigit() or int(batch_size) == 0:
             raise ConfigError(f"--batch_size must be a whole number from 1 on, not '{batch_size}'")
         settings = load_config(str(config), overrides)
-        self.backend_name = backend_name(settings)
-        self.backend = build_backend(settings, batch_size=batch_size, device=device, force_simple=self._force_simple)
+        self._vlm = Checkpoint(settings.vlm, settings.vlm_revision)
+        self._base_lm = Checkpoint(settings.base_lm, settings.base_lm_revision) if settings.base_lm else None
+        self.backend_name = backend_name(settings, self._vlm)
+        if settings.merge is not None:
+            self._vlm.require_unquantised()
+        self.backend = build_backend(
+            settings, self._vlm, batch_size=batch_size, device=device, force_simple=self._force_simple
+        )
         self.is_simple = self.backend.is_simple
-        untouched = digest_tensors(self.model.state_dict())
-        vlm_weights = digest_all(untouched)
+        self._loaded = digest_tensors(self.model.state_dict())
+        vlm_weights = digest_all(self._loaded)
         probed = {f"recipes.{name}": recipe for name, recipe in settings.recipes.items()}
         if settings.merge is not None:
             probed["merge"] = settings.merge
@@ -84,20 +94,43 @@ class Plam(lmms):
             with about(name):
                 check_probed(recipe, vlm_weights)
         merge: MergeReport | None = None
-        if settings.merge is not None and settings.base_lm is not None:
-            merge = merge_into(self.model, settings.base_lm, settings.merge, revision=settings.base_lm_revision)
+        if settings.merge is not None and self._base_lm is not None:
+            by_token = "embeddings" in settings.merge.modules
+            vocabulary = read_vocabulary(self._vlm.place) if by_token else None
+            merge = merge_into(self.model, self._base_lm, settings.merge, vocabulary)
             for warning in merge.warnings:
                 logger.warning(f"{settings.name}: {warning}")
         self._merge = merge
         self.choosers: dict[str, Chooser] = {}
         self.proofs: dict[str, Proof] = {}
         self.answered: dict[Path, set[Key]] = {}
-        self.provenance = describe(settings, self.backend_name, type(self.backend), self.model, untouched, merge)
+        self.provenance = describe(
+            settings, self.backend_name, type(self.backend), self.model, self._vlm, self._loaded, merge
+        )
         host.announce(self)
         logger.info(
             f"{settings.name} through {self.backend_name}: {merge.summary() if merge else 'nothing merged'}; "
-            f"fingerprint {self.provenance.fingerprint}"
+            f"weights {self.provenance.weights}, fingerprint {self.provenance.fingerprint}"
         )
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Plam:
+        """Build the model as lmms-eval does, from the text of `--model_args`.
+
+        Raises:
+            ConfigError: a part of the text that is no FIELD=VALUE.
+        """
+        try:
+            simple_parse_args_string(arg_string)
+        except ValueError:
+            parts = [part.strip() for part in arg_string.split(",")]
+            loose = next((part for part in parts if "=" not in part), arg_string)
+            raise ConfigError(
+                f"'{loose}' in --model_args is no FIELD=VALUE: a comma begins the next field, so write several values "
+                "with a plus sign, as in merge.modules=q+k"
+            ) from None
+        model: Plam = super().create_from_arg_string(arg_string, additional_config)
+        return model
 
     def __getattr__(self, name: str) -> Any:
         """Everything else (tokenizer, task_dict, accelerator, chat_template, ...) is the backend's."""
@@ -131,9 +164,11 @@ class Plam(lmms):
         """
         weights = {BASE: self.base_weights}
         settings = self.provenance.config
-        if settings.recipes and settings.base_lm is not None:
-            with Checkpoint(settings.vlm) as vlm, Checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
-                found = recipe_weights(self.model, vlm, base_lm, self._untouched, settings.recipes)
+        if settings.recipes and self._base_lm is not None:
+            with self._vlm, self._base_lm:
+                found = recipe_weights(
+                    self.model, self._vlm, self._base_lm, self._untouched, self._loaded, settings.recipes
+                )
             weights |= {name: WeightSet(name, layers) for name, layers in found.items()}
         return weights
 
@@ -147,8 +182,9 @@ class Plam(lmms):
             raise ConfigError(
                 f"{settings.name}: merge is none, so nothing compares with the untouched VLM; set a merge"
             )
-        with Checkpoint(settings.vlm) as vlm:
-            return untouched_tensors(self.model, vlm, [tensor.name for tensor in self._merge.merged])
+        with self._vlm:
+            names = [tensor.name for tensor in self._merge.merged]
+            return untouched_tensors(self.model, self._vlm, names, self._loaded)
 
     def identify(self, variant: Variant) -> str:
         """Return a variant's name with the fingerprint of what answers."""

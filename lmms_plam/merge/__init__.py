@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from lmms_plam.merge.apply import MergeReport, merge_into, merged_tensors
 from lmms_plam.merge.checkpoint import Checkpoint
+from lmms_plam.merge.digests import digest_all, digest_tensors
 from lmms_plam.merge.layers import check_probed, resolve_layers, resolve_start_layer
 from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
 from lmms_plam.merge.schedules import Coefficients
 from lmms_plam.merge.variants import BASE, by_layer, recipe_weights, untouched_tensors
+from lmms_plam.merge.vocabulary import read_vocabulary
 
 __all__ = [
     "BASE",
@@ -18,9 +20,12 @@ __all__ = [
     "MergedTensor",
     "by_layer",
     "check_probed",
+    "digest_all",
+    "digest_tensors",
     "merge_into",
     "merged_tensors",
     "plan_merge",
+    "read_vocabulary",
     "recipe_weights",
     "resolve_layers",
     "resolve_start_layer",

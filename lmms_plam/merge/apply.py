@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class MergeReport:
 
     Attributes:
         base_lm: the base LM's folder or hub id.
+        base_lm_commit: its commit on the hub; None of a folder.
         start_layer: first merged decoder layer, 0-based.
         end_layer: first layer above it that was not merged.
         depth: number of decoder layers.
@@ -40,6 +41,7 @@ class MergeReport:
     """
 
     base_lm: str
+    base_lm_commit: str | None
     start_layer: int
     end_layer: int
     depth: int
@@ -65,7 +67,9 @@ class MergeReport:
         return asdict(self)
 
 
-def merge_into(model: nn.Module, base_lm: str, recipe: MergeRecipe, revision: str | None = None) -> MergeReport:
+def merge_into(
+    model: nn.Module, base_lm: str | Checkpoint, recipe: MergeRecipe, vocabulary: Mapping[str, int] | None = None
+) -> MergeReport:
     """Merge a base LM into a loaded VLM, in place, as a recipe says.
 
     Whether the two fit is settled before the first write. The weights' values are checked as they are read, since
@@ -74,16 +78,16 @@ def merge_into(model: nn.Module, base_lm: str, recipe: MergeRecipe, revision: st
 
     Args:
         model: a transformers VLM in float16, bfloat16 or float32, on any devices.
-        base_lm: folder or hub id of the base LM.
+        base_lm: the base LM; as text, its folder or hub id.
         recipe: what to merge, where and how much.
-        revision: the base LM's revision on the hub.
+        vocabulary: as in `plan_merge`.
 
     Raises:
         ConfigError, MergeError, CheckpointError, UnsupportedError: as `plan_merge`, and MergeError for NaN, Inf or an
             overflow of the VLM's dtype, naming the tensor.
     """
-    with Checkpoint(base_lm, revision) as source:
-        plan = plan_merge(model, source, recipe)
+    with base_lm if isinstance(base_lm, Checkpoint) else Checkpoint(base_lm) as source:
+        plan = plan_merge(model, source, recipe, vocabulary)
         bytes_merged = 0
         for tensor in plan.merged:
             vlm = model.get_parameter(tensor.name).detach()
@@ -91,7 +95,8 @@ def merge_into(model: nn.Module, base_lm: str, recipe: MergeRecipe, revision: st
                 vlm[rows] = block
                 bytes_merged += block.nbytes
         return MergeReport(
-            base_lm=base_lm,
+            base_lm=source.reference,
+            base_lm_commit=source.place.commit,
             start_layer=plan.layers.start,
             end_layer=plan.layers.stop,
             depth=plan.depth,
@@ -128,8 +133,12 @@ def _merged_blocks(vlm: Tensor, source: Checkpoint, tensor: MergedTensor) -> Ite
     pair, width = tensor.coefficients, vlm[0].numel()
     read_at_once = max(1, _READ_AT_ONCE // width)
     at_once = max(1, _MERGED_AT_ONCE // width) if vlm.device.type == "cpu" else read_at_once
-    for first in range(0, tensor.rows, read_at_once):
-        last = min(first + read_at_once, tensor.rows)
+    ranges = [
+        (first, min(first + read_at_once, end))
+        for start, end in tensor.rows
+        for first in range(start, end, read_at_once)
+    ]
+    for first, last in ranges:
         read = source.rows(tensor.source, first, last).to(vlm.device) if tensor.source else vlm[first:last]
         for start, lm in zip(range(first, last, at_once), torch.split(read, at_once), strict=True):
             rows = slice(start, start + len(lm))

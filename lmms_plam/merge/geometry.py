@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
-from lmms_plam.errors import MergeError
+from lmms_plam.errors import CheckpointError, MergeError
+from lmms_plam.merge.foreign import complaint
 
 _WITHOUT_EFFECT_ON_TEXT = frozenset({"type", "mrope_section", "mrope_interleaved"})
 """M-RoPE turns a text token by the same angle in all its sections, as plain RoPE does; `type` repeats `rope_type`."""
 
 
+_Size = Annotated[int, Field(gt=0)]
+
+
+class _Decoder(BaseModel):
+    """What of a decoder's config is compared; a config that came from remote code may hold anything."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    num_hidden_layers: _Size
+    hidden_size: _Size
+    num_attention_heads: _Size
+    num_key_value_heads: _Size | None = None
+    head_dim: _Size | None = None
+    rms_norm_eps: float | None = None
+    sliding_window: int | None = None
+    use_sliding_window: bool | None = True
+    rope_theta: float | None = None
+    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: dict[str, Any] | None = None
+
+
 def read_config(content: dict[str, Any]) -> PretrainedConfig:
-    """Turn a config.json into a config with its family's defaults, or as it stands where the family is remote code."""
+    """Turn a config.json into a config with its family's defaults, or as it stands where the family is remote code.
+
+    Raises:
+        CheckpointError: transformers can't make a config of it.
+    """
     family = content.get("model_type")
-    if family in CONFIG_MAPPING:
-        return CONFIG_MAPPING[family].from_dict(content)
-    return PretrainedConfig.from_dict(content)
+    known = isinstance(family, str) and family in CONFIG_MAPPING
+    try:
+        return (CONFIG_MAPPING[family] if known else PretrainedConfig).from_dict(content)
+    except Exception as error:  # each family's config checks itself in its own way
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"config.json can't be read as a model's: {reason}") from error
 
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -39,9 +69,10 @@ def check_geometry(vlm: PretrainedConfig, lm: PretrainedConfig) -> tuple[str, ..
 
     Raises:
         MergeError: layers, hidden size, heads, key-value heads or head_dim differ; the text names both values.
+        CheckpointError: a config that lacks them, or holds something else under their names.
     """
-    vlm, lm = text_config(vlm), text_config(lm)
-    sizes_lm, sizes_vlm = _sizes(lm), _sizes(vlm)
+    ours, theirs = _decoder(vlm, "VLM"), _decoder(lm, "base LM")
+    sizes_lm, sizes_vlm = _sizes(theirs), _sizes(ours)
     misfits = [
         f"{name} {sizes_lm[name]} and {sizes_vlm[name]}" for name in sizes_vlm if sizes_lm[name] != sizes_vlm[name]
     ]
@@ -50,7 +81,7 @@ def check_geometry(vlm: PretrainedConfig, lm: PretrainedConfig) -> tuple[str, ..
             f"the base LM doesn't fit the VLM's decoder (base LM first): {', '.join(misfits)}. "
             "Set base_lm to the model that the VLM grew from"
         )
-    traits_lm, traits_vlm = _traits(lm), _traits(vlm)
+    traits_lm, traits_vlm = _traits(theirs), _traits(ours)
     names = dict.fromkeys([*traits_vlm, *traits_lm])
     return tuple(
         f"{name} differs: {traits_lm.get(name)} in the base LM, {traits_vlm.get(name)} in the VLM"
@@ -59,34 +90,41 @@ def check_geometry(vlm: PretrainedConfig, lm: PretrainedConfig) -> tuple[str, ..
     )
 
 
-def _sizes(config: PretrainedConfig) -> dict[str, int]:
-    hidden, heads = config.hidden_size, config.num_attention_heads
+def _decoder(config: PretrainedConfig, whose: str) -> _Decoder:
+    try:
+        return _Decoder.model_validate(text_config(config))
+    except ValidationError as error:
+        raise CheckpointError(f"the {whose}'s config doesn't describe a decoder ({complaint(error)})") from error
+
+
+def _sizes(decoder: _Decoder) -> dict[str, int]:
+    heads = decoder.num_attention_heads
     return {
-        "num_hidden_layers": config.num_hidden_layers,
-        "hidden_size": hidden,
+        "num_hidden_layers": decoder.num_hidden_layers,
+        "hidden_size": decoder.hidden_size,
         "num_attention_heads": heads,
-        "num_key_value_heads": getattr(config, "num_key_value_heads", None) or heads,
-        "head_dim": getattr(config, "head_dim", None) or hidden // heads,
+        "num_key_value_heads": decoder.num_key_value_heads or heads,
+        "head_dim": decoder.head_dim or decoder.hidden_size // heads,
     }
 
 
-def _traits(config: PretrainedConfig) -> dict[str, Any]:
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return {"rms_norm_eps": getattr(config, "rms_norm_eps", None), "sliding_window": window, **_rope(config)}
+def _traits(decoder: _Decoder) -> dict[str, Any]:
+    window = decoder.sliding_window if decoder.use_sliding_window else None
+    return {"rms_norm_eps": decoder.rms_norm_eps, "sliding_window": window, **_rope(decoder)}
 
 
-def _rope(config: PretrainedConfig) -> dict[str, Any]:
+def _rope(decoder: _Decoder) -> dict[str, Any]:
     """Return the rope settings by name, from `rope_parameters` or the older `rope_theta` and `rope_scaling`.
 
     Models with local and global attention have a set of settings for each kind, which then stands within the name.
     """
-    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    scaling = decoder.rope_parameters or decoder.rope_scaling or {}
     kinds = {f"{kind}.": values for kind, values in scaling.items() if isinstance(values, dict)} or {"": scaling}
     settings: dict[str, Any] = {}
     for kind, values in kinds.items():
         rope_type = values.get("rope_type", values.get("type", "default"))
         plain = {name: value for name, value in values.items() if name not in _WITHOUT_EFFECT_ON_TEXT}
         plain["rope_type"] = "default" if rope_type == "mrope" else rope_type
-        plain.setdefault("rope_theta", getattr(config, "rope_theta", None))
+        plain.setdefault("rope_theta", decoder.rope_theta)
         settings |= {f"rope_parameters.{kind}{name}": value for name, value in plain.items()}
     return settings

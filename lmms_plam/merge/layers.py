@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, StrictInt, ValidationError
 
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import ConfigError
+from lmms_plam.merge.foreign import complaint
+
+
+class _Fingerprint(BaseModel):
+    weights: str | None = None
+
+
+class _Plateau(BaseModel):
+    """What of a `plateau.json` is read here."""
+
+    onset: StrictInt | None
+    verdict: str = "no plateau"
+    fingerprint: _Fingerprint | None = None
 
 
 def resolve_start_layer(start_layer: int | float | str, depth: int) -> int:
@@ -23,7 +37,7 @@ def resolve_start_layer(start_layer: int | float | str, depth: int) -> int:
     """
     if isinstance(start_layer, float):
         return min(round(start_layer * depth), depth - 1)
-    layer = _read_onset(Path(start_layer)) if isinstance(start_layer, str) else start_layer
+    layer = _read_onset(start_layer) if isinstance(start_layer, str) else start_layer
     if not 0 <= layer < depth:
         raise ConfigError(
             f"start_layer {layer} lies beyond the decoder, whose {depth} layers are 0 to {depth - 1}"
@@ -61,38 +75,34 @@ def check_probed(recipe: MergeRecipe, weights: str) -> None:
     """
     if not isinstance(recipe.start_layer, str):
         return
-    path = Path(recipe.start_layer)
-    fingerprint = _read(path).get("fingerprint")
-    probed = fingerprint.get("weights") if isinstance(fingerprint, dict) else None
+    fingerprint = _read(recipe.start_layer).fingerprint
+    probed = fingerprint.weights if fingerprint else None
     if probed not in (None, weights):
         raise ConfigError(
-            f"{path} is the plateau of other weights ({probed}) than this VLM's ({weights}): probe this one, or set "
-            "start_layer to a layer"
+            f"{recipe.start_layer} is the plateau of other weights ({probed}) than this VLM's ({weights}): probe this "
+            "one, or set start_layer to a layer"
         )
 
 
-def _read_onset(path: Path) -> int:
+def _read_onset(path: str) -> int:
     plateau = _read(path)
-    onset = plateau["onset"]
-    if onset is None:
+    if plateau.onset is None:
         raise ConfigError(
-            f"{path} gives no start layer: the probe's verdict was '{plateau.get('verdict', 'no plateau')}'. "
+            f"{path} gives no start layer: the probe's verdict was '{plateau.verdict}'. "
             "Set start_layer to a layer or a fraction of the depth"
         )
-    if isinstance(onset, bool) or not isinstance(onset, int):
-        raise ConfigError(f"{path} is no plateau.json of a masking probe: its onset is {onset!r}, not a layer")
-    return onset
+    return plateau.onset
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: str) -> _Plateau:
     try:
-        plateau: dict[str, Any] = json.loads(path.expanduser().read_text(encoding="utf-8"))
-        plateau["onset"]
+        return _Plateau.model_validate_json(Path(os.path.expanduser(path)).read_bytes())
     except FileNotFoundError:
         raise ConfigError(
-            f"start_layer '{path}' is no file; give a layer, a fraction of the depth, or a probe's plateau.json"
+            f"start_layer '{path}' is no file in {Path.cwd()}: give a layer, a fraction of the depth, or a probe's "
+            "plateau.json"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = error.reason if isinstance(error, UnicodeDecodeError) else error
-        raise ConfigError(f"{path} is no plateau.json of a masking probe ({type(error).__name__}: {reason})") from error
-    return plateau
+    except ValidationError as error:
+        raise ConfigError(f"{path} is no plateau.json of a masking probe ({complaint(error)})") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path[:200]!r} can't be read as a plateau.json ({error})"[:600]) from error

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lmms_plam.config import MergeRecipe
-from lmms_plam.errors import CheckpointError, ConfigError, MergeError, UnsupportedError
+from lmms_plam.errors import CheckpointError, ConfigError, MergeError, UnsupportedError, about
 from lmms_plam.merge.checkpoint import Checkpoint
+from lmms_plam.merge.diagnosis import diagnose
 from lmms_plam.merge.geometry import check_geometry, read_config, text_config
 from lmms_plam.merge.layers import resolve_layers
 from lmms_plam.merge.names import DecoderTensor, decoder_tensors
 from lmms_plam.merge.schedules import Coefficients, coefficients
 from lmms_plam.merge.shards import MERGEABLE_DTYPES
+from lmms_plam.merge.vocabulary import Rows, read_vocabulary, shared_rows
 
 _EMBEDDING = DecoderTensor(None, "embed_tokens.weight")
 _HEAD = DecoderTensor(None, "lm_head.weight")
@@ -29,14 +32,14 @@ class MergedTensor:
         name: the VLM's parameter.
         source: key of the base LM's tensor, or None where its coefficient is 0 and nothing of it is read.
         coefficients: what the two are multiplied with.
-        rows: how many rows, from the first on, are merged: all but for embeddings, where it is the rows that both
-            vocabularies have.
+        rows: the ranges of rows that are merged: all but for embeddings, where it is those that stand for the same
+            token in both vocabularies.
     """
 
     name: str
     source: str | None
     coefficients: Coefficients
-    rows: int
+    rows: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ class MergePlan:
     warnings: tuple[str, ...]
 
 
-def plan_merge(model: nn.Module, source: Checkpoint, recipe: MergeRecipe) -> MergePlan:
+def plan_merge(
+    model: nn.Module, source: Checkpoint, recipe: MergeRecipe, vocabulary: Mapping[str, int] | None = None
+) -> MergePlan:
     """Check a recipe against a loaded VLM and a base LM, and settle what becomes of every decoder tensor.
 
     Reads configs, the index and the headers of the shards that will be needed; no weights.
@@ -69,16 +74,19 @@ def plan_merge(model: nn.Module, source: Checkpoint, recipe: MergeRecipe) -> Mer
         model: the VLM, a transformers model.
         source: the base LM.
         recipe: what to merge.
+        vocabulary: the VLM's row of each token, by which rows of embeddings are told to stand for the same token as the
+            base LM's; left out, rows of the same number do.
 
     Raises:
         ConfigError: layers beyond the depth, or a recipe that merges nothing.
-        MergeError: a base LM that doesn't fit.
+        MergeError: a base LM that doesn't fit, its numbering of tokens included.
         CheckpointError: files or tensors of the base LM that are missing, damaged or truncated.
         UnsupportedError: offloaded or quantised weights, a decoder of unknown form, or q, k, v asked for singly where
             they are fused.
     """
-    lm_config = read_config(source.config)
-    warnings = list(check_geometry(model.config, lm_config))
+    with about(f"'{source.reference}'"):
+        lm_config = read_config(source.config)
+        warnings = [*check_geometry(model.config, lm_config), *_scaled(recipe)]
     depth: int = text_config(model.config).num_hidden_layers
     layers = resolve_layers(recipe, depth)
     names = decoder_tensors(name for name, _ in model.named_parameters())  # lists tied weights once, as the embedding
@@ -94,6 +102,7 @@ def plan_merge(model: nn.Module, source: Checkpoint, recipe: MergeRecipe) -> Mer
 
     base: dict[DecoderTensor, str] = {}
     if any(pair.lm for pair in chosen.values()):
+        source.require_unquantised()
         base = decoder_tensors(source.files)
         if getattr(lm_config, "tie_word_embeddings", False) and _EMBEDDING in base:
             base[_HEAD] = base[_EMBEDDING]
@@ -101,12 +110,20 @@ def plan_merge(model: nn.Module, source: Checkpoint, recipe: MergeRecipe) -> Mer
             warnings.append(f"the base LM's {base[_HEAD]} is left out, since the VLM ties its head to its embedding")
         _refuse_surplus(base, chosen, asked)
 
+    vocabularies = None
+    if vocabulary is not None and any(tensor.modules == {"embeddings"} and pair.lm for tensor, pair in chosen.items()):
+        vocabularies = vocabulary, read_vocabulary(source.place)
     merged = []
     for tensor, pair in chosen.items():
         parameter = model.get_parameter(names[tensor])
         _require_mergeable(names[tensor], parameter)
-        key = _find_source(tensor, base, source.reference) if pair.lm else None
-        rows = parameter.shape[0] if key is None else _shared_rows(tensor, names[tensor], parameter, key, source)
+        key = _find_source(tensor, base, source) if pair.lm else None
+        rows: Rows = ((0, parameter.shape[0]),)
+        if key is not None:
+            count = _count_rows(tensor, names[tensor], parameter, key, source)
+            rows = ((0, count),)
+            if vocabularies is not None and tensor.modules == {"embeddings"}:
+                rows = shared_rows(*vocabularies, count, source.reference)
         merged.append(MergedTensor(names[tensor], key, pair, rows))
     return MergePlan(
         layers=layers,
@@ -168,20 +185,27 @@ def _refuse_surplus(
             )
 
 
-def _find_source(tensor: DecoderTensor, base: Mapping[DecoderTensor, str], reference: str) -> str:
+def _scaled(recipe: MergeRecipe) -> Iterator[str]:
+    """Say what becomes of weights whose coefficients don't sum to 1."""
+    total = recipe.lambda_lm + recipe.lambda_vlm
+    if not math.isclose(total, 1):
+        yield (
+            f"lambda_lm + lambda_vlm = {total:.3g}: merged weights are about {total:.3g} times as large, and what is a "
+            f"product of two of them (attention logits unless q and k are normed, v with o) {total**2:.3g} times"
+        )
+
+
+def _find_source(tensor: DecoderTensor, base: Mapping[DecoderTensor, str], source: Checkpoint) -> str:
     if tensor in base:
         return base[tensor]
-    raise CheckpointError(f"'{reference}' has no tensor for the decoder's {tensor}; fetch it again, if it should")
+    told = diagnose(source.files) or "fetch it again, if it should"
+    raise CheckpointError(f"'{source.reference}' has no tensor for the decoder's {tensor}: {told}")
 
 
-def _shared_rows(tensor: DecoderTensor, name: str, parameter: Tensor, key: str, source: Checkpoint) -> int:
+def _count_rows(tensor: DecoderTensor, name: str, parameter: Tensor, key: str, source: Checkpoint) -> int:
     """Return how many rows both sides have, which is all of them except in embeddings."""
     stored = source.describe(key)
-    if not stored.mergeable:
-        raise UnsupportedError(
-            f"'{key}' of '{source.reference}' is stored as {stored.dtype}; merging needs the unquantised checkpoint "
-            "(float16, bfloat16 or float32)"
-        )
+    stored.require_mergeable(key, source.reference)
     if stored.shape == parameter.shape:
         return parameter.shape[0]
     if tensor.modules == {"embeddings"} and stored.shape[1:] == parameter.shape[1:]:

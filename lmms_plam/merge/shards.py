@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import BaseModel, Field, TypeAdapter
 from torch import Tensor
 
-from lmms_plam.errors import CheckpointError
+from lmms_plam.errors import CheckpointError, UnsupportedError
+from lmms_plam.merge.foreign import parse_json
 
 _SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 MERGEABLE_DTYPES = frozenset(_SAFETENSORS_DTYPES.values())
 """What a merge can compute with; anything else in a weight means quantisation, whose scales lie elsewhere."""
+
+
+_Count = Annotated[int, Field(ge=0, le=2**63)]
+
+
+class _Entry(BaseModel, strict=True):
+    dtype: str
+    shape: list[_Count]
+    data_offsets: tuple[_Count, _Count]
+
+
+_HEADER = TypeAdapter(dict[str, _Entry | dict[str, str]])
+"""Tensors by key, and `__metadata__`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +40,18 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str
     mergeable: bool
+
+    def require_mergeable(self, key: str, reference: str) -> None:
+        """Refuse what no merge can compute with.
+
+        Raises:
+            UnsupportedError: a dtype that means quantisation; the text names the tensor.
+        """
+        if not self.mergeable:
+            raise UnsupportedError(
+                f"'{key}' of '{reference}' is stored as {self.dtype}; merging needs the unquantised checkpoint "
+                "(float16, bfloat16 or float32)"
+            )
 
 
 class SafetensorsShard:
@@ -75,17 +102,19 @@ class SafetensorsShard:
         data_offset = 8 + length
         if size < 8 or data_offset > size:
             raise CheckpointError(f"{self._path} is truncated or no safetensors file; fetch it again")
+        header = parse_json(self._file.read(length), _HEADER, f"the header of {self._path}")
         tensors, offsets = {}, {}
         end = 0
-        try:
-            for key, entry in json.loads(self._file.read(length)).items():
-                if key != "__metadata__":
-                    name = entry["dtype"]
-                    tensors[key] = StoredTensor(tuple(entry["shape"]), name, name in _SAFETENSORS_DTYPES)
-                    offsets[key] = data_offset + entry["data_offsets"][0]
-                    end = max(end, data_offset + entry["data_offsets"][1])
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise CheckpointError(f"the header of {self._path} is damaged ({error!r}); fetch the file again") from error
+        for key, entry in header.items():
+            if not isinstance(entry, _Entry):
+                continue
+            first, last = entry.data_offsets
+            dtype = _SAFETENSORS_DTYPES.get(entry.dtype)
+            if first > last or (dtype and last - first != math.prod(entry.shape) * dtype.itemsize):
+                raise CheckpointError(f"the header of {self._path} is damaged ('{key}' has no room); fetch it again")
+            tensors[key] = StoredTensor(tuple(entry.shape), entry.dtype, dtype is not None)
+            offsets[key] = data_offset + first
+            end = max(end, data_offset + last)
         if end > size:
             raise CheckpointError(f"{self._path} is truncated: {size:,} bytes of {end:,}; fetch it again")
         return tensors, offsets
@@ -102,7 +131,7 @@ class PickledShard:
     def __init__(self, path: Path) -> None:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            self._values = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+            self._values = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
         except Exception as error:  # zip reader and unpickler share no class below this one
             raise CheckpointError(
                 f"{path} can't be read as pickled weights: it is truncated, older than torch 1.6's format, or holds "
@@ -134,4 +163,7 @@ def open_shard(path: Path) -> Shard:
     Raises:
         CheckpointError: a file that is truncated, or not what its name says.
     """
-    return SafetensorsShard(path) if path.suffix == ".safetensors" else PickledShard(path)
+    try:
+        return SafetensorsShard(path) if path.suffix == ".safetensors" else PickledShard(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}") from error

@@ -14,6 +14,7 @@ from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import CheckpointError, UnsupportedError, about
 from lmms_plam.merge.apply import merge_tensor
 from lmms_plam.merge.checkpoint import Checkpoint
+from lmms_plam.merge.digests import digest_tensors
 from lmms_plam.merge.names import DecoderTensor, decoder_tensors, parse_name
 from lmms_plam.merge.plan import MergePlan, plan_merge
 
@@ -24,19 +25,29 @@ LayerTensors = dict[int, dict[str, Tensor]]
 """Tensors by decoder layer and parameter name within the layer."""
 
 
-def untouched_tensors(model: nn.Module, vlm: Checkpoint, names: Iterable[str]) -> dict[str, Tensor]:
+def untouched_tensors(
+    model: nn.Module, vlm: Checkpoint, names: Iterable[str], digests: Mapping[str, str]
+) -> dict[str, Tensor]:
     """Read a merged VLM's tensors as they were before, by parameter name, in the loaded dtype and on its device.
 
     Args:
         model: the merged VLM.
         vlm: the checkpoint that it was loaded from.
         names: parameters of its decoder.
+        digests: what `digest_tensors` said of the loaded model before the merge, by parameter name.
 
     Raises:
-        CheckpointError: a tensor that can't be read.
+        CheckpointError: a tensor that can't be read, or isn't what was loaded.
     """
     stored = decoder_tensors(vlm.files)
-    return {name: _read(name, stored, vlm, model) for name in names}
+    tensors = {name: _read(name, stored, vlm, model) for name in names}
+    for name, digest in digest_tensors(tensors).items():
+        if digest != digests[name]:
+            raise CheckpointError(
+                f"'{name}' in the files of '{vlm.reference}' isn't what the backend loaded: the files have changed, or "
+                "the backend reads others; run the untouched VLM by itself (`--model_args merge=none`)"
+            )
+    return tensors
 
 
 def recipe_weights(
@@ -44,6 +55,7 @@ def recipe_weights(
     vlm: Checkpoint,
     base_lm: Checkpoint,
     untouched: Mapping[str, Tensor],
+    digests: Mapping[str, str],
     recipes: Mapping[str, MergeRecipe],
 ) -> dict[str, LayerTensors]:
     """Return what stands in for a merged model's weights under further recipes.
@@ -53,6 +65,7 @@ def recipe_weights(
         vlm: the checkpoint that it was loaded from.
         base_lm: the base LM's.
         untouched: `untouched_tensors` of all that was merged.
+        digests: as there.
         recipes: by name.
 
     Raises:
@@ -65,7 +78,7 @@ def recipe_weights(
         with about(f"recipes.{name}"):
             plans[name] = plan_merge(model, base_lm, recipe)
     asked = {tensor.name for plan in plans.values() for tensor in plan.merged}
-    every = {**untouched, **untouched_tensors(model, vlm, asked - untouched.keys())}
+    every = {**untouched, **untouched_tensors(model, vlm, asked - untouched.keys(), digests)}
     weights = {}
     for name, plan in plans.items():
         own = {tensor.name: merge_tensor(every[tensor.name], base_lm, tensor) for tensor in plan.merged}
