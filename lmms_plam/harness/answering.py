@@ -21,7 +21,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from torch import nn
 
-from lmms_plam.errors import UnsupportedError
+from lmms_plam.errors import Interrupted, UnsupportedError
 from lmms_plam.harness.backends import finish_answer, own_copies
 from lmms_plam.harness.intercept import Generate, intercept_generate
 from lmms_plam.harness.journal import Journal, prompt_digest
@@ -35,6 +35,9 @@ Engine = Callable[[str, Sequence[Variant], QueryScope, dict[str, Any]], FamilyRe
 Chooser = Callable[[Sequence[Instance], Sequence[str], set[int]], Collection[str]]
 """Given the requests for a task's first variants, their answers, and the documents that later variants may be asked
 of: the names of the later variants to ask."""
+
+Taster = Callable[[Instance, str], None]
+"""Given a task's first request and its answer: raises if the task won't be able to score any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ def answer_families(
     engine: Engine,
     requests: Sequence[Instance],
     choosers: Mapping[str, Chooser],
+    tasters: Mapping[str, Taster],
 ) -> list[str]:
     """Answer the requests of family tasks.
 
@@ -95,11 +99,14 @@ def answer_families(
         engine: answers for variants, given the task, a query scope and the backend's arguments for `model.generate`.
         requests: requests whose metadata hold a FamilyMember.
         choosers: by task, for those that have later variants.
+        tasters: by task, for those that can tell from one answer that something is wrong.
 
     Returns:
         The answers; empty for what was not asked, as lmms-eval's cache keeps no empty answer.
 
     Raises:
+        DataError: what a taster found.
+        Interrupted: Ctrl-C.
         UnsupportedError: the backend edits its answers in a way that can't be applied to the variants'.
     """
     answers: list[str | None] = [None] * len(requests)
@@ -112,7 +119,7 @@ def answer_families(
         later = [index for index, member in zip(indices, members, strict=True) if member.later]
 
         with _journal(members[0].folder, backend.rank) as journal:
-            _ask(backend, model, engine, requests, first, answers, journal)
+            _ask(backend, model, engine, requests, first, answers, journal, tasters.get(task))
             if later:
                 documents = {int(requests[index].doc_id) for index in later}
                 told = [answers[index] or "" for index in first]
@@ -125,10 +132,20 @@ def answer_families(
 @contextmanager
 def _journal(folder: Path | None, rank: int) -> Iterator[Journal | None]:
     if folder is None:
-        yield None
+        with _saying_what_is_kept("without --output_path no answers are kept"):
+            yield None
         return
-    with Journal(folder, rank) as journal:
+    kept = f"the answers given so far are kept in {folder}, and the same command goes on from there"
+    with Journal(folder, rank) as journal, _saying_what_is_kept(kept):
         yield journal
+
+
+@contextmanager
+def _saying_what_is_kept(kept: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {kept}") from None
 
 
 def _open_families(
@@ -170,6 +187,7 @@ def _ask(
     indices: Sequence[int],
     answers: list[str | None],
     journal: Journal | None,
+    taste: Taster | None = None,
 ) -> None:
     """Answer some of a task's requests, as far as the journal doesn't know them."""
     families = _open_families(backend, requests, indices, answers, journal)
@@ -196,6 +214,9 @@ def _ask(
                     answers[place] = text
             if journal:
                 journal.write(family.prompt, given)
+            if taste and not decoded:
+                place = next(iter(family.members.values()))[0]
+                taste(requests[place], answers[place] or "")
             decoded[family.doc_id] = decode(result.trunk[row][inputs["input_ids"].shape[1] :])
         return result.trunk
 

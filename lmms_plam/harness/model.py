@@ -12,11 +12,11 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
 
-from lmms_plam.config import DEFAULT_CONFIG, load_config
+from lmms_plam.config import DEFAULT_CONFIG, ModelConfig, load_config
 from lmms_plam.errors import ConfigError, about
 from lmms_plam.harness import host
-from lmms_plam.harness.answering import Chooser, answer_families, is_family
-from lmms_plam.harness.backends import backend_name, build_backend, own_copies
+from lmms_plam.harness.answering import Chooser, Taster, answer_families, is_family
+from lmms_plam.harness.backends import backend_name, build_backend, check_batch_size, own_copies
 from lmms_plam.harness.engine import Engine, Proof
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.journal import Key, forget
@@ -54,7 +54,9 @@ class Plam(lmms):
         provenance: what exactly answers, with its fingerprint.
         choosers: by family task, what decides which of its later variants to ask.
         proofs: by family task, how its variants were answered, and what was checked before.
+        tasters: by family task, what looks at its first answer before more are asked for.
         answered: by folder, the journal's entries that a family task has put into its matrix.
+        failures: by task, why it has no result although others may.
     """
 
     is_simple = False
@@ -68,8 +70,7 @@ class Plam(lmms):
         device: str | None = None,
         **overrides: Any,
     ) -> None:
-        if not str(batch_size).isdigit() or int(batch_size) == 0:
-            raise ConfigError(f"--batch_size must be a whole number from 1 on, not '{batch_size}'")
+        check_batch_size(batch_size)
         settings = load_config(str(config), overrides)
         self.backend_name = backend_name(settings)
         self.backend = build_backend(settings, batch_size=batch_size, device=device, force_simple=self._force_simple)
@@ -90,7 +91,9 @@ class Plam(lmms):
         self._merge = merge
         self.choosers: dict[str, Chooser] = {}
         self.proofs: dict[str, Proof] = {}
+        self.tasters: dict[str, Taster] = {}
         self.answered: dict[Path, set[Key]] = {}
+        self.failures: dict[str, str] = {}
         self.provenance = describe(settings, self.backend_name, type(self.backend), self.model, untouched, merge)
         host.announce(self)
         logger.info(
@@ -142,10 +145,8 @@ class Plam(lmms):
     @cached_property
     def _untouched(self) -> dict[str, torch.Tensor]:
         settings = self.provenance.config
-        if self._merge is None:
-            raise ConfigError(
-                f"{settings.name}: merge is none, so nothing compares with the untouched VLM; set a merge"
-            )
+        require_merge(settings)
+        assert self._merge is not None
         with Checkpoint(settings.vlm) as vlm:
             return untouched_tensors(self.model, vlm, [tensor.name for tensor in self._merge.merged])
 
@@ -181,9 +182,9 @@ class Plam(lmms):
         if not families:
             return self._ask("generate_until", requests)
         self._take_rank()
-        with no_silent_failure(self.model):
-            members = [requests[index] for index in families]
-            told = answer_families(self.backend, self.model, self.engine.answer, members, self.choosers)
+        members = [requests[index] for index in families]
+        with no_silent_failure(self.backend, members):
+            told = answer_families(self.backend, self.model, self.engine.answer, members, self.choosers, self.tasters)
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]
         if plain:
@@ -200,13 +201,13 @@ class Plam(lmms):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Return (log-probability of the continuation, would greedy decoding produce it) for each request."""
-        with no_silent_failure(self.model):
+        with no_silent_failure(self.backend, requests):
             scores = loglikelihood(self.backend, self.model, requests)
         return [(score.log_probability, score.is_greedy) for score in scores]
 
     def _ask(self, request_type: str, requests: list[Instance]) -> list[Any]:
         self._take_rank()
-        with no_silent_failure(self.model):
+        with no_silent_failure(self.backend, requests):
             answers: list[Any] = getattr(self.backend, request_type)(own_copies(requests))
         return answers
 
@@ -236,10 +237,21 @@ class Plam(lmms):
         for place, answered in self.answered.items():
             forget(place, answered)
         self.answered.clear()
+        self.failures.clear()
 
     def clean(self) -> None:
         """Free the weights, as the harness asks after the last request."""
         self.backend.clean()
+
+
+def require_merge(settings: ModelConfig) -> None:
+    """Refuse a config under which there is nothing but the untouched VLM.
+
+    Raises:
+        ConfigError: it merges nothing.
+    """
+    if settings.merge is None:
+        raise ConfigError(f"{settings.name}: merge is none, so nothing compares with the untouched VLM; set a merge")
 
 
 def running() -> Plam | None:

@@ -60,7 +60,7 @@ class MergePlan:
     warnings: tuple[str, ...]
 
 
-def plan_merge(model: nn.Module, source: Checkpoint, recipe: MergeRecipe) -> MergePlan:
+def plan_merge(model: nn.Module, source: Checkpoint, recipe: MergeRecipe, *, loaded: bool = True) -> MergePlan:
     """Check a recipe against a loaded VLM and a base LM, and settle what becomes of every decoder tensor.
 
     Reads configs, the index and the headers of the shards that will be needed; no weights.
@@ -69,6 +69,7 @@ def plan_merge(model: nn.Module, source: Checkpoint, recipe: MergeRecipe) -> Mer
         model: the VLM, a transformers model.
         source: the base LM.
         recipe: what to merge.
+        loaded: False for a VLM on the meta device, whose plan is only looked at.
 
     Raises:
         ConfigError: layers beyond the depth, or a recipe that merges nothing.
@@ -104,7 +105,8 @@ def plan_merge(model: nn.Module, source: Checkpoint, recipe: MergeRecipe) -> Mer
     merged = []
     for tensor, pair in chosen.items():
         parameter = model.get_parameter(names[tensor])
-        _require_mergeable(names[tensor], parameter)
+        if loaded:
+            _require_mergeable(names[tensor], parameter)
         key = _find_source(tensor, base, source.reference) if pair.lm else None
         rows = parameter.shape[0] if key is None else _shared_rows(tensor, names[tensor], parameter, key, source)
         merged.append(MergedTensor(names[tensor], key, pair, rows))

@@ -67,6 +67,21 @@ class Scorer:
         """Score a variant's filtered answer."""
         return ScoredAnswer(doc[DOC_ID], variant, answer, self._process_results(doc, [answer]))
 
+    def taste(self, answer: ScoredAnswer) -> None:
+        """Read one answer as `join` will read all of them.
+
+        Raises:
+            DataError: it can't be read or clustered.
+        """
+        (sample,) = self._samples([answer])
+        try:
+            found = find_benchmarks(self._of, self._task.config.to_dict(), [sample])
+        except DataError:
+            return  # no metric is a number here; one may be for other documents
+        for benchmark in found:
+            if benchmark.measures_it(sample):
+                self._read(benchmark, [(answer, sample)])
+
     def join(self, answers: Collection[ScoredAnswer]) -> Scores:
         """Read the answers as the benchmark says, and join those of complete units.
 

@@ -1,0 +1,164 @@
+"""What can be known of a run before any weight is loaded: names, fields, files, shapes, places to write.
+
+lmms-eval loads the model first and looks at the rest afterwards. Whatever a config, a task's YAML, the VLM's config and
+the headers of the files already show to be wrong is an error here, in seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lmms_eval.models import get_model
+from lmms_eval.tasks import TaskManager
+from lmms_eval.utils import simple_parse_args_string
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+
+from lmms_plam.config import DEFAULT_CONFIG, ModelConfig, load_config
+from lmms_plam.errors import ConfigError, PlamError, about
+from lmms_plam.harness import host
+from lmms_plam.harness.backends import backend_name, check_arguments, check_batch_size
+from lmms_plam.merge import Checkpoint, MergePlan, plan_merge
+
+_OPTIONS = ("batch_size", "max_batch_size", "device")
+"""What lmms-eval has options of its own for, and hands to a model beside --model_args."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A model before its weights are loaded.
+
+    Attributes:
+        settings: its config.
+        backend: lmms-eval's model type that will run it.
+        skeleton: the VLM on the meta device, shapes without weights; None for one that transformers can't build from
+            its config alone.
+        plans: what each recipe will merge, by its place in the config (`merge`, `recipes.NAME`).
+    """
+
+    settings: ModelConfig
+    backend: str
+    skeleton: PreTrainedModel | None
+    plans: Mapping[str, MergePlan]
+
+    @property
+    def depth(self) -> int | None:
+        """The number of decoder layers L, where it is known."""
+        config = self.skeleton.config.get_text_config(decoder=True) if self.skeleton is not None else None
+        return getattr(config, "num_hidden_layers", None)
+
+
+class Foreseeing(Protocol):
+    """A family task's class, as far as it can say what is wrong before a model is loaded."""
+
+    def foresee(self, config: Mapping[str, Any], outline: Outline) -> None:
+        """Check a task's YAML."""
+
+
+def read_settings(model_args: str | None) -> ModelConfig:
+    """Return the model config that `--model_args` names and overrides.
+
+    Raises:
+        ConfigError: what can't be read, or no such config or field.
+    """
+    try:
+        given = simple_parse_args_string(model_args or "")
+    except ValueError as error:
+        raise ConfigError(f"--model_args takes NAME=VALUE,NAME=VALUE,..., not '{model_args}'") from error
+    overrides = {name: value for name, value in given.items() if name not in _OPTIONS}
+    return load_config(str(overrides.pop("config", DEFAULT_CONFIG)), overrides)
+
+
+def check_run(arguments: Namespace, settings: ModelConfig, manager: TaskManager) -> None:
+    """Check what a command line of lmms-eval asks for.
+
+    Raises:
+        PlamError: the first thing that is wrong.
+    """
+    if arguments.tasks is None:
+        raise ConfigError("--tasks is missing: which tasks?")
+    if arguments.tasks.startswith("list") or Path(arguments.tasks).is_dir():
+        return
+    check_batch_size(arguments.batch_size)
+    if arguments.output_path:
+        check_output(Path(arguments.output_path))
+    tasks = host.find_tasks(arguments.tasks.split(","), manager)
+    outline = outline_model(settings)
+    for task in tasks:
+        check_task(task, outline)
+
+
+def outline_model(settings: ModelConfig) -> Outline:
+    """Look at a model's config and files, and plan its merges.
+
+    Raises:
+        PlamError: what doesn't fit, or can't be read.
+    """
+    backend = backend_name(settings)
+    check_arguments(settings, get_model(backend))
+    check_files(settings.vlm)
+    skeleton = _skeleton(settings.vlm)
+    recipes = {f"recipes.{name}": recipe for name, recipe in settings.recipes.items()}
+    if settings.merge is not None:
+        recipes["merge"] = settings.merge
+    plans = {}
+    if skeleton is not None and settings.base_lm is not None:
+        with Checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
+            for name, recipe in recipes.items():
+                with about(name):
+                    plans[name] = plan_merge(skeleton, base_lm, recipe, loaded=False)
+    return Outline(settings, backend, skeleton, plans)
+
+
+def check_task(name: str, outline: Outline) -> None:
+    """Let a family task look at its YAML, whatever model it will vary.
+
+    Raises:
+        PlamError: what the task will refuse.
+    """
+    config = host.family_config(name)
+    foresee = getattr(config["class"], "foresee", None) if config else None
+    if foresee is not None:
+        foresee(config, outline)
+
+
+def check_files(reference: str) -> None:
+    """Open each of a folder's weight files as far as its header; what lies on the hub is looked at when it is fetched.
+
+    Raises:
+        CheckpointError: a file that is missing, damaged or truncated.
+    """
+    if not Path(reference).is_dir():
+        return
+    with Checkpoint(reference) as checkpoint:
+        for key in {file: key for key, file in checkpoint.files.items()}.values():
+            checkpoint.describe(key)
+
+
+def check_output(folder: Path) -> None:
+    """Make the folder for results and see that files can be written there.
+
+    Raises:
+        PlamError: they can't.
+    """
+    trial = folder / f".{os.getpid()}.trial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"")
+        trial.unlink()
+    except OSError as error:
+        raise PlamError(f"--output_path {folder} can't be written: {error.strerror or error}") from error
+
+
+def _skeleton(vlm: str) -> PreTrainedModel | None:
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(vlm))
+        return model
+    except (OSError, ValueError, KeyError, NotImplementedError):  # a class of its own, which the backend knows
+        return None
