@@ -1,0 +1,1 @@
+"""lmms-eval's finished runs: their samples, joined, compared and ranked."""
