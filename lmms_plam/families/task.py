@@ -248,7 +248,8 @@ class FamilyTask(ConfigurableMessagesTask):
                 values = ConfigurableTask.process_results(self, doc, results)
         except Exception as error:
             raise DataError(
-                f"document {doc[DOC_ID]}: {self.options.of}'s process_results fails on {results[0]!r}: "
+                f"{self.options.task}: document {doc[DOC_ID]}: {self.options.of}'s process_results fails on "
+                f"{results[0]!r}: "
                 f"{outcome.sentence(error)}"
             ) from error
         return dict(values)
@@ -282,8 +283,7 @@ class FamilyTask(ConfigurableMessagesTask):
             DataError: what is wrong, and with which document.
         """
         if not self._unscored:
-            with about(self.options.task):
-                self._scorer.taste(self._score([(request, answer)])[0])
+            self._scorer.taste(self._score([(request, answer)])[0])
 
     def _score(self, told: Sequence[tuple[Instance, str]]) -> list[ScoredAnswer]:
         """Filter and score answers before lmms-eval does, which it does when all are there."""

@@ -97,7 +97,8 @@ def evaluation_begins(model_name: str) -> Namespace | None:
         if "print_exc" not in main.cli_evaluate.__code__.co_names:
             raise UnsupportedError(_lacks("command line", "print_exc"))
         main.traceback = SimpleNamespace(print_exc=functools.partial(_note_failure, main.traceback.print_exc))
-        outcome.listen()
+        outcome.watch_reader()
+        outcome.watch_keyboard()
     arguments: Namespace = main.parse_eval_args()[1]
     return None if arguments.config else arguments
 

@@ -183,8 +183,10 @@ class Plam(lmms):
             return self._ask("generate_until", requests)
         self._take_rank()
         members = [requests[index] for index in families]
-        with no_silent_failure(self.backend, members):
-            told = answer_families(self.backend, self.model, self.engine.answer, members, self.choosers, self.tasters)
+        with no_silent_failure(self.backend, members) as in_hand:
+            told = answer_families(
+                self.backend, self.model, self.engine.answer, members, self.choosers, self.tasters, in_hand
+            )
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]
         if plain:

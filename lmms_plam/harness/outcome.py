@@ -39,8 +39,14 @@ def watch() -> None:
         atexit.register(_end)
 
 
-def listen() -> None:
-    """Take over from Python what it says of Ctrl-C and of a reader that has gone (`lmms-eval ... | head -1`)."""
+def watch_reader() -> None:
+    """End quietly where nobody reads our output any more (`lmms-eval ... | head -1`), as other commands do."""
+    if hasattr(signal, "SIGPIPE") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGPIPE, _stop_unread)
+
+
+def watch_keyboard() -> None:
+    """Take over from Python, and from W&B, what is said of Ctrl-C."""
     hook = sys.excepthook
 
     def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -51,8 +57,6 @@ def listen() -> None:
         sys.exit(INTERRUPTED)  # W&B learns from it how the run ended
 
     sys.excepthook = say
-    if hasattr(signal, "SIGPIPE") and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGPIPE, _stop_unread)
 
 
 def _stop_unread(number: int, frame: FrameType | None) -> None:
@@ -100,7 +104,8 @@ def _end() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         silence_output()
-    for reason in filter(None, dict.fromkeys(_failures)):
-        print(f"lmms-plam: {reason}", file=sys.stderr)
+    reasons = [f"lmms-plam: {reason}" for reason in dict.fromkeys(_failures) if reason]
+    if reasons:
+        print("", *reasons, sep="\n", file=sys.stderr)  # a progress bar may stand in the line
     sys.stderr.flush()
     os._exit(_code)  # an exit code can't be changed otherwise any more

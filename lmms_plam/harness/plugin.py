@@ -33,6 +33,8 @@ def manifest() -> ModelManifest:
     make_tasks_findable()
     if COMMAND_LINE in sys.modules:
         outcome.watch()
+        if "plam" in sys.argv:
+            outcome.watch_reader()
     return ModelManifest(
         model_id="plam",
         simple_class_path="lmms_plam.harness.model.PlamSimple",

@@ -20,10 +20,12 @@ from lmms_eval.utils import simple_parse_args_string
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from lmms_plam.config import DEFAULT_CONFIG, ModelConfig, load_config
-from lmms_plam.errors import ConfigError, PlamError, about
+from lmms_plam.errors import CheckpointError, ConfigError, PlamError, about
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import backend_name, check_arguments, check_batch_size
 from lmms_plam.merge import Checkpoint, MergePlan, plan_merge
+
+_TOKENIZERS = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken")
 
 _OPTIONS = ("batch_size", "max_batch_size", "device")
 """What lmms-eval has options of its own for, and hands to a model beside --model_args."""
@@ -131,10 +133,14 @@ def check_files(reference: str) -> None:
     """Open each of a folder's weight files as far as its header; what lies on the hub is looked at when it is fetched.
 
     Raises:
-        CheckpointError: a file that is missing, damaged or truncated.
+        CheckpointError: a file that is missing, damaged or truncated. (Without a tokenizer's files transformers makes
+            one that knows no word.)
     """
-    if not Path(reference).is_dir():
+    folder = Path(reference)
+    if not folder.is_dir():
         return
+    if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
+        raise CheckpointError(f"{folder} has no tokenizer (tokenizer.json, vocab.json or the like); fetch it again")
     with Checkpoint(reference) as checkpoint:
         for key in {file: key for key, file in checkpoint.files.items()}.values():
             checkpoint.describe(key)

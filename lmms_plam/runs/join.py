@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lmms_plam.errors import DataError, about
-from lmms_plam.scoring.declared import find_benchmarks, say_no_mean
-from lmms_plam.scoring.images import cached_image_names
 from lmms_plam.runs.samples import TaskRun, read_samples
+from lmms_plam.scoring.declared import find_benchmarks, say_no_mean
+from lmms_plam.scoring.examples import Example
+from lmms_plam.scoring.images import cached_image_names
 from lmms_plam.scoring.record import Benchmark, Measure, Record, Sample
 from lmms_plam.scoring.units import count_remarks, same_number, score_matrix
-from lmms_plam.scoring.examples import Example
 from lmms_plam.stats.comparison import Analysis, Settings
 from lmms_plam.stats.matrix import FloatArray, ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
