@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_tasks import write_tasks
 
 from lmms_plam.errors import ConfigError
-from lmms_plam.harness.preflight import read_settings
+from lmms_plam.harness.arguments import read_settings
 
 FAILING = """
 import os, shutil, signal
@@ -291,6 +293,22 @@ def test_what_a_probe_cant_keep_or_hide_is_said_before_it_answers(lmms_eval, fol
     run = lmms_eval(command(folder, "well", "probe_look"))
     assert run.code == 0
     assert run.output.index("without --output_path neither") < run.output.index("Running generate_until requests")
+
+
+def test_a_wandb_run_needs_no_name_where_the_arguments_have_commas(lmms_eval, folder, tmp_path):
+    more = f"--wandb_args project=plam,mode=offline,dir={tmp_path}"
+    arguments = command(folder, "well", "tiny_look", more).replace("well.yml", "well.yml,merge.start_layer=2")
+    run = lmms_eval(arguments)
+    assert run.code == 0, run.errors
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("command", ["['--help']", "['doctor']"])
+def test_a_reader_of_plams_own_commands_may_go_away(command):
+    code = "import sys; from lmms_plam import cli; cli.doctor.run = lambda _: len([print('x') for _ in range(9999)]);"
+    code += f"sys.exit(cli.main({command}))"
+    done = subprocess.run(f'{sys.executable} -c "{code}" | true', shell=True, capture_output=True, text=True)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("arguments", ["config", "config=digits,merge"])

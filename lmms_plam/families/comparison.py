@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from loguru import logger
 
+from lmms_plam.families.cost import Prompt, comparison_cost
 from lmms_plam.families.task import FamilyOptions, FamilyTask
 from lmms_plam.harness import host
 from lmms_plam.harness.model import Plam, require_merge
@@ -54,6 +55,12 @@ class Comparison(FamilyTask):
         for name, plan in outline.plans.items():
             by_layer(name, {tensor.name: tensor for tensor in plan.merged})
         return options
+
+    @classmethod
+    def cost(cls, config: Mapping[str, Any], outline: Outline, prompt: Prompt, share: float) -> float:
+        """Return what base, merged and further recipes cost."""
+        starts = [plan.layers.start for plan in outline.plans.values()]
+        return comparison_cost(starts, outline.depth or 0, share)
 
     @property
     def _compared(self) -> dict[str, tuple[list[Result], Changes]]:

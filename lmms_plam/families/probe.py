@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 
 from lmms_plam.config import ModelConfig
 from lmms_plam.errors import ConfigError, DataError
+from lmms_plam.families.cost import Prompt, probe_cost
 from lmms_plam.families.task import FamilyOptions, FamilyTask
 from lmms_plam.harness import host
 from lmms_plam.harness.preflight import Outline
@@ -112,6 +113,12 @@ class MaskingProbe(FamilyTask):
         if outline.depth is not None:
             options.layers(outline.depth)
         return options
+
+    @classmethod
+    def cost(cls, config: Mapping[str, Any], outline: Outline, prompt: Prompt, share: float) -> float:
+        """Return what the cuts cost that are asked in any case; `every N` asks more around the onset."""
+        depth = outline.depth or 0
+        return probe_cost(cls.foresee(config, outline).layers(depth), depth, prompt, share)
 
     def make_variants(self) -> tuple[Variant, ...]:
         """Return one variant for each cut that may be asked, the deepest of them sees the image in all layers."""

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmms_plam.config import ModelConfig
 from lmms_plam.errors import ConfigError, DataError, UnsupportedError, about, did_you_mean
+from lmms_plam.families.cost import Prompt
 from lmms_plam.harness import host, outcome
 from lmms_plam.harness.answering import ANCHOR, FamilyMember
 from lmms_plam.harness.model import running
@@ -109,6 +110,11 @@ class FamilyTask(ConfigurableMessagesTask):
         """
         options: FamilyOptions = cls._read(config, outline.settings)[0]
         return options
+
+    @classmethod
+    @abstractmethod
+    def cost(cls, config: Mapping[str, Any], outline: Outline, prompt: Prompt, share: float) -> float:
+        """Return what all variants of a prompt cost together, in ordinary runs of it; see cost.py."""
 
     @classmethod
     def overrides(cls, settings: ModelConfig) -> Mapping[str, Any]:

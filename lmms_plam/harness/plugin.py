@@ -73,6 +73,7 @@ class _OnTasksImport(importlib.abc.MetaPathFinder):
                 _extend_search_path(module)
                 if outcome.is_watched():
                     _watch_evaluations(module)
+                    _name_runs_without_commas()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -104,12 +105,25 @@ def _watch_evaluations(module: ModuleType) -> None:
         if model_name is None:
             original(self, *args, **kwargs)
             return
-        from lmms_plam.harness import host, preflight  # as heavy as lmms-eval, all of which is loaded by now
+        from lmms_plam.harness import arguments, host, preflight  # as heavy as lmms-eval, all of which is loaded by now
 
-        arguments = host.evaluation_begins(model_name)
-        settings = preflight.read_settings(arguments.model_args) if arguments else None
+        given = host.evaluation_begins(model_name)
+        settings = arguments.read_settings(given.model_args) if given else None
         original(self, *args, model_name=model_name, **kwargs)
-        if arguments and settings:
-            preflight.check_run(arguments, settings, self)
+        if given and settings:
+            preflight.check_run(given, settings, self)
 
     manager.__init__ = __init__
+
+
+def _name_runs_without_commas() -> None:
+    """Let `--wandb_args project=plam` do: lmms-eval names the run by --model_args, and parts the name at commas."""
+    utils = sys.modules["lmms_eval.utils"]
+    shorten = getattr(utils, "sanitize_long_string", None)
+    if shorten is None:
+        return  # then a later lmms-eval names its runs otherwise
+
+    def sanitize_long_string(text: str, *args: Any, **kwargs: Any) -> Any:
+        return shorten(text.replace(",", "+") if text.startswith("plam_") else text, *args, **kwargs)
+
+    utils.sanitize_long_string = sanitize_long_string  # type: ignore[attr-defined]

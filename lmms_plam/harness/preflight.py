@@ -16,19 +16,15 @@ from typing import Any, Protocol
 import torch
 from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
-from lmms_eval.utils import simple_parse_args_string
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from lmms_plam.config import DEFAULT_CONFIG, ModelConfig, load_config
+from lmms_plam.config import ModelConfig
 from lmms_plam.errors import CheckpointError, ConfigError, PlamError, about
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import backend_name, check_arguments, check_batch_size
 from lmms_plam.merge import Checkpoint, MergePlan, plan_merge
 
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken")
-
-_OPTIONS = ("batch_size", "max_batch_size", "device")
-"""What lmms-eval has options of its own for, and hands to a model beside --model_args."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +56,6 @@ class Foreseeing(Protocol):
 
     def foresee(self, config: Mapping[str, Any], outline: Outline) -> None:
         """Check a task's YAML."""
-
-
-def read_settings(model_args: str | None) -> ModelConfig:
-    """Return the model config that `--model_args` names and overrides.
-
-    Raises:
-        ConfigError: what can't be read, or no such config or field.
-    """
-    try:
-        given = simple_parse_args_string(model_args or "")
-    except ValueError as error:
-        raise ConfigError(f"--model_args takes NAME=VALUE,NAME=VALUE,..., not '{model_args}'") from error
-    overrides = {name: value for name, value in given.items() if name not in _OPTIONS}
-    return load_config(str(overrides.pop("config", DEFAULT_CONFIG)), overrides)
 
 
 def check_run(arguments: Namespace, settings: ModelConfig, manager: TaskManager) -> None:

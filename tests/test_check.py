@@ -1,0 +1,64 @@
+"""`plam check` says what is wrong, and what a run costs, without loading a weight."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from test_failures import folder  # noqa: F401
+from test_harness_runs import config_file, evaluate
+from tiny_tasks import write_tasks
+from torch.utils.flop_counter import FlopCounterMode
+
+from lmms_plam.cli import main
+
+
+def check(capsys, *arguments):
+    code = main(["check", *arguments, "--json"])
+    return code, {finding["subject"]: finding for finding in json.loads(capsys.readouterr().out)}
+
+
+@pytest.fixture(autouse=True)
+def never_loaded(monkeypatch):
+    from transformers import PreTrainedModel
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", refuse)
+
+
+def test_digits_are_well_and_their_cost_is_told(capsys):
+    code, found = check(capsys, "config=digits", "--tasks", "plam_probe_digits,plam_compare_digits,plam_digits")
+    assert code == 0
+    assert all(finding["well"] for finding in found.values())
+    assert "12 decoder layers" in found["model"]["detail"]
+    assert "in layers 8 to 11" in found["merge"]["detail"]
+    assert "1,001 documents" in found["plam_digits"]["detail"]
+    assert "cost about" not in found["plam_digits"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("config", "tasks", "subject", "words"),
+    [
+        ("short", "", "model", "is truncated"),
+        ("misfit", "", "model", "doesn't fit the VLM's decoder"),
+        ("deep", "", "model", "recipes.late: start_layer 40"),
+        ("well", "plam_prob_mme", "plam_prob_mme", "Did you mean 'plam_probe_mme'?"),
+        ("well", "probe_cuts", "probe_cuts", "cuts lie between"),
+        ("well", "probe_strata", "probe_strata", "lies in two strata of colour"),
+        ("unmerged", "compare_look", "compare_look", "merge is none"),
+    ],
+)
+def test_what_is_wrong_is_found(capsys, folder, config, tasks, subject, words):  # noqa: F811
+    arguments = (f"config={folder}/{config}.yml", "--tasks", tasks, "--include_path", str(folder))
+    code, found = check(capsys, *arguments)
+    assert code == 1
+    assert not found[subject]["well"]
+    assert words in found[subject]["detail"]
+
+
+def test_what_cant_be_known_is_said(capsys):
+    _, found = check(capsys, "config=digits", "--tasks", "plam_probe_mmstar")
+    assert "its documents aren't here" in found["plam_probe_mmstar"]["detail"]
