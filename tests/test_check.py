@@ -7,8 +7,7 @@ import re
 
 import pytest
 from test_failures import folder  # noqa: F401
-from test_harness_runs import config_file, evaluate
-from tiny_tasks import write_tasks
+from test_harness_runs import evaluate
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_plam.cli import main
@@ -19,7 +18,7 @@ def check(capsys, *arguments):
     return code, {finding["subject"]: finding for finding in json.loads(capsys.readouterr().out)}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def never_loaded(monkeypatch):
     from transformers import PreTrainedModel
 
@@ -29,6 +28,7 @@ def never_loaded(monkeypatch):
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", refuse)
 
 
+@pytest.mark.usefixtures("never_loaded")
 def test_digits_are_well_and_their_cost_is_told(capsys):
     code, found = check(capsys, "config=digits", "--tasks", "plam_probe_digits,plam_compare_digits,plam_digits")
     assert code == 0
@@ -39,6 +39,7 @@ def test_digits_are_well_and_their_cost_is_told(capsys):
     assert "cost about" not in found["plam_digits"]["detail"]
 
 
+@pytest.mark.usefixtures("never_loaded")
 @pytest.mark.parametrize(
     ("config", "tasks", "subject", "words"),
     [
@@ -62,3 +63,15 @@ def test_what_is_wrong_is_found(capsys, folder, config, tasks, subject, words): 
 def test_what_cant_be_known_is_said(capsys):
     _, found = check(capsys, "config=digits", "--tasks", "plam_probe_mmstar")
     assert "its documents aren't here" in found["plam_probe_mmstar"]["detail"]
+
+
+@pytest.mark.parametrize("task", ["plam_probe_digits", "plam_compare_digits"])
+def test_the_cost_is_about_what_is_computed(capsys, task):
+    def operations(name):
+        with FlopCounterMode(display=False) as counter:
+            evaluate("plam", "config=digits", [name], limit=14, gen_kwargs="max_new_tokens=1")
+        return counter.get_total_flops()
+
+    _, found = check(capsys, "config=digits", "--tasks", task)
+    (told,) = re.findall(r"cost about ([\d.]+) ordinary runs", found[task]["detail"])
+    assert float(told) == pytest.approx(operations(task) / operations("plam_digits"), rel=0.15)
