@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 from test_failures import folder  # noqa: F401
-from test_harness_runs import evaluate
+from test_harness_runs import config_file, evaluate
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_plam.cli import main
@@ -65,11 +66,29 @@ def test_what_cant_be_known_is_said(capsys):
     assert "its documents aren't here" in found["plam_probe_mmstar"]["detail"]
 
 
+def test_a_base_lm_on_the_hub_is_not_fetched(capsys, pairs, tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--our--lm" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--our--lm" / "refs").mkdir()
+    (tmp_path / "models--our--lm" / "refs" / "main").write_text("0")
+    pair = pairs["qwen2_5_vl"]
+    shutil.copy(pair.base_lm / "config.json", snapshot)
+    index = {"weight_map": {"model.layers.0.self_attn.q_proj.weight": "model-1.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    code, found = check(capsys, f"config={config_file(pair, tmp_path, base_lm='our/lm', merge={'start_layer': 0})}")
+    assert code == 0
+    assert "the tensors of our/lm aren't here" in found["merge"]["detail"]
+    code, found = check(capsys, f"config={config_file(pair, tmp_path, base_lm='our/lm', merge={'start_layer': 50})}")
+    assert code == 1
+    assert "start_layer 50 lies beyond" in found["model"]["detail"]
+
+
 @pytest.mark.parametrize("task", ["plam_probe_digits", "plam_compare_digits"])
 def test_the_cost_is_about_what_is_computed(capsys, task):
     def operations(name):
         with FlopCounterMode(display=False) as counter:
-            evaluate("plam", "config=digits", [name], limit=14, gen_kwargs="max_new_tokens=1")
+            evaluate("plam", "config=digits,engine_check=false", [name], limit=14, gen_kwargs="max_new_tokens=1")
         return counter.get_total_flops()
 
     _, found = check(capsys, "config=digits", "--tasks", task)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lmms_plam.cli.doctor import Finding
-from lmms_plam.cli.inference import stay_offline
 from lmms_plam.errors import PlamError
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was found; exit code 1 if something is off. Nothing is fetched: what isn't here can't be told."""
-    stay_offline()
+    """Print what was found; exit code 1 if something is off. Weights and data that aren't here are not fetched."""
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     findings = list(_look(arguments))
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
@@ -59,7 +60,7 @@ def _look(arguments: argparse.Namespace) -> Iterator[Finding]:
     logger.remove()  # lmms-eval speaks of each file it doesn't like
     yield Finding("config", True, f"{settings.name}: {settings.vlm} <- {settings.base_lm or 'nothing to merge'}")
     try:
-        outline = preflight.outline_model(settings)
+        outline = preflight.outline_model(settings, fetch=False)
     except PlamError as error:
         yield Finding("model", False, str(error))
         return
@@ -98,6 +99,11 @@ def _describe(outline: Outline) -> Iterator[Finding]:
         layers = f"layers {plan.layers.start} to {plan.layers.stop - 1}"
         warnings = "".join(f"; {warning}" for warning in plan.warnings)
         yield Finding(name, True, f"{len(plan.merged)} tensors ({', '.join(plan.modules)}) in {layers}{warnings}")
+
+    if settings.merge is not None and "merge" not in outline.plans:
+        yield Finding(
+            "merge", True, f"sizes fit; the tensors of {settings.base_lm} aren't here, so that the rest shows in a run"
+        )  # fmt: skip
 
 
 def _look_at_data(name: str, outline: Outline, limit: int) -> Iterator[str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
@@ -36,7 +38,7 @@ class Outline:
         backend: lmms-eval's model type that will run it.
         skeleton: the VLM on the meta device, shapes without weights; None for one that transformers can't build from
             its config alone.
-        plans: what each recipe will merge, by its place in the config (`merge`, `recipes.NAME`).
+        plans: what each recipe will merge, by its place in the config (`merge`, `recipes.NAME`), as far as it is known.
     """
 
     settings: ModelConfig
@@ -77,8 +79,28 @@ def check_run(arguments: Namespace, settings: ModelConfig, manager: TaskManager)
         check_task(task, outline)
 
 
-def outline_model(settings: ModelConfig) -> Outline:
+class _NotHere(CheckpointError):
+    """Weights on the hub of which not even the header is in the cache."""
+
+
+class _AtHand(Checkpoint):
+    """A checkpoint of which configs and indices are fetched from the hub, and no weights."""
+
+    def _find(self, file: str) -> Path | None:
+        if self._folder or file.endswith(".json"):
+            return super()._find(file)
+        path = try_to_load_from_cache(self.reference, file, revision=self._revision)
+        if not isinstance(path, str):
+            raise _NotHere(f"{file} of '{self.reference}' isn't in the cache")
+        return Path(path)
+
+
+def outline_model(settings: ModelConfig, *, fetch: bool = True) -> Outline:
     """Look at a model's config and files, and plan its merges.
+
+    Args:
+        settings: the model's config.
+        fetch: whether the base LM's weights may be fetched from the hub, as a run will do.
 
     Raises:
         PlamError: what doesn't fit, or can't be read.
@@ -92,9 +114,9 @@ def outline_model(settings: ModelConfig) -> Outline:
         recipes["merge"] = settings.merge
     plans = {}
     if skeleton is not None and settings.base_lm is not None:
-        with Checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
+        with (Checkpoint if fetch else _AtHand)(settings.base_lm, settings.base_lm_revision) as base_lm:
             for name, recipe in recipes.items():
-                with about(name):
+                with about(name), suppress(_NotHere):
                     plans[name] = plan_merge(skeleton, base_lm, recipe, loaded=False)
     return Outline(settings, backend, skeleton, plans)
 
