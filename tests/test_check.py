@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import asdict
 
 import pytest
 from test_failures import folder  # noqa: F401
@@ -12,6 +13,9 @@ from test_harness_runs import config_file, evaluate
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_plam.cli import main
+from lmms_plam.config import load_config
+from lmms_plam.harness.model import Plam
+from lmms_plam.harness.preflight import outline_model
 
 
 def check(capsys, *arguments):
@@ -64,6 +68,14 @@ def test_what_is_wrong_is_found(capsys, folder, config, tasks, subject, words): 
 def test_what_cant_be_known_is_said(capsys):
     _, found = check(capsys, "config=digits", "--tasks", "plam_probe_mmstar")
     assert "its documents aren't here" in found["plam_probe_mmstar"]["detail"]
+
+
+def test_a_plan_from_shapes_alone_is_the_merge_that_a_run_does(pair, tmp_path):
+    config = config_file(pair, tmp_path, merge={"start_layer": 1, "modules": "all"})
+    planned = outline_model(load_config(str(config))).plans["merge"]
+    done = Plam(config=str(config)).provenance.merge
+    assert [asdict(tensor) for tensor in planned.merged] == [dict(tensor) for tensor in done["merged"]]
+    assert list(planned.kept) == list(done["kept"])
 
 
 def test_a_base_lm_on_the_hub_is_not_fetched(capsys, pairs, tmp_path, monkeypatch):

@@ -69,6 +69,7 @@ TASKS = {
     "strata": "include: tiny_look.yaml\nmetadata: {plam: {cluster: question, stratum: colour}}\n",
     "declared": "include: tiny_look.yaml\nmetadata: {plam: {clutser: question}}\n",
     "unlogged": "include: tiny_look.yaml\nmetadata: {plam: {stratum: subject}}\n",
+    "nameless": "include: tiny_look.yaml\nmetadata: {plam: {question: question_id}}\n",
     "clusterless": "include: tiny_look.yaml\nmetadata: {plam: {cluster: image_id}}\n",
 }
 PROBES = {
@@ -77,6 +78,7 @@ PROBES = {
     "probe_option": "of: tiny_look\ncutts: all",
     "probe_cuts": "of: tiny_look\ncuts: [0, 99]",
     "probe_look": "of: tiny_look",
+    "probe_text": "of: plam_digits_text",
     **{f"probe_{name}": f"of: {name}" for name in TASKS},
 }
 
@@ -187,7 +189,10 @@ LATE = [
     ("well", "probe_declared", "", "metadata.plam.clutser: Extra inputs are not permitted. Did you mean 'cluster'?"),
     ("well", "probe_unlogged", "", "probe_unlogged: document 2: 'subject' is not among what is logged"),
     ("well", "probe_clusterless", "", "documents have no 'image_id' to cluster them by"),
+    ("well", "probe_nameless", "", "no 'question_id' to tell its question by"),
     ("well", "unscored", "", "KeyError: 'answer'"),
+    ("well", "pad", "--batch_size 2", "pad, documents 2, "),
+    ("well", "probe_pad", "--batch_size 2", "probe_pad, documents 2, "),
 ]
 
 
@@ -289,10 +294,13 @@ def test_a_reader_that_goes_away_gets_no_traceback(lmms_eval, folder):
     assert "rror" not in run.errors
 
 
-def test_what_a_probe_cant_keep_or_hide_is_said_before_it_answers(lmms_eval, folder):
-    run = lmms_eval(command(folder, "well", "probe_look"))
-    assert run.code == 0
-    assert run.output.index("without --output_path neither") < run.output.index("Running generate_until requests")
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("probe_look", "without --output_path neither"), ("probe_text", "no document shows an image")],
+)
+def test_what_a_probe_cant_keep_or_hide_is_said_before_it_answers(lmms_eval, folder, task, words):
+    run = lmms_eval(command(folder, "well", task, "--limit 4"))
+    assert run.output.index(words) < run.output.index("Running generate_until requests")
 
 
 def test_a_wandb_run_needs_no_name_where_the_arguments_have_commas(lmms_eval, folder, tmp_path):

@@ -142,7 +142,7 @@ def _members(name: str, manager: TaskManager) -> list[str]:
     if entry["type"] not in ("group", "tag"):
         return [name] if entry["type"] else []
     listed = entry["task"] if entry["task"] != -1 else load_yaml_config(entry["yaml_path"], mode="simple")["task"]
-    names = [one["task"] if isinstance(one, dict) else one for one in listed]
+    names = [one.get("task") if isinstance(one, dict) else one for one in listed]
     return [task for one in names if isinstance(one, str) for task in _members(one, manager)]
 
 

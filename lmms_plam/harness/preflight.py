@@ -25,8 +25,9 @@ from lmms_plam.errors import CheckpointError, ConfigError, PlamError, about
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import backend_name, check_arguments, check_batch_size
 from lmms_plam.merge import Checkpoint, MergePlan, plan_merge
+from lmms_plam.merge.shards import open_shard
 
-_TOKENIZERS = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken")
+_TOKENIZERS = ("tokenizer.*", "vocab.*", "tekken.*", "*.model", "*.tiktoken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,9 @@ def check_task(name: str, outline: Outline) -> None:
 
 
 def check_files(reference: str) -> None:
-    """Open each of a folder's weight files as far as its header; what lies on the hub is looked at when it is fetched.
+    """Look at what transformers will read of a VLM's folder: weights as far as their headers, and a tokenizer.
+
+    What lies on the hub is looked at when it is fetched, and pickled weights when they are loaded.
 
     Raises:
         CheckpointError: a file that is missing, damaged or truncated. (Without a tokenizer's files transformers makes
@@ -145,9 +148,13 @@ def check_files(reference: str) -> None:
         return
     if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
         raise CheckpointError(f"{folder} has no tokenizer (tokenizer.json, vocab.json or the like); fetch it again")
-    with Checkpoint(reference) as checkpoint:
-        for key in {file: key for key, file in checkpoint.files.items()}.values():
-            checkpoint.describe(key)
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        open_shard(whole).close()
+    elif index.is_file():
+        with Checkpoint(reference) as checkpoint:
+            for key in {file: key for key, file in checkpoint.files.items()}.values():
+                checkpoint.describe(key)
 
 
 def check_output(folder: Path) -> None:
@@ -170,5 +177,5 @@ def _skeleton(vlm: str) -> PreTrainedModel | None:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(vlm))
         return model
-    except (OSError, ValueError, KeyError, NotImplementedError):  # a class of its own, which the backend knows
+    except Exception:  # a class of its own, say, which the backend knows; what is really wrong shows when it is loaded
         return None

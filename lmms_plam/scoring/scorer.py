@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lmms_plam.errors import DataError, about
-from lmms_plam.scoring.declared import find_benchmarks, is_number, say_no_mean
+from lmms_plam.scoring.declared import find_benchmarks, is_number, read_metadata, say_no_mean
 from lmms_plam.scoring.images import image_names
 from lmms_plam.scoring.record import Benchmark, Record, Sample
 from lmms_plam.scoring.units import count_remarks, same_number, score_matrix
@@ -78,9 +78,12 @@ class Scorer:
             found = find_benchmarks(self._of, self._task.config.to_dict(), [sample])
         except DataError:
             return  # no metric is a number here; one may be for other documents
+        question = (read_metadata(self._task.config.to_dict()).get("plam") or {}).get("question")
         for benchmark in found:
             if benchmark.measures_it(sample):
-                self._read(benchmark, [(answer, sample)])
+                ((_, _, record),) = self._read(benchmark, [(answer, sample)])
+                if question and not record.question:  # without which runs couldn't be told to have asked the same
+                    raise DataError(f"{self._name}: document {answer.doc_id}: no '{question}' to tell its question by")
 
     def join(self, answers: Collection[ScoredAnswer]) -> Scores:
         """Read the answers as the benchmark says, and join those of complete units.
