@@ -38,6 +38,10 @@ class GenerationError(PlamError, RuntimeError):
     """A backend failed while answering; carries the original exception as its cause."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with a sentence that says what is kept."""
+
+
 @contextmanager
 def about(subject: str) -> Iterator[None]:
     """Say what an error is about, where what raises it can't know."""

@@ -11,9 +11,10 @@ import sys
 import time
 
 import pytest
+from lmms_eval.api.task import ConfigurableTask
 from test_harness_runs import config_file, evaluate
 
-from lmms_plam.errors import UnsupportedError
+from lmms_plam.errors import DataError, UnsupportedError
 from lmms_plam.harness import engine as answering
 from lmms_plam.stats.matrix import ScoreMatrix
 
@@ -249,3 +250,43 @@ def test_what_a_killed_run_answered_is_not_computed_again(tmp_path, generated):
     assert {path.name for path in output.rglob("*") if path.is_file()} == {
         path.name for path in (tmp_path / "whole").rglob("*") if path.is_file()
     }
+
+
+COUNTED = """
+from pathlib import Path
+from tiny_tasks import score
+
+
+def counted(failures, error):
+    def process_results(doc, results):
+        path = Path(__file__).with_name("calls")
+        calls = len(path.read_text()) if path.exists() else 0
+        path.write_text("x" * (calls + 1))
+        if calls < failures:
+            raise error
+        return score(doc, results)
+
+    return process_results
+
+
+judge_out_of_reach = counted(3, ConnectionError("no route"))
+mistaken = counted(99, KeyError("answer"))
+"""
+
+
+@pytest.mark.parametrize("how", ["judge_out_of_reach", "mistaken"])
+def test_scoring_that_fails_is_tried_again_only_where_that_may_help(own, pairs, tmp_path, monkeypatch, how):
+    monkeypatch.setattr(ConfigurableTask.process_results.retry, "sleep", lambda seconds: None)
+    (own / "counted.py").write_text(COUNTED)
+    (own / "judged.yaml").write_text(
+        f"include: tiny_look.yaml\ntask: judged\nprocess_results: !function counted.{how}\n"
+    )
+    (own / "judged_compare.yaml").write_text(FAMILY.format(name="judged_compare", kind="Comparison", of="judged"))
+    run = {"model": "plam", "model_args": f"config={config_file(pairs['qwen2_5_vl'], tmp_path, merge=MERGE)}"}
+    run |= {"tasks": ["judged_compare"], "include": own, "output": tmp_path / "runs"}
+    if how == "mistaken":
+        with pytest.raises(DataError, match=r"document \d: judged's process_results fails on .* KeyError: 'answer'"):
+            evaluate(**run)
+        assert (own / "calls").read_text() == "x"
+    else:
+        assert isinstance(evaluate(**run)["results"]["judged_compare"]["base,none"], float)

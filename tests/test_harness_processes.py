@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from test_harness_runs import evaluate
+from tiny_tasks import write_tasks
 
 from lmms_plam.stats.matrix import ScoreMatrix
 
@@ -61,3 +62,21 @@ def test_two_processes_answer_as_one_does_and_take_up_what_another_left(pairs, t
     answers = two["saved"][probe][2]
     assert sum({*given} == {"taken up"} for given in answers) == 3
     assert not list(tmp_path.rglob("answers.*.jsonl"))
+
+
+def test_where_one_process_fails_the_others_end(pairs, tmp_path):
+    config = config_file(pairs["qwen2_5_vl"], tmp_path)
+    write_tasks(tmp_path)
+    (tmp_path / "lone.py").write_text(
+        "import os\nfrom tiny_tasks import ask\n\n\ndef ask_on_one(doc):\n"
+        "    if os.environ['RANK'] == '1':\n        raise ValueError('only here')\n    return ask(doc)\n"
+    )
+    (tmp_path / "lone.yaml").write_text("include: tiny_look.yaml\ntask: lone\ndoc_to_text: !function lone.ask_on_one\n")
+    arguments = f"--model plam --model_args config={config} --include_path {tmp_path} --tasks lone"
+    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "lmms_eval")
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launch, *arguments.split()], env=variables, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode != 0
+    assert "\nlmms-plam: ValueError: only here" in done.stderr

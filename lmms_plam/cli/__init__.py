@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lmms_plam import __version__
-from lmms_plam.cli import compare, doctor, leaderboard, plateau
+from lmms_plam.cli import check, compare, doctor, leaderboard, plateau
 from lmms_plam.errors import PlamError
+from lmms_plam.harness import outcome
 
-COMMANDS: tuple[ModuleType, ...] = (doctor, plateau, compare, leaderboard)
+COMMANDS: tuple[ModuleType, ...] = (doctor, check, plateau, compare, leaderboard)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,12 +29,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; what a user can cause is one line on standard error and exit code 2, Ctrl-C is 130."""
-    arguments = build_parser().parse_args(argv)
     try:
-        code: int = arguments.run(arguments)
-        return code
+        try:
+            arguments = build_parser().parse_args(argv)
+            code: int = arguments.run(arguments)
+            return code
+        finally:
+            sys.stdout.flush()  # where it fails as print does, and not when Python has ended
+    except BrokenPipeError:  # `plam ... | head -1`
+        outcome.silence_output()
+        return outcome.NOBODY_READS
     except (PlamError, OSError) as error:  # such as a file that may not be read
         print(f"plam: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return outcome.INTERRUPTED

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from loguru import logger
 
-from lmms_plam.families.task import FamilyTask
+from lmms_plam.families.cost import Prompt, comparison_cost
+from lmms_plam.families.task import FamilyOptions, FamilyTask
 from lmms_plam.harness import host
-from lmms_plam.harness.model import Plam
-from lmms_plam.merge import BASE
+from lmms_plam.harness.model import Plam, require_merge
+from lmms_plam.harness.preflight import Outline
+from lmms_plam.merge import BASE, by_layer
 from lmms_plam.model import Variant
 from lmms_plam.report.comparison import FILES, in_words, p_text, write
 from lmms_plam.report.wandb_log import log_comparison
@@ -40,6 +42,25 @@ class Comparison(FamilyTask):
         "p_value": False,
     }
     written = FILES
+
+    @classmethod
+    def foresee(cls, config: Mapping[str, Any], outline: Outline) -> FamilyOptions:
+        """Check the options, and that there is a merge to compare with, of decoder layers only.
+
+        Raises:
+            ConfigError, UnsupportedError: as for every family task, and where it could compare nothing.
+        """
+        options = super().foresee(config, outline)
+        require_merge(outline.settings)
+        for name, plan in outline.plans.items():
+            by_layer(name, {tensor.name: tensor for tensor in plan.merged})
+        return options
+
+    @classmethod
+    def cost(cls, config: Mapping[str, Any], outline: Outline, prompt: Prompt, share: float) -> float:
+        """Return what base, merged and further recipes cost."""
+        starts = [plan.layers.start for plan in outline.plans.values()]
+        return comparison_cost(starts, outline.depth or 0, share)
 
     @property
     def _compared(self) -> dict[str, tuple[list[Result], Changes]]:

@@ -10,9 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from loguru import logger
 from pydantic import BeforeValidator
 
+from lmms_plam.config import ModelConfig
 from lmms_plam.errors import ConfigError, DataError
+from lmms_plam.families.cost import Prompt, probe_cost
 from lmms_plam.families.task import FamilyOptions, FamilyTask
 from lmms_plam.harness import host
+from lmms_plam.harness.preflight import Outline
 from lmms_plam.merge import BASE
 from lmms_plam.model import QueryScope, Variant, find_decoder
 from lmms_plam.probes.curve import FEWEST_CUTS, masking_curve
@@ -94,9 +97,28 @@ class MaskingProbe(FamilyTask):
     }
     written = (CURVE, PLATEAU, *PICTURES)
 
-    def overrides(self) -> Mapping[str, Any]:
+    @classmethod
+    def overrides(cls, settings: ModelConfig) -> Mapping[str, Any]:
         """Return what the model config says of probes."""
-        return self.plam.provenance.config.probe
+        return settings.probe
+
+    @classmethod
+    def foresee(cls, config: Mapping[str, Any], outline: Outline) -> ProbeOptions:
+        """Check the options, and where the VLM's depth is known the cuts.
+
+        Raises:
+            ConfigError, UnsupportedError: as for every family task.
+        """
+        options: ProbeOptions = cls._read(config, outline.settings)[0]
+        if outline.depth is not None:
+            options.layers(outline.depth)
+        return options
+
+    @classmethod
+    def cost(cls, config: Mapping[str, Any], outline: Outline, prompt: Prompt, share: float) -> float:
+        """Return what the cuts cost that are asked in any case; `every N` asks more around the onset."""
+        depth = outline.depth or 0
+        return probe_cost(cls.foresee(config, outline).layers(depth), depth, prompt, share)
 
     def make_variants(self) -> tuple[Variant, ...]:
         """Return one variant for each cut that may be asked, the deepest of them sees the image in all layers."""
@@ -105,6 +127,8 @@ class MaskingProbe(FamilyTask):
         weights = BASE if self.options.weights == "base" and self.plam.provenance.merge else None
         who = "the merged model" if self.options.weights == "merged" else "the untouched VLM"
         logger.info(f"{self.options.task}: asks {who} at cuts {self.options.cuts} of {self._depth} layers")
+        if not any(self.shows_anything(doc_id) for doc_id in range(len(self.eval_docs))):  # most often the first does
+            logger.warning(f"{self.options.task}: no document shows an image, so that there is nothing to hide")
         return tuple(Variant(str(cut), cut, weights) for cut in cuts)
 
     def find_later(self) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,18 +18,35 @@ from loguru import logger
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lmms_plam.errors import ConfigError, DataError, UnsupportedError, did_you_mean
-from lmms_plam.harness import host
+from lmms_plam.config import ModelConfig
+from lmms_plam.errors import ConfigError, DataError, UnsupportedError, about, did_you_mean
+from lmms_plam.families.cost import Prompt
+from lmms_plam.harness import host, outcome
 from lmms_plam.harness.answering import ANCHOR, FamilyMember
 from lmms_plam.harness.model import running
+from lmms_plam.harness.preflight import Outline
 from lmms_plam.model import QueryScope, Variant
 from lmms_plam.probes.record import MATRIX
+from lmms_plam.scoring.declared import check_declared
 from lmms_plam.scoring.examples import Example
 from lmms_plam.scoring.record import Benchmark
 from lmms_plam.scoring.scorer import DOC_ID, ScoredAnswer, Scorer
 from lmms_plam.stats.matrix import ScoreMatrix
 
 _SINGLE = "generate_until"
+
+_COMES_AGAIN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What is wrong in code or data, whereas a judge over the network may answer the next time."""
 
 
 class FamilyOptions(BaseModel):
@@ -64,14 +82,8 @@ class FamilyTask(ConfigurableMessagesTask):
         if model is None:
             raise ConfigError(f"{config['task']} varies the model itself: run it with --model plam")
         self.plam = model
-        self.options = _read_options(self.options_class, config, self.overrides())
-        wrapped = host.task_config(self.options.of)
+        self.options, wrapped = self._read(config, model.provenance.config)
         super().__init__(config={**wrapped, "task": self.options.task, "repeats": 1}, model_name=model.backend_name)
-        if self.OUTPUT_TYPE != _SINGLE:
-            raise UnsupportedError(
-                f"{self.options.task}: only generate-until tasks can be asked in variants, and "
-                f"{self.options.of} is of type {self.OUTPUT_TYPE}"
-            )
         if wrapped.get("repeats", 1) > 1:
             self.set_config("repeats", wrapped["repeats"])
         if len(self._filters) > 1:
@@ -82,13 +94,46 @@ class FamilyTask(ConfigurableMessagesTask):
         self.asked = {variant.name for variant in self.variants}
         if self.later:
             model.choosers[self.options.task] = self._choose
+        model.tasters[self.options.task] = self._taste
         self._reported: dict[str, float | None] | None = None
-        self._scorer = Scorer(self, self.options.of, super().process_results)
+        self._scorer = Scorer(self, self.options.of, self._score_once)
         self.notes: tuple[str, ...] = ()
+        check_declared(self.options.task, self.config.to_dict(), self.eval_docs_no_media)
 
-    def overrides(self) -> Mapping[str, Any]:
+    @classmethod
+    def foresee(cls, config: Mapping[str, Any], outline: Outline) -> FamilyOptions:
+        """Check what can be checked of a task's YAML before the model's weights or any data are loaded.
+
+        Raises:
+            ConfigError: options that can't be meant, or no such task to wrap.
+            UnsupportedError: a task that can't be asked in variants.
+        """
+        options: FamilyOptions = cls._read(config, outline.settings)[0]
+        return options
+
+    @classmethod
+    @abstractmethod
+    def cost(cls, config: Mapping[str, Any], outline: Outline, prompt: Prompt, share: float) -> float:
+        """Return what all variants of a prompt cost together, in ordinary runs of it; see cost.py."""
+
+    @classmethod
+    def overrides(cls, settings: ModelConfig) -> Mapping[str, Any]:
         """Return options that the model config sets, whatever the YAML says."""
         return {}
+
+    @classmethod
+    def _read(cls, config: Mapping[str, Any], settings: ModelConfig) -> tuple[Any, dict[str, Any]]:
+        """Return the options, and the wrapped task's YAML."""
+        options = _read_options(cls.options_class, config, cls.overrides(settings))
+        with about(options.task):
+            wrapped = host.task_config(options.of)
+        kind = wrapped.get("output_type", _SINGLE)
+        if kind != _SINGLE:
+            raise UnsupportedError(
+                f"{options.task}: only generate-until tasks can be asked in variants, and {options.of} is of type "
+                f"{kind}"
+            )
+        return options, wrapped
 
     @abstractmethod
     def make_variants(self) -> tuple[Variant, ...]:
@@ -164,7 +209,12 @@ class FamilyTask(ConfigurableMessagesTask):
 
     @cached_property
     def _members(self) -> list[FamilyMember]:
-        if self.folder and (self.folder / MATRIX).exists() and not self._unscored:
+        if self.folder is None and not self._unscored:
+            logger.warning(
+                f"{self.options.task}: without --output_path neither its matrix, figures and pictures nor, should the "
+                "run end early, its answers are kept"
+            )
+        elif self.folder and (self.folder / MATRIX).exists() and not self._unscored:
             logger.warning(f"{self.options.task}: the results in {self.folder} will be replaced by this run's")
         return [
             FamilyMember(variant, self._identify(variant), self.scope, self.folder, variant.name in self.later)
@@ -175,12 +225,40 @@ class FamilyTask(ConfigurableMessagesTask):
         """Score each variant's answer by the wrapped task; they stand under the first number."""
         if self._unscored:
             return dict.fromkeys(self._metric_fn_list, 0)
-        scored = [
-            self._scorer.score(doc, variant.name, result)
-            for variant, result in zip(self.variants, results, strict=True)
-            if variant.name in self.asked
-        ]
+        scored: list[ScoredAnswer] | DataError
+        try:
+            scored = [
+                self._scorer.score(doc, variant.name, result)
+                for variant, result in zip(self.variants, results, strict=True)
+                if variant.name in self.asked
+            ]
+        except DataError as error:  # fails this task's report, and not the other tasks of the run
+            scored = error
         return {name: None if place else scored for place, name in enumerate(self.reported)}
+
+    def _score_once(self, doc: Any, results: list[Any]) -> Mapping[str, Any]:
+        """Return what the wrapped task's `process_results` makes of an answer.
+
+        lmms-eval retries one that raises, for the sake of judges that can't be reached, five times 2 s apart; an error
+        that will come again is told at once.
+
+        Raises:
+            DataError: what it raised, and of which document.
+        """
+        try:
+            try:
+                values = inspect.unwrap(ConfigurableTask.process_results)(self, doc, results)
+            except _COMES_AGAIN:
+                raise
+            except Exception:
+                values = ConfigurableTask.process_results(self, doc, results)
+        except Exception as error:
+            raise DataError(
+                f"{self.options.task}: document {doc[DOC_ID]}: {self.options.of}'s process_results fails on "
+                f"{results[0]!r}: "
+                f"{outcome.sentence(error)}"
+            ) from error
+        return dict(values)
 
     @property
     def _unscored(self) -> bool:
@@ -196,26 +274,36 @@ class FamilyTask(ConfigurableMessagesTask):
         told = {(request.doc_id, request.idx): (request, text) for request, text in zip(requests, answers, strict=True)}
         complete = len(told) >= len(documents) * (len(self.variants) - len(self.later))
         if complete and self.plam.world_size == 1 and not self._unscored:
-            answered = []
-            for request, text in told.values():
-                answered.append(copy.copy(request))
-                answered[-1].resps, answered[-1].filtered_resps = [text], {}
-            for ensemble in self._filters:
-                ensemble.apply(answered, self.task_docs)
-            docs = self.eval_docs_no_media
-            scored = [
-                self._scorer.score(
-                    docs[one.doc_id], self.variants[one.idx].name, next(iter(one.filtered_resps.values()))
-                )
-                for one in answered
-            ]
             try:
-                scores = self._scorer.join(scored)
+                scores = self._scorer.join(self._score(list(told.values())))
                 chosen = self.choose(scores.matrix, scores.benchmark)
             except DataError as error:
                 logger.warning(f"{self.options.task}: {error}; so every layer is asked")
         self.asked -= self.later - chosen
         return chosen
+
+    def _taste(self, request: Instance, answer: str) -> None:
+        """Score and read the first answer, so that what would fail on all of them fails now.
+
+        Raises:
+            DataError: what is wrong, and with which document.
+        """
+        if not self._unscored:
+            self._scorer.taste(self._score([(request, answer)])[0])
+
+    def _score(self, told: Sequence[tuple[Instance, str]]) -> list[ScoredAnswer]:
+        """Filter and score answers before lmms-eval does, which it does when all are there."""
+        answered = []
+        for request, text in told:
+            answered.append(copy.copy(request))
+            answered[-1].resps, answered[-1].filtered_resps = [text], {}
+        for ensemble in self._filters:
+            ensemble.apply(answered, self.task_docs)
+        docs = self.eval_docs if getattr(self.args, "process_with_media", False) else self.eval_docs_no_media
+        return [
+            self._scorer.score(docs[one.doc_id], self.variants[one.idx].name, next(iter(one.filtered_resps.values())))
+            for one in answered
+        ]
 
     def aggregation(self) -> dict[str, Callable[[list[Any]], float | None]]:
         """Return, for each reported number, what lmms-eval calls with all documents' scored answers."""
@@ -243,28 +331,38 @@ class FamilyTask(ConfigurableMessagesTask):
         messages = self.doc_to_messages(self.eval_docs[doc_id])
         return any(part["type"] != "text" for message in messages for part in message["content"])
 
-    def _aggregate(self, name: str, items: list[list[ScoredAnswer]]) -> float | None:
+    def _aggregate(self, name: str, items: list[list[ScoredAnswer] | DataError]) -> float | None:
         return self._report_once(items)[name]
 
-    def _report_once(self, items: list[list[ScoredAnswer]]) -> dict[str, float | None]:
+    def _report_once(self, items: list[list[ScoredAnswer] | DataError]) -> dict[str, float | None]:
+        """Report; where that fails, of too few documents, say, the other tasks' results must not be lost with it."""
         if self._reported is None:
-            with self._results_folder() as folder:
-                self.clear(folder)
-                try:
+            try:
+                with self._results_folder() as folder:
+                    self.clear(folder)
                     told = self._report(items, folder / MATRIX)
-                    self._reported = {name: None if value is None else float(value) for name, value in told.items()}
-                except DataError as error:  # too few documents, say: the other tasks' results must not be lost with it
-                    logger.error(f"{self.options.task}: {str(error).removeprefix(f'{self.options.task}: ')}")
-                    self._reported = dict.fromkeys(self.reported)
+                self._reported = {name: None if value is None else float(value) for name, value in told.items()}
+            except Exception as error:
+                if not (isinstance(error, DataError) or outcome.is_watched()):
+                    raise
+                reason = outcome.sentence(error).removeprefix(f"{self.options.task}: ")
+                logger.opt(exception=None if isinstance(error, DataError) else error).error(
+                    f"{self.options.task}: {reason}"
+                )
+                self.plam.failures[self.options.task] = reason
+                outcome.failed(f"{self.options.task}: {reason}")
+                self._reported = dict.fromkeys(self.reported)
         return self._reported
 
-    def _report(self, items: list[list[ScoredAnswer]], matrix_file: Path) -> dict[str, float | None]:
+    def _report(self, items: list[list[ScoredAnswer] | DataError], matrix_file: Path) -> dict[str, float | None]:
         """Join the documents' scored answers, of all processes, write the matrix and analyse it.
 
         Raises:
             DataError: a document that can't be scored, or what the analysis refuses.
         """
-        scored = [one for answers in items for one in answers]
+        if failures := [one for one in items if isinstance(one, DataError)]:
+            raise failures[0]
+        scored = [one for answers in items if not isinstance(answers, DataError) for one in answers]
         scores = self._scorer.join(scored)
         scores.matrix.write(matrix_file)
         self._scorer.require_mean(scores, scored, super().aggregation(), getattr(self, "args", None))
@@ -276,8 +374,6 @@ class FamilyTask(ConfigurableMessagesTask):
             logger.info(f"{self.options.task}: matrix, figures and pictures are in {self.folder}")
             identities = [self._identify(variant) for variant in self.variants]
             self.plam.answered[self.folder] = {(one.doc_id, who) for one in scored for who in identities}
-        else:
-            logger.warning(f"{self.options.task}: without --output_path its matrix, figures and pictures are not kept")
         return reported
 
     @contextmanager

@@ -7,7 +7,6 @@ back until the answers to the others show which of them matter.
 
 from __future__ import annotations
 
-import operator
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,9 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from torch import nn
 
-from lmms_plam.errors import UnsupportedError
+from lmms_plam.errors import Interrupted, UnsupportedError
 from lmms_plam.harness.backends import finish_answer, own_copies
-from lmms_plam.harness.intercept import Generate, intercept_generate
+from lmms_plam.harness.intercept import DocumentsInHand, Generate, intercept_generate
 from lmms_plam.harness.journal import Journal
 from lmms_plam.harness.prompts import request_digest
 from lmms_plam.model import FamilyResult, QueryScope, Variant
@@ -36,6 +35,9 @@ Engine = Callable[[str, Sequence[Variant], QueryScope, dict[str, Any]], FamilyRe
 Chooser = Callable[[Sequence[Instance], Sequence[str], set[int]], Collection[str]]
 """Given the requests for a task's first variants, their answers, and the documents that later variants may be asked
 of: the names of the later variants to ask."""
+
+Taster = Callable[[Instance, str], None]
+"""Given a task's first request and its answer: raises if the task won't be able to score any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ def answer_families(
     engine: Engine,
     requests: Sequence[Instance],
     choosers: Mapping[str, Chooser],
+    tasters: Mapping[str, Taster],
+    in_hand: DocumentsInHand,
 ) -> list[str]:
     """Answer the requests of family tasks.
 
@@ -95,11 +99,15 @@ def answer_families(
         engine: answers for variants, given the task, a query scope and the backend's arguments for `model.generate`.
         requests: requests whose metadata hold a FamilyMember.
         choosers: by task, for those that have later variants.
+        tasters: by task, for those that can tell from one answer that something is wrong.
+        in_hand: what the backend fetches: which rows of its batches are whose.
 
     Returns:
         The answers; empty for what was not asked, as lmms-eval's cache keeps no empty answer.
 
     Raises:
+        DataError: what a taster found.
+        Interrupted: Ctrl-C.
         UnsupportedError: the backend edits its answers in a way that can't be applied to the variants'.
     """
     answers: list[str | None] = [None] * len(requests)
@@ -112,31 +120,41 @@ def answer_families(
         later = [index for index, member in zip(indices, members, strict=True) if member.later]
 
         with _journal(members[0].folder, backend.rank) as journal:
-            _ask(backend, model, engine, requests, first, answers, journal)
+            _ask(backend, model, engine, requests, first, answers, journal, in_hand, tasters.get(task))
             if later:
                 documents = {int(requests[index].doc_id) for index in later}
                 told = [answers[index] or "" for index in first]
                 wanted = choosers[task]([requests[index] for index in first], told, documents)
                 chosen = [index for index in later if requests[index].metadata[ANCHOR].variant.name in wanted]
-                _ask(backend, model, engine, requests, chosen, answers, journal)
+                _ask(backend, model, engine, requests, chosen, answers, journal, in_hand)
     return [answer if answer is not None else "" for answer in answers]
 
 
 @contextmanager
 def _journal(folder: Path | None, rank: int) -> Iterator[Journal | None]:
     if folder is None:
-        yield None
+        with _saying_what_is_kept("without --output_path no answers are kept"):
+            yield None
         return
-    with Journal(folder, rank) as journal:
+    kept = f"the answers given so far are kept in {folder}, and the same command goes on from there"
+    with Journal(folder, rank) as journal, _saying_what_is_kept(kept):
         yield journal
 
 
+@contextmanager
+def _saying_what_is_kept(kept: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {kept}") from None
+
+
 def _open_families(
-    backend: lmms,
     requests: Sequence[Instance],
     indices: Sequence[int],
     answers: list[str | None],
     journal: Journal | None,
+    in_hand: DocumentsInHand,
 ) -> dict[int, _Family]:
     """Group a task's requests by document, fill in what the journal knows, and return what is left."""
     families: dict[int, _Family] = {}
@@ -146,8 +164,8 @@ def _open_families(
         member: FamilyMember = request.metadata[ANCHOR]
         doc_id = int(request.doc_id)
         if doc_id not in families:
-            split = backend.task_dict[request.task_name][request.metadata["split"]]
-            families[doc_id] = _Family(request, partial(operator.getitem, split, doc_id))
+            place = request.task_name, request.metadata["split"], doc_id
+            families[doc_id] = _Family(request, partial(in_hand.document, *place))
         family = families[doc_id]
         key = (doc_id, member.identity)
         answers[index] = journal.find(key, family.prompt) if journal and key in journal else None
@@ -170,9 +188,11 @@ def _ask(
     indices: Sequence[int],
     answers: list[str | None],
     journal: Journal | None,
+    in_hand: DocumentsInHand,
+    taste: Taster | None = None,
 ) -> None:
     """Answer some of a task's requests, as far as the journal doesn't know them."""
-    families = _open_families(backend, requests, indices, answers, journal)
+    families = _open_families(requests, indices, answers, journal, in_hand)
     if not families:
         return
     decoded: dict[int, str] = {}
@@ -184,7 +204,11 @@ def _ask(
         return finish_answer(backend, text, stops)
 
     def answer(generate: Generate, **inputs: Any) -> Any:
-        batch = [families[doc_id] for doc_id in asked.take(len(inputs["input_ids"]))]
+        rows = len(inputs["input_ids"])
+        fetched = {doc_id for _, doc_id in in_hand.batch(rows)}
+        if len(fetched - decoded.keys()) < rows:
+            raise UnsupportedError("the backend doesn't fetch each document once, so that rows can't be told apart")
+        batch = [families[doc_id] for _, doc_id in in_hand.batch(rows)]
         variants = list(dict.fromkeys(member.variant for family in batch for member in family.members))
         result = engine(first.task_name, variants, first.metadata[ANCHOR].scope, inputs)
         for row, family in enumerate(batch):
@@ -196,11 +220,16 @@ def _ask(
                     answers[place] = text
             if journal:
                 journal.write(family.prompt, given)
+            if taste and not decoded:
+                place = next(iter(family.members.values()))[0]
+                taste(requests[place], answers[place] or "")
             decoded[family.doc_id] = decode(result.trunk[row][inputs["input_ids"].shape[1] :])
+        in_hand.answered(rows)
         return result.trunk
 
     order = list(families)
-    with _documents_asked_for(backend, first) as asked, intercept_generate(model, answer):
+    in_hand.answered()  # whatever was fetched before
+    with intercept_generate(model, answer):
         own = backend.generate_until(own_copies([families[doc_id].request for doc_id in order]))
     for doc_id, answered in zip(order, own, strict=True):
         text = getattr(answered, "text", answered)
@@ -216,42 +245,3 @@ def _stops(request: Instance) -> list[str]:
     arguments = next(part for part in request.args if isinstance(part, dict))
     until = arguments.get("until", [])
     return list(until) if isinstance(until, (list, tuple)) else [str(until)]
-
-
-class _AskedDocuments:
-    """Stands in for a dataset split and remembers which documents were fetched, in order."""
-
-    def __init__(self, documents: Any):
-        self._documents = documents
-        self._fetched: list[int] = []
-        self._taken: set[int] = set()
-
-    def __getitem__(self, doc_id: int) -> Any:
-        self._fetched.append(doc_id)
-        return self._documents[doc_id]
-
-    def take(self, rows: int) -> list[int]:
-        """Return the documents of the batch at hand; those of the next one may be fetched already.
-
-        Raises:
-            UnsupportedError: the backend didn't fetch a document once for each row.
-        """
-        taken = self._fetched[:rows]
-        del self._fetched[:rows]
-        if len(set(taken) - self._taken) < rows:
-            raise UnsupportedError("the backend doesn't fetch each document once, so that rows can't be told apart")
-        self._taken.update(taken)
-        return taken
-
-
-@contextmanager
-def _documents_asked_for(backend: lmms, request: Instance) -> Iterator[_AskedDocuments]:
-    """A backend fetches each row's document just before it builds a batch: that tells which rows are whose."""
-    task, split = request.task_name, request.metadata["split"]
-    splits = backend.task_dict[task]
-    asked = _AskedDocuments(splits[split])
-    backend.task_dict[task] = {split: asked}
-    try:
-        yield asked
-    finally:
-        backend.task_dict[task] = splits

@@ -96,15 +96,7 @@ def build_backend(
     """
     name = backend_name(config, vlm)
     backend_class = get_model(name, force_simple)
-    accepted = set(inspect.signature(backend_class.__init__).parameters) - {"self", "args", "kwargs"}
-    for argument in config.backend_args:
-        if argument in _OURS:
-            raise ConfigError(f"backend_args.{argument}: use {_OURS[argument]} instead")
-        if argument not in accepted:
-            raise ConfigError(
-                f"the backend {backend_class.__name__} takes no argument '{argument}'."
-                f"{did_you_mean(argument, accepted)} Known: {', '.join(sorted(accepted - set(_OURS)))}"
-            )
+    accepted = check_arguments(config, backend_class)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     arguments: dict[str, Any] = {"batch_size": batch_size, "device": str(chosen)}
     if chosen.type == "cpu" and "device_map" in accepted:
@@ -147,6 +139,34 @@ def _where(config: ModelConfig, vlm: Checkpoint, name: str, accepted: Collection
             "a folder, set vlm to it and leave vlm_revision out"
         )
     return {"pretrained": config.vlm}
+
+
+def check_arguments(config: ModelConfig, backend_class: type[lmms]) -> set[str]:
+    """Return the names of the arguments that a backend takes.
+
+    Raises:
+        ConfigError: the config's backend_args has another.
+    """
+    accepted = set(inspect.signature(backend_class.__init__).parameters) - {"self", "args", "kwargs"}
+    for name in config.backend_args:
+        if name in _OURS:
+            raise ConfigError(f"backend_args.{name}: use {_OURS[name]} instead")
+        if name not in accepted:
+            raise ConfigError(
+                f"the backend {backend_class.__name__} takes no argument '{name}'."
+                f"{did_you_mean(name, accepted)} Known: {', '.join(sorted(accepted - set(_OURS)))}"
+            )
+    return accepted
+
+
+def check_batch_size(batch_size: int | str) -> None:
+    """Refuse a batch size that is no number of prompts.
+
+    Raises:
+        ConfigError: such as 0, or `auto`.
+    """
+    if not str(batch_size).isdigit() or int(batch_size) == 0:
+        raise ConfigError(f"--batch_size must be a whole number from 1 on, not '{batch_size}'")
 
 
 def own_copies(requests: Sequence[Instance]) -> list[Instance]:

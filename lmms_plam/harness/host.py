@@ -4,6 +4,7 @@
 * The response cache's key holds the text of `--model_args`, not what the named files and weights contain; and of a
   prompt its leading text, not the pictures and whatever else is asked.
 * A results folder must say what was merged; once it is written, answers kept for resuming can go.
+* A failed evaluation is printed and forgotten, files that can't be written are a warning: a script must see both.
 
 Each seam wraps one method or function of the host, once, and does nothing for other models than ours. They are written
 against lmms-eval 0.7.3 and refuse to install on a host that lacks one, rather than let a stale answer pass.
@@ -14,12 +15,14 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import sqlite3
 import sys
 import weakref
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Collection
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Protocol
 
 from lmms_eval.api.instance import Instance
@@ -31,12 +34,15 @@ from lmms_eval.utils import load_yaml_config
 
 from lmms_plam.errors import ConfigError, PlamError, UnsupportedError, did_you_mean
 from lmms_plam.files import write_text
+from lmms_plam.harness import outcome
 
 
 class Guest(Protocol):
     """What the host's seams need to know of our model."""
 
     backend_name: str
+    failures: dict[str, str]
+    """By task, why it has no result although others may."""
 
     @property
     def fingerprint(self) -> str:
@@ -60,6 +66,8 @@ _manager: TaskManager | None = None
 
 _prompts: dict[int, str] | None = None
 """While our requests go through the response cache: digests of what was asked, by the identity of their arguments."""
+_ours = False
+"""Whether the evaluation that the host's command line has begun last is of our model."""
 
 
 def announce(model: Guest) -> None:
@@ -77,6 +85,82 @@ def announce(model: Guest) -> None:
 def running() -> Guest | None:
     """Return the `plam` model that the host runs, if any."""
     return _running() if _running is not None else None
+
+
+def evaluation_begins(model_name: str) -> Namespace | None:
+    """Be told that the host's command line begins an evaluation, whose failure must be seen if it is of our model.
+
+    Returns:
+        The command line's arguments; None for other models, and for a --config file, which holds several evaluations.
+
+    Raises:
+        UnsupportedError: the host has changed where we meet it.
+    """
+    global _ours
+    _ours = model_name == "plam"
+    if not _ours:
+        return None
+    main: Any = sys.modules["lmms_eval.__main__"]
+    if not isinstance(main.traceback, SimpleNamespace):
+        if "print_exc" not in main.cli_evaluate.__code__.co_names:
+            raise UnsupportedError(_lacks("command line", "print_exc"))
+        main.traceback = SimpleNamespace(print_exc=functools.partial(_note_failure, main.traceback.print_exc))
+        outcome.watch_reader()
+        outcome.watch_keyboard()
+    arguments: Namespace = main.parse_eval_args()[1]
+    return None if arguments.config else arguments
+
+
+def _note_failure(print_exc: Callable[[], None]) -> None:
+    """Where the host prints a failed evaluation's traceback and goes on: write the failure down, and end the run.
+
+    Other evaluations of a --config file still get their turn, unless other processes wait for this one.
+    """
+    error = sys.exc_info()[1]
+    if not _ours or error is None:
+        print_exc()
+        return
+    outcome.failed(error)
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    if not (alone and sys.modules["lmms_eval.__main__"].parse_eval_args()[1].config):
+        sys.exit(1)
+
+
+def find_tasks(names: Collection[str], manager: TaskManager) -> list[str]:
+    """Return the tasks, none of them a group, that names and patterns (`mme*`) of the command line stand for.
+
+    Raises:
+        ConfigError: a name that stands for none.
+    """
+    global _manager
+    _manager = manager
+    found: dict[str, None] = {}
+    for name in names:
+        matching = manager.match_tasks([name])
+        if not matching and not Path(name).exists():
+            hint = did_you_mean(name, manager.all_tasks)
+            raise ConfigError(f"--tasks: there is no task '{name}'.{hint} `lmms-eval tasks list` shows lmms-eval's own")
+        for task in matching:
+            found |= dict.fromkeys(_members(task, manager))
+    return list(found)
+
+
+def _members(name: str, manager: TaskManager) -> list[str]:
+    entry = manager.task_index.get(name, {"type": None})
+    if entry["type"] not in ("group", "tag"):
+        return [name] if entry["type"] else []
+    listed = entry["task"] if entry["task"] != -1 else load_yaml_config(entry["yaml_path"], mode="simple")["task"]
+    names = [one.get("task") if isinstance(one, dict) else one for one in listed]
+    return [task for one in names if isinstance(one, str) for task in _members(one, manager)]
+
+
+def family_config(name: str) -> dict[str, Any] | None:
+    """Return the YAML of a task that is a Python class, with that class; None for any other task."""
+    entry = (_manager or TaskManager()).task_index[name]
+    if entry["type"] != "python_task":
+        return None
+    config: dict[str, Any] = load_yaml_config(entry["yaml_path"])
+    return config
 
 
 def task_config(name: str) -> dict[str, Any]:
@@ -107,9 +191,7 @@ def wandb_run() -> Any:
 def _wrap(owner: type | ModuleType, name: str, seam: Callable[..., Any]) -> None:
     original = getattr(owner, name, None)
     if original is None:
-        raise UnsupportedError(
-            f"lmms-eval's {owner.__name__} has no '{name}': this lmms-plam is made for lmms-eval 0.7"
-        )
+        raise UnsupportedError(_lacks(owner.__name__, name))
     if getattr(original, "seam", None) is seam:
         return
 
@@ -119,6 +201,10 @@ def _wrap(owner: type | ModuleType, name: str, seam: Callable[..., Any]) -> None
 
     method.seam = seam  # type: ignore[attr-defined]
     setattr(owner, name, staticmethod(method) if inspect.ismethod(original) else method)
+
+
+def _lacks(owner: str, name: str) -> str:
+    return f"lmms-eval's {owner} has no '{name}': this lmms-plam is made for lmms-eval 0.7"
 
 
 def _load_with_backend_name(load: Callable[..., Any], manager: TaskManager, *args: Any, **kwargs: Any) -> Any:
@@ -170,12 +256,15 @@ def _digest_whole_prompt(digest: Callable[..., Any], request: Instance) -> Any:
 def _save_with_record(
     save: Callable[..., Any], tracker: EvaluationTracker, results: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
-    saved = save(tracker, results, *args, **kwargs)
-    folder = Path(tracker.output_path or "") / tracker.general_config_tracker.model_name_sanitized
     model = running()
     if model is None:
-        return saved
-    if tracker.output_path and (folder / f"{tracker.date_id}_results.json").is_file():
+        return save(tracker, results, *args, **kwargs)
+    if model.failures:
+        results["plam_failures"] = dict(model.failures)
+    saved = save(tracker, results, *args, **kwargs)
+    folder = Path(tracker.output_path or "") / tracker.general_config_tracker.model_name_sanitized
+    if tracker.output_path:
+        _require_written(folder / f"{_date(tracker)}_results.json", lambda text: bool(json.loads(text)))
         model.results_written()
     if tracker.general_config_tracker.model_source != "plam":
         return saved
@@ -187,6 +276,34 @@ def _save_with_record(
     return saved
 
 
+def _save_samples(
+    save: Callable[..., Any], tracker: EvaluationTracker, task_name: str, samples: Collection[Any]
+) -> Any:
+    saved = save(tracker, task_name=task_name, samples=samples)
+    if running() is not None and tracker.output_path:
+        folder = Path(tracker.output_path) / tracker.general_config_tracker.model_name_sanitized
+        file = f"{_date(tracker)}_samples_{task_name}.jsonl"
+        _require_written(folder / file, lambda text: text.count("\n") >= len(samples) and text.endswith("\n"))
+    return saved
+
+
+def _date(tracker: EvaluationTracker) -> str:
+    return getattr(tracker, "date_id", "DATE")  # the host sets it only once it has got so far as to write
+
+
+def _require_written(path: Path, is_whole: Callable[[str], bool]) -> None:
+    """Make an error of what the host warns of, or overlooks: results that aren't on disk, or not to their end."""
+    try:
+        well = is_whole(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        well = False
+    if not well:
+        raise PlamError(
+            f"lmms-eval couldn't write {path} to its end: is the disk full, or may the folder not be written? Answers "
+            "of probes and comparisons are kept in plam/TASK beside it, and the same command goes on from there"
+        )
+
+
 _SEAMS: tuple[tuple[type | ModuleType, str, Callable[..., Any]], ...] = (
     (TaskManager, "load_task_or_group", _load_with_backend_name),
     (TaskManager, "load_config", _load_with_backend_name),
@@ -194,4 +311,5 @@ _SEAMS: tuple[tuple[type | ModuleType, str, Callable[..., Any]], ...] = (
     (ResponseCache, "execute", _execute_by_prompt),
     (response_cache, "_extract_content_hash", _digest_whole_prompt),
     (EvaluationTracker, "save_results_aggregated", _save_with_record),
+    (EvaluationTracker, "save_results_samples", _save_samples),
 )

@@ -13,11 +13,11 @@ from lmms_eval.api.model import lmms
 from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 
-from lmms_plam.config import DEFAULT_CONFIG, load_config
+from lmms_plam.config import DEFAULT_CONFIG, ModelConfig, load_config
 from lmms_plam.errors import ConfigError, about
 from lmms_plam.harness import host
-from lmms_plam.harness.answering import Chooser, answer_families, is_family
-from lmms_plam.harness.backends import backend_name, build_backend, own_copies
+from lmms_plam.harness.answering import Chooser, Taster, answer_families, is_family
+from lmms_plam.harness.backends import backend_name, build_backend, check_batch_size, own_copies
 from lmms_plam.harness.engine import Engine, Proof
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.journal import Key, forget
@@ -59,7 +59,9 @@ class Plam(lmms):
         provenance: what exactly answers, with its fingerprint.
         choosers: by family task, what decides which of its later variants to ask.
         proofs: by family task, how its variants were answered, and what was checked before.
+        tasters: by family task, what looks at its first answer before more are asked for.
         answered: by folder, the journal's entries that a family task has put into its matrix.
+        failures: by task, why it has no result although others may.
     """
 
     is_simple = False
@@ -73,8 +75,7 @@ class Plam(lmms):
         device: str | None = None,
         **overrides: Any,
     ) -> None:
-        if not str(batch_size).isdigit() or int(batch_size) == 0:
-            raise ConfigError(f"--batch_size must be a whole number from 1 on, not '{batch_size}'")
+        check_batch_size(batch_size)
         settings = load_config(str(config), overrides)
         self._vlm = Checkpoint(settings.vlm, settings.vlm_revision)
         self._base_lm = Checkpoint(settings.base_lm, settings.base_lm_revision) if settings.base_lm else None
@@ -103,7 +104,9 @@ class Plam(lmms):
         self._merge = merge
         self.choosers: dict[str, Chooser] = {}
         self.proofs: dict[str, Proof] = {}
+        self.tasters: dict[str, Taster] = {}
         self.answered: dict[Path, set[Key]] = {}
+        self.failures: dict[str, str] = {}
         self.provenance = describe(
             settings, self.backend_name, type(self.backend), self.model, self._vlm, self._loaded, merge
         )
@@ -178,10 +181,8 @@ class Plam(lmms):
     @cached_property
     def _untouched(self) -> dict[str, torch.Tensor]:
         settings = self.provenance.config
-        if self._merge is None:
-            raise ConfigError(
-                f"{settings.name}: merge is none, so nothing compares with the untouched VLM; set a merge"
-            )
+        require_merge(settings)
+        assert self._merge is not None
         with self._vlm:
             names = [tensor.name for tensor in self._merge.merged]
             return untouched_tensors(self.model, self._vlm, names, self._loaded)
@@ -218,9 +219,11 @@ class Plam(lmms):
         if not families:
             return self._ask("generate_until", requests)
         self._take_rank()
-        with no_silent_failure(self.model):
-            members = [requests[index] for index in families]
-            told = answer_families(self.backend, self.model, self.engine.answer, members, self.choosers)
+        members = [requests[index] for index in families]
+        with no_silent_failure(self.backend, members) as in_hand:
+            told = answer_families(
+                self.backend, self.model, self.engine.answer, members, self.choosers, self.tasters, in_hand
+            )
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]
         if plain:
@@ -237,13 +240,13 @@ class Plam(lmms):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Return (log-probability of the continuation, would greedy decoding produce it) for each request."""
-        with no_silent_failure(self.model):
+        with no_silent_failure(self.backend, requests):
             scores = loglikelihood(self.backend, self.model, requests)
         return [(score.log_probability, score.is_greedy) for score in scores]
 
     def _ask(self, request_type: str, requests: list[Instance]) -> list[Any]:
         self._take_rank()
-        with no_silent_failure(self.model):
+        with no_silent_failure(self.backend, requests):
             answers: list[Any] = getattr(self.backend, request_type)(own_copies(requests))
         return answers
 
@@ -278,10 +281,21 @@ class Plam(lmms):
         for place, answered in self.answered.items():
             forget(place, answered)
         self.answered.clear()
+        self.failures.clear()
 
     def clean(self) -> None:
         """Free the weights, as the harness asks after the last request."""
         self.backend.clean()
+
+
+def require_merge(settings: ModelConfig) -> None:
+    """Refuse a config under which there is nothing but the untouched VLM.
+
+    Raises:
+        ConfigError: it merges nothing.
+    """
+    if settings.merge is None:
+        raise ConfigError(f"{settings.name}: merge is none, so nothing compares with the untouched VLM; set a merge")
 
 
 def running() -> Plam | None:

@@ -5,6 +5,7 @@ lmms-eval reads this on every start, `lmms-eval models` too, so nothing heavy is
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -12,6 +13,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from lmms_plam.harness import outcome
 from lmms_plam.paths import data_folder
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
 TASKS_MODULE = "lmms_eval.tasks"
+COMMAND_LINE = "lmms_eval.cli.dispatch"
+"""The module through which lmms-eval's commands, and no programs, come."""
 
 
 def manifest() -> ModelManifest:
@@ -27,6 +31,10 @@ def manifest() -> ModelManifest:
     from lmms_eval.models.registry_v2 import ModelManifest
 
     make_tasks_findable()
+    if COMMAND_LINE in sys.modules:
+        outcome.watch()
+        if "plam" in sys.argv:
+            outcome.watch_reader()
     return ModelManifest(
         model_id="plam",
         simple_class_path="lmms_plam.harness.model.PlamSimple",
@@ -63,6 +71,9 @@ class _OnTasksImport(importlib.abc.MetaPathFinder):
             def exec_module(module: ModuleType) -> None:
                 execute(module)
                 _extend_search_path(module)
+                if outcome.is_watched():
+                    _watch_evaluations(module)
+                    _name_runs_without_commas()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -82,3 +93,37 @@ def _extend_search_path(module: ModuleType) -> None:
 
     initialize_tasks.finds_plam_tasks = True  # type: ignore[attr-defined]
     manager.initialize_tasks = initialize_tasks
+
+
+def _watch_evaluations(module: ModuleType) -> None:
+    """Look after each evaluation that lmms-eval's command line begins: the first thing it makes is a task manager."""
+    manager = module.TaskManager
+    original = manager.__init__
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, model_name: str | None = None, **kwargs: Any) -> None:
+        if model_name is None:
+            original(self, *args, **kwargs)
+            return
+        from lmms_plam.harness import arguments, host, preflight  # as heavy as lmms-eval, all of which is loaded by now
+
+        given = host.evaluation_begins(model_name)
+        settings = arguments.read_settings(given.model_args) if given else None
+        original(self, *args, model_name=model_name, **kwargs)
+        if given and settings:
+            preflight.check_run(given, settings, self)
+
+    manager.__init__ = __init__
+
+
+def _name_runs_without_commas() -> None:
+    """Let `--wandb_args project=plam` do: lmms-eval names the run by --model_args, and parts the name at commas."""
+    utils = sys.modules["lmms_eval.utils"]
+    shorten = getattr(utils, "sanitize_long_string", None)
+    if shorten is None:
+        return  # then a later lmms-eval names its runs otherwise
+
+    def sanitize_long_string(text: str, *args: Any, **kwargs: Any) -> Any:
+        return shorten(text.replace(",", "+") if text.startswith("plam_") else text, *args, **kwargs)
+
+    utils.sanitize_long_string = sanitize_long_string  # type: ignore[attr-defined]

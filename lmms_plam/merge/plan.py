@@ -64,7 +64,12 @@ class MergePlan:
 
 
 def plan_merge(
-    model: nn.Module, source: Checkpoint, recipe: MergeRecipe, vocabulary: Mapping[str, int] | None = None
+    model: nn.Module,
+    source: Checkpoint,
+    recipe: MergeRecipe,
+    vocabulary: Mapping[str, int] | None = None,
+    *,
+    loaded: bool = True,
 ) -> MergePlan:
     """Check a recipe against a loaded VLM and a base LM, and settle what becomes of every decoder tensor.
 
@@ -76,6 +81,7 @@ def plan_merge(
         recipe: what to merge.
         vocabulary: the VLM's row of each token, by which rows of embeddings are told to stand for the same token as the
             base LM's; left out, rows of the same number do.
+        loaded: False for a VLM on the meta device, whose plan is only looked at.
 
     Raises:
         ConfigError: layers beyond the depth, or a recipe that merges nothing.
@@ -116,7 +122,8 @@ def plan_merge(
     merged = []
     for tensor, pair in chosen.items():
         parameter = model.get_parameter(names[tensor])
-        _require_mergeable(names[tensor], parameter)
+        if loaded:
+            _require_mergeable(names[tensor], parameter)
         key = _find_source(tensor, base, source) if pair.lm else None
         rows: Rows = ((0, parameter.shape[0]),)
         if key is not None:

@@ -7,6 +7,7 @@ again, from the VLM's own checkpoint, when a comparison asks for it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ from lmms_plam.merge.plan import MergePlan, plan_merge
 
 BASE = "base"
 """What the untouched VLM is called among the variants."""
+
+T = TypeVar("T")
 
 LayerTensors = dict[int, dict[str, Tensor]]
 """Tensors by decoder layer and parameter name within the layer."""
@@ -94,8 +97,8 @@ def _read(name: str, stored: Mapping[DecoderTensor, str], vlm: Checkpoint, model
     return rows.to(parameter.device, parameter.dtype)
 
 
-def by_layer(recipe: str, tensors: Mapping[str, Tensor]) -> LayerTensors:
-    """Sort tensors by decoder layer.
+def by_layer(recipe: str, tensors: Mapping[str, T]) -> dict[int, dict[str, T]]:
+    """Sort tensors, or what is known of them, by decoder layer.
 
     Args:
         recipe: where they come from, for the error message.
@@ -104,7 +107,7 @@ def by_layer(recipe: str, tensors: Mapping[str, Tensor]) -> LayerTensors:
     Raises:
         UnsupportedError: one lies outside the decoder layers.
     """
-    layers: LayerTensors = {}
+    layers: dict[int, dict[str, T]] = {}
     for name, value in tensors.items():
         tensor = parse_name(name)
         if tensor is None or tensor.layer is None:

@@ -11,7 +11,7 @@ columns of the dataset.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmms_plam.errors import DataError, about, did_you_mean
 from lmms_plam.scoring.benchmarks import BENCHMARKS
-from lmms_plam.scoring.record import Benchmark, Measure, Record, Sample, answer_of
+from lmms_plam.scoring.record import Benchmark, Measure, Record, Sample, answer_of, image_name
 from lmms_plam.stats.metrics import find_metric
 
 
@@ -86,6 +86,35 @@ def find_benchmarks(task: str, config: Mapping[str, Any], samples: Collection[Sa
         )
     metric = _import_metric(task, declaration.metric)
     return [replace(_benchmark(score, metric, declaration), assumed=assumed) for score in scores]
+
+
+def check_declared(task: str, config: Mapping[str, Any], documents: Iterable[Mapping[str, Any]]) -> None:
+    """Check what a task's YAML declares as far as the dataset's columns show it, before any answer is given.
+
+    Args:
+        task: the task's name.
+        config: its YAML.
+        documents: all of them; read only where both cluster and stratum are declared.
+
+    Raises:
+        DataError: an unknown entry or metric, or a cluster that lies in two strata.
+    """
+    declaration = _declaration(task, read_metadata(config).get("plam") or {})
+    _import_metric(task, declaration.metric)
+    column = declaration.cluster or config.get("cluster_key")
+    if column is None or declaration.stratum is None:
+        return
+    strata: dict[str, str] = {}
+    for doc in documents:
+        cluster, stratum = _look_up((doc,), column), _look_up((doc,), declaration.stratum)
+        if cluster is None or stratum is None:  # it may be among what process_results returns
+            continue
+        other = strata.setdefault(image_name(cluster), str(stratum))
+        if other != str(stratum):
+            raise DataError(
+                f"{task}: metadata.plam: {column} '{image_name(cluster)}' lies in two strata of "
+                f"{declaration.stratum}, '{other}' and '{stratum}': leave the stratum out, or name a coarser cluster"
+            )
 
 
 def say_no_mean(*metrics: str) -> str:

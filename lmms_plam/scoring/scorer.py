@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lmms_plam.errors import DataError, about
-from lmms_plam.scoring.declared import find_benchmarks, is_number, say_no_mean
+from lmms_plam.scoring.declared import find_benchmarks, is_number, read_metadata, say_no_mean
 from lmms_plam.scoring.images import image_names, say_shared_images
 from lmms_plam.scoring.record import Benchmark, Record, Sample
 from lmms_plam.scoring.units import count_remarks, same_number, score_matrix
@@ -66,6 +66,24 @@ class Scorer:
     def score(self, doc: Mapping[str, Any], variant: str, answer: Any) -> ScoredAnswer:
         """Score a variant's filtered answer."""
         return ScoredAnswer(doc[DOC_ID], variant, answer, self._process_results(doc, [answer]))
+
+    def taste(self, answer: ScoredAnswer) -> None:
+        """Read one answer as `join` will read all of them.
+
+        Raises:
+            DataError: it can't be read or clustered.
+        """
+        (sample,) = self._samples([answer])
+        try:
+            found = find_benchmarks(self._of, self._task.config.to_dict(), [sample])
+        except DataError:
+            return  # no metric is a number here; one may be for other documents
+        question = (read_metadata(self._task.config.to_dict()).get("plam") or {}).get("question")
+        for benchmark in found:
+            if benchmark.measures_it(sample):
+                ((_, _, record),) = self._read(benchmark, [(answer, sample)])
+                if question and not record.question:  # without which runs couldn't be told to have asked the same
+                    raise DataError(f"{self._name}: document {answer.doc_id}: no '{question}' to tell its question by")
 
     def join(self, answers: Collection[ScoredAnswer]) -> Scores:
         """Read the answers as the benchmark says, and join those of complete units.
