@@ -4,8 +4,8 @@
 
 Each is one evaluation by lmms-eval, from building requests to the report, with the model loaded beforehand. Times are
 the best of `--rounds` evaluations in turns; the CPU column is CPU seconds, which other work on the machine doesn't
-touch. FLOPs are counted by FlopCounterMode on the first `--flops-limit` documents: it is slow, and all documents of
-digits have the same picture size. The comparison's model is merged from two thirds of the depth on.
+touch. FLOPs, as `benchmarks/flops.py` says, are counted on the first `--flops-limit` documents: it is slow, and all
+documents of digits have the same picture size. The comparison's model is merged from two thirds of the depth on.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import argparse
 import time
 from tempfile import TemporaryDirectory
 
+from flops import count_flops
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from loguru import logger
-from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_plam.harness.model import Plam
 
@@ -46,9 +46,7 @@ def main() -> None:
 
     flops = {}
     for task in TASKS:  # warms up, too
-        with FlopCounterMode(display=False) as counter:
-            evaluate(task, manager, arguments.flops_limit)
-        flops[task] = counter.get_total_flops()
+        flops[task] = count_flops(lambda task=task: evaluate(task, manager, arguments.flops_limit))
     best = {task: (float("inf"), float("inf")) for task in TASKS}
     for _ in range(arguments.rounds):
         for task in TASKS:
