@@ -3,8 +3,8 @@
     python benchmarks/family_engine.py          # Qwen2.5-VL-7B with its widths divided by 16, fp32, on the CPU
     python benchmarks/family_engine.py --gpu    # at its real size, bf16
 
-FLOPs are counted by FlopCounterMode, attention in full whether causal or not. Times are the best of `--repeats` runs
-in turns, of one run per cut a single one; the CPU column is CPU seconds, which other work on the machine doesn't
+What counts as FLOPs, `benchmarks/flops.py` says: attention in full, causal or not. Times are the best of `--repeats`
+runs in turns, of one run per cut a single one; the CPU column is CPU seconds, which other work on the machine doesn't
 touch. Weights are random, and all answers run to their full length. The last lines compare base and merged, with
 attention weights replaced from two thirds of the depth on.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from flops import count_flops
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family, masked, vision_positions
@@ -119,12 +119,6 @@ def half_merged(model: Any, start: int) -> WeightSet:
             for index in range(start, len(layers))
         },
     )
-
-
-def count_flops(run: Callable[[], Any]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
 
 
 def measure(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Cost]:

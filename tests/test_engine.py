@@ -10,9 +10,9 @@ import pytest
 import torch
 from checkpoints import tiny_model
 from engine_prompts import NEW_TOKENS, hidden_from, logits_under, model_for, prompts_for
+from flops import count_flops
 from tiny_configs import LM_ROWS
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -42,12 +42,6 @@ def all_cuts(model):
 
 def hooks_of(model):
     return [hook for module in model.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
-
-
-def flops(run):
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
 
 
 def masked_tokens(model, prompts, cut):
@@ -173,8 +167,8 @@ def test_prompts_without_an_image_are_answered_once():
     options = {"do_sample": False, "max_new_tokens": NEW_TOKENS}
     only = generate_family(model, all_cuts(model), {**text, **options})
     assert only.vision_tokens == [0]
-    ordinary = flops(lambda: model.generate(**text, **options))
-    assert flops(lambda: generate_family(model, all_cuts(model), {**text, **options})) <= ordinary
+    ordinary = count_flops(lambda: model.generate(**text, **options))
+    assert count_flops(lambda: generate_family(model, all_cuts(model), {**text, **options})) <= ordinary
 
 
 def test_groups_that_fit_the_budget_give_the_same_answers(monkeypatch):
@@ -221,8 +215,10 @@ def test_text_before_the_first_image_is_computed_once():
         return {**prompts, "input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 1}
 
     short, long = with_text_before(1), with_text_before(65)
-    extra = flops(lambda: model.generate(**long)) - flops(lambda: model.generate(**short))
-    family = [flops(lambda chosen=chosen: generate_family(model, all_cuts(model), chosen)) for chosen in (short, long)]
+    extra = count_flops(lambda: model.generate(**long)) - count_flops(lambda: model.generate(**short))
+    family = [
+        count_flops(lambda chosen=chosen: generate_family(model, all_cuts(model), chosen)) for chosen in (short, long)
+    ]
     assert family[1] - family[0] <= 1.25 * extra  # the rest: queries of the branches meet more keys
 
 

@@ -9,7 +9,7 @@ import torch
 from checkpoints import FAMILIES, tiny_model
 from engine_prompts import logits_under, model_for, prompts_for
 from engine_reference import dropped
-from torch.utils.flop_counter import FlopCounterMode
+from flops import count_flops
 
 from lmms_plam.errors import ConfigError, MergeError, UnsupportedError
 from lmms_plam.model import (
@@ -87,14 +87,9 @@ def test_base_and_merged_share_the_layers_below_the_start():
     model, prompts = tiny_model("llava", layers=12), prompts_for("llava", "one image", max_new_tokens=1)
     merged = other_weights(model, "merged", range(8, 12))
 
-    def flops(run):
-        with FlopCounterMode(display=False) as counter:
-            run()
-        return counter.get_total_flops()
-
-    ordinary = flops(lambda: model.generate(**prompts))
+    ordinary = count_flops(lambda: model.generate(**prompts))
     pair = [Variant("base"), Variant("merged", None, "merged")]
-    assert flops(lambda: generate_family(model, pair, prompts, weights=[merged])) <= 1.45 * ordinary
+    assert count_flops(lambda: generate_family(model, pair, prompts, weights=[merged])) <= 1.45 * ordinary
 
 
 def test_weights_are_put_back_even_after_a_failure():

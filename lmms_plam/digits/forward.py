@@ -100,11 +100,13 @@ def answer_logits(
     Returns:
         Logits at the layout's answer places, (B, T, vocabulary).
     """
-    decoder = model.model.language_model if hasattr(model.model, "language_model") else model.model
+    decoder, positions = model.model, layout.positions
+    if hasattr(decoder, "language_model"):  # its positions have three axes: time, row, column
+        decoder, positions = decoder.language_model, positions.expand(3, -1)[:, None]
     hidden = decoder.embed_tokens(ids)
     if vision is not None:
         hidden = torch.cat([hidden[:, : layout.images.start], vision, hidden[:, layout.images.stop :]], dim=1)
-    rotary = decoder.rotary_emb(hidden, layout.positions[:, None] if len(layout.positions) > 1 else layout.positions)
+    rotary = decoder.rotary_emb(hidden, positions)
     for layer, mask in zip(decoder.layers, _masks(layout, len(decoder.layers), visible_layers), strict=True):
         hidden = layer(hidden, attention_mask=mask.to(hidden.dtype), position_embeddings=rotary)
     return model.lm_head(decoder.norm(hidden[:, layout.answers]))  # type: ignore[no-any-return]
