@@ -191,8 +191,8 @@ LATE = [
     ("well", "probe_clusterless", "", "documents have no 'image_id' to cluster them by"),
     ("well", "probe_nameless", "", "no 'question_id' to tell its question by"),
     ("well", "unscored", "", "KeyError: 'answer'"),
-    ("well", "pad", "--batch_size 2", "pad, documents 2, "),
-    ("well", "probe_pad", "--batch_size 2", "probe_pad, documents 2, "),
+    ("well", "pad", "--batch_size 2", "pad, documents 5, 2: "),
+    ("well", "probe_pad", "--batch_size 2", "probe_pad, documents 5, 2: "),
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lmms_plam.config import ModelConfig
 from lmms_plam.errors import ConfigError, DataError, UnsupportedError, about, did_you_mean
 from lmms_plam.families.cost import Prompt
+from lmms_plam.families.retries import process_results
 from lmms_plam.harness import host, outcome
 from lmms_plam.harness.answering import ANCHOR, FamilyMember
 from lmms_plam.harness.model import running
@@ -34,19 +34,6 @@ from lmms_plam.scoring.scorer import DOC_ID, ScoredAnswer, Scorer
 from lmms_plam.stats.matrix import ScoreMatrix
 
 _SINGLE = "generate_until"
-
-_COMES_AGAIN = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
-"""What is wrong in code or data, whereas a judge over the network may answer the next time."""
 
 
 class FamilyOptions(BaseModel):
@@ -96,7 +83,7 @@ class FamilyTask(ConfigurableMessagesTask):
             model.choosers[self.options.task] = self._choose
         model.tasters[self.options.task] = self._taste
         self._reported: dict[str, float | None] | None = None
-        self._scorer = Scorer(self, self.options.of, self._score_once)
+        self._scorer = Scorer(self, self.options.of, partial(process_results, self, self.options.of))
         self.notes: tuple[str, ...] = ()
         check_declared(self.options.task, self.config.to_dict(), self.eval_docs_no_media)
 
@@ -235,30 +222,6 @@ class FamilyTask(ConfigurableMessagesTask):
         except DataError as error:  # fails this task's report, and not the other tasks of the run
             scored = error
         return {name: None if place else scored for place, name in enumerate(self.reported)}
-
-    def _score_once(self, doc: Any, results: list[Any]) -> Mapping[str, Any]:
-        """Return what the wrapped task's `process_results` makes of an answer.
-
-        lmms-eval retries one that raises, for the sake of judges that can't be reached, five times 2 s apart; an error
-        that will come again is told at once.
-
-        Raises:
-            DataError: what it raised, and of which document.
-        """
-        try:
-            try:
-                values = inspect.unwrap(ConfigurableTask.process_results)(self, doc, results)
-            except _COMES_AGAIN:
-                raise
-            except Exception:
-                values = ConfigurableTask.process_results(self, doc, results)
-        except Exception as error:
-            raise DataError(
-                f"{self.options.task}: document {doc[DOC_ID]}: {self.options.of}'s process_results fails on "
-                f"{results[0]!r}: "
-                f"{outcome.sentence(error)}"
-            ) from error
-        return dict(values)
 
     @property
     def _unscored(self) -> bool:
