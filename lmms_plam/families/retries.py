@@ -1,7 +1,7 @@
 """Scoring an answer by the wrapped task, tried again only where that may help.
 
-lmms-eval tries a task's `process_results` five times, 2 s apart, whatever it raises. That is for judges over the network;
-an error in code or data would cost those 8 s for each document, and end nameless.
+lmms-eval tries a task's `process_results` five times, 2 s apart, whatever it raises. That is for judges over the
+network; an error in code or data would cost those 8 s for each document, and end nameless.
 """
 
 from __future__ import annotations
