@@ -200,8 +200,6 @@ def test_recipes_that_share_layers_equal_separate_runs_and_cost_less(family):
         assert all((one - two).abs().max() <= TOLERANCE for one, two in zip(ours, theirs, strict=True))
 
     def flops(weights):
-        with FlopCounterMode(display=False) as counter:
-            generate_family(model, variants, {**prompts, "max_new_tokens": 1}, weights=weights)
-        return counter.get_total_flops()
+        return count_flops(lambda: generate_family(model, variants, {**prompts, "max_new_tokens": 1}, weights=weights))
 
     assert flops(sets) < flops([WeightSet(one.name, one.layers) for one in sets])
