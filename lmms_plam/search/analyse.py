@@ -27,6 +27,9 @@ from lmms_plam.stats.matrix import IntArray
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.units import Units
 
+_LEAST_CONNECTED = 3
+"""Merges with neighbours of which the most stable can be told."""
+
 _PICK, _BASE, _SCALED, _LABEL_FREE = "pick", "base", "scaled", "label-free"
 
 
@@ -93,7 +96,9 @@ class _Rules:
         self.order = gentlest_first(recipes, merges)
         self.scaled = np.array([surface.base, *gentlest_first(recipes, surface.columns("scaled"))], dtype=np.int64)
         near = neighbours(recipes)
-        self.connected = np.array([column for column in self.order if near[column]], dtype=np.int64)
+        connected = [column for column in self.order if near[column]]
+        enough = len(connected) >= _LEAST_CONNECTED
+        self.connected = np.array(connected if enough else [], dtype=np.int64)
         self.units: Units = with_agreement(surface) if len(self.connected) else surface.units
         self.values = self.units.estimate()
 

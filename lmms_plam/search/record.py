@@ -1,4 +1,4 @@
-"""A recipe search on disk: `recipes.json` says what the columns of its `matrix.parquet` are, and how they were asked."""
+"""A recipe search on disk: `recipes.json` says what the columns of its `matrix.parquet` are and how they were asked."""
 
 from __future__ import annotations
 
@@ -79,6 +79,15 @@ class Recipe(_Frozen):
         """Every field but start layer and coefficients: recipes that agree here lie on one lattice."""
         lattice = {"start_layer", "lambda_lm", "lambda_vlm"}
         return tuple(f"{name}={value}" for name, value in _plain(self._fields).items() if name not in lattice)
+
+    def __str__(self) -> str:
+        """Say what it is in a few words."""
+        if self.fields is None:
+            return "the untouched VLM"
+        lm, vlm = self.coefficients
+        what = f"{vlm:g} VLM" if self.kind == "scaled" else f"{lm:g} LM + {vlm:g} VLM"
+        end = self.fields.end_layer
+        return f"layers {self.start_layer} {'on' if end is None else f'to {end - 1}'}, {what}"
 
     @property
     def _fields(self) -> MergeRecipe:
@@ -183,9 +192,7 @@ class SearchRecord(_Frozen):
             said = first["msg"].removeprefix("Value error, ")
             raise DataError(f"{path} is no record of a recipe search ({f'{where}: ' if where else ''}{said})") from None
 
-    def restrict(
-        self, start_layers: Sequence[int] | None = None, sums: Sequence[float] | None = None
-    ) -> SearchRecord:
+    def restrict(self, start_layers: Sequence[int] | None = None, sums: Sequence[float] | None = None) -> SearchRecord:
         """Return a smaller space within this one: the recipes that start at these layers, or have these sums.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ class SearchSettings:
     """
 
     criterion: Criterion = "metric"
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
     level: float = 0.95
     draws: int = 10_000
     seed: int = 0
