@@ -10,7 +10,8 @@ same ones. In `few`, five neighbouring recipes gain 2 points; in `much`, a regio
 
     gain     mean true gain of the pick
     naive    the best score's gain on the documents that chose it, minus the pick's true gain: mean
-    error    the cross-fitted gain minus the pick's true gain: median, and mean with its Monte Carlo error
+    error    the cross-fitted gain minus the pick's true gain: median, and mean with its Monte Carlo error; then its
+             mean over what it estimates, the true gain of the recipes that its folds chose on fewer documents
     SE       root mean square of the cross-fit's standard error, over the standard deviation of that error; beside it
              the same of the stitched column's own error, which ignores that the choice varies
     held     how often the cross-fit's 95% interval, the simultaneous one and the ordinary one hold the true gain
@@ -127,6 +128,7 @@ def one_search(world: World, n: int, racing: float | None, plan: Plan, draws: in
         "gain": truth,
         "naive": gain - truth,
         "error": found.gain - truth,
+        "fold_error": found.gain - shares @ world.gains,
         "se": found.standard_error,
         "stitched_se": np.sqrt(shares @ errors**2),
         "held": found.ci_low <= truth <= found.ci_high,
@@ -155,6 +157,7 @@ def measure(kind: str, n: int, n_recipes: int, racing: float | None, arguments: 
         "naive": 100 * table["naive"].mean(),
         "median_error": 100 * float(np.median(table["error"])),
         "mean_error": 100 * table["error"].mean(),
+        "mean_fold_error": 100 * table["fold_error"].mean(),
         "monte_carlo": 100 * spread / len(rows) ** 0.5,
         "se_ratio": float(np.sqrt((table["se"] ** 2).mean())) / spread,
         "stitched_se_ratio": float(np.sqrt((table["stitched_se"] ** 2).mean())) / spread,
@@ -185,7 +188,8 @@ def main() -> None:
                     print(
                         f"{kind:5} {n:5} documents {n_recipes:4} recipes  gain {row['gain']:.2f}"
                         f"  naive {row['naive']:+.2f}"
-                        f"  error {row['median_error']:+.2f}, {row['mean_error']:+.2f} ± {row['monte_carlo']:.2f}"
+                        f"  error {row['median_error']:+.2f}, {row['mean_error']:+.2f} ± {row['monte_carlo']:.2f},"
+                        f" {row['mean_fold_error']:+.2f}"
                         f"  SE {row['se_ratio']:.2f} ({row['stitched_se_ratio']:.2f})  held {row['held']:.3f}"
                         f" {row['simultaneous']:.3f} {row['ordinary']:.3f}  any {row['any']:.3f}"
                         f"  cost {row['cost']:.2f}  {row['seconds']} s",

@@ -60,7 +60,7 @@ def near_best(units: Units, pick: int, candidates: IntArray, noise: float = NOIS
     contrasts[pick] -= 1.0
     gap = units.estimate() @ contrasts
     error, _ = standard_errors(units, contrasts)
-    return np.asarray(candidates[np.abs(gap) <= noise * error + 1e-12 * units.scale])
+    return np.asarray(candidates[np.abs(gap) <= noise * error + 1e-12 * abs(units.scale)])
 
 
 def borders(recipes: Sequence[Recipe], pick: int, depth: int | None = None) -> list[str]:

@@ -85,6 +85,10 @@ class Surface:
                     f"'{recipe.name}' was asked on {count:,} of {len(asked):,} documents, and nothing says that it was"
                     " dropped: let the search end, or run it again"
                 )
+            if recipe.dropped_after is not None and count > recipe.dropped_after:
+                raise DataError(
+                    f"'{recipe.name}' was dropped after {recipe.dropped_after:,} documents, and was asked on {count:,}"
+                )
         _, cluster = np.unique(matrix.clusters, return_inverse=True)
         size = np.bincount(cluster)
         whole = np.stack([np.bincount(cluster, weights=column) == size for column in asked.T], axis=1)[cluster]
@@ -113,8 +117,9 @@ class Surface:
 
     @cached_property
     def complete(self) -> BoolArray:
-        """(n_recipes,) which recipes were asked on all documents."""
-        return np.asarray(self.asked.all(axis=0))
+        """(n_recipes,) which recipes were asked on all documents, and so can be picked."""
+        kept = np.array([recipe.dropped_after is None for recipe in self.recipes])
+        return np.asarray(self.asked.all(axis=0) & kept)
 
     def columns(self, kind: str, complete: bool = True) -> IntArray:
         """Return the columns of a kind of recipe: of those asked on all documents, or of all."""
