@@ -67,9 +67,9 @@ def test_cells_that_were_not_asked_are_known_and_hold_the_base(folder):
     [
         ("{", "is no record of a recipe search"),
         ({"recipes": []}, "a search has one base, the untouched VLM, not 0"),
-        ({"task": 5}, "task: "),
-        ({"flavour": "mild"}, "flavour: Extra inputs"),
-        ({"perfect_answer": 0}, "perfect_answer: "),
+        ({"task": 5}, "'task' = 5: "),
+        ({"flavour": "mild"}, "'flavour' = 'mild': Extra inputs"),
+        ({"perfect_answer": 0}, "'perfect_answer' = 0: "),
         ({"depth": 18}, "'18: 0 1.2' starts at layer 18 of 18"),
         ("twice", "the recipe '17: 0.2 0.8' is there twice"),
         ("fraction", "its start layer is resolved, a layer, not 0.5"),

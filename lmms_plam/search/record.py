@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lmms_plam.config import MergeRecipe
-from lmms_plam.errors import DataError
+from lmms_plam.errors import DataError, first_problem
 from lmms_plam.files import write_text
 
 RECIPES = "recipes.json"
@@ -187,10 +187,7 @@ class SearchRecord(_Frozen):
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is no record of a recipe search ({error})") from None
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            said = first["msg"].removeprefix("Value error, ")
-            raise DataError(f"{path} is no record of a recipe search ({f'{where}: ' if where else ''}{said})") from None
+            raise DataError(f"{path} is no record of a recipe search: {first_problem(error)}") from None
 
     def restrict(self, start_layers: Sequence[int] | None = None, sums: Sequence[float] | None = None) -> SearchRecord:
         """Return a smaller space within this one: the recipes that start at these layers, or have these sums.
