@@ -3,6 +3,7 @@
     python benchmarks/search_honesty.py --searches 30            # a few minutes of one core
     python benchmarks/search_honesty.py                          # about an hour
     python benchmarks/search_honesty.py --racing --only null     # racing at z = 2, blocks of 100 documents
+    python benchmarks/search_honesty.py --speed                  # time and memory of one analysis, 1,500 x 256
 
 A document is right under the untouched VLM with probability 0.62. Under a recipe it flips each way with probability
 0.04, where nothing helps; which documents flip follows a Gaussian field over the recipes, so that neighbours flip the
@@ -12,8 +13,9 @@ same ones. In `few`, five neighbouring recipes gain 2 points; in `much`, a regio
     naive    the best score's gain on the documents that chose it, minus the pick's true gain: mean
     error    the cross-fitted gain minus the pick's true gain: median, and mean with its Monte Carlo error; then its
              mean over what it estimates, the true gain of the recipes that its folds chose on fewer documents
-    SE       root mean square of the cross-fit's standard error, over the standard deviation of that error; beside it
-             the same of the stitched column's own error, which ignores that the choice varies
+    SE       root mean square of the cross-fit's standard error, over the standard deviation of the cross-fitted gain,
+             and over that of its error; then the first again with the stitched column's own standard error, which
+             ignores that the choice varies
     held     how often the cross-fit's 95% interval, the simultaneous one and the ordinary one hold the true gain
     any      how often "is any merge better than the base?" has p < 0.05
     cost     share of the answers that racing leaves to ask
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import time
 from dataclasses import dataclass, replace
 
@@ -30,6 +33,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from lmms_plam.config import MergeRecipe
+from lmms_plam.search.analyse import analyse
 from lmms_plam.search.crossfit import Plan, always, cross_fit
 from lmms_plam.search.pick import best, gentlest_first
 from lmms_plam.search.racing import plainly_behind
@@ -147,6 +151,8 @@ def measure(kind: str, n: int, n_recipes: int, racing: float | None, arguments: 
     rows = [one_search(world, n, racing, plan, arguments.draws, np.random.default_rng(seed)) for seed in seeds]
     table = {name: np.array([row[name] for row in rows], dtype=float) for name in rows[0]}
     spread = table["error"].std(ddof=1)
+    of_gain = (table["error"] + table["gain"]).std(ddof=1)
+    se = float(np.sqrt((table["se"] ** 2).mean()))
     return {
         "world": kind,
         "n": n,
@@ -159,10 +165,27 @@ def measure(kind: str, n: int, n_recipes: int, racing: float | None, arguments: 
         "mean_error": 100 * table["error"].mean(),
         "mean_fold_error": 100 * table["fold_error"].mean(),
         "monte_carlo": 100 * spread / len(rows) ** 0.5,
-        "se_ratio": float(np.sqrt((table["se"] ** 2).mean())) / spread,
-        "stitched_se_ratio": float(np.sqrt((table["stitched_se"] ** 2).mean())) / spread,
+        "se_ratio": se / of_gain,
+        "se_ratio_of_error": se / spread,
+        "stitched_se_ratio": float(np.sqrt((table["stitched_se"] ** 2).mean())) / of_gain,
         **{name: table[name].mean() for name in ("held", "simultaneous", "ordinary", "any", "cost")},
         "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def speed() -> dict[str, float]:
+    """Analyse 1,500 documents x 256 recipes as a run would, answers and all; the limits are 60 s and 1 GB."""
+    surface = World.of("few", 256).search(1500, np.random.default_rng(0))
+    answers = np.where(surface.matrix.scores == 1, "A", "B").astype(object)
+    surface = replace(surface, matrix=replace(surface.matrix, answers=answers))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, processor = time.perf_counter(), time.process_time()
+    analyse(surface)
+    return {
+        "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(time.process_time() - processor, 1),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb_before": before // 1024,
     }
 
 
@@ -176,8 +199,12 @@ def main() -> None:
     parser.add_argument("--documents", default="300,1000")
     parser.add_argument("--recipes", default="26,256")
     parser.add_argument("--racing", action="store_true", help="drop recipes at z = 2 after blocks of 100 documents")
+    parser.add_argument("--speed", action="store_true", help="time one analysis instead")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.speed:
+        print(json.dumps(speed(), indent=2))
+        return
     found = []
     for n_recipes in map(int, arguments.recipes.split(",")):
         for n in map(int, arguments.documents.split(",")):
@@ -190,7 +217,8 @@ def main() -> None:
                         f"  naive {row['naive']:+.2f}"
                         f"  error {row['median_error']:+.2f}, {row['mean_error']:+.2f} ± {row['monte_carlo']:.2f},"
                         f" {row['mean_fold_error']:+.2f}"
-                        f"  SE {row['se_ratio']:.2f} ({row['stitched_se_ratio']:.2f})  held {row['held']:.3f}"
+                        f"  SE {row['se_ratio']:.2f} {row['se_ratio_of_error']:.2f}"
+                        f" ({row['stitched_se_ratio']:.2f})  held {row['held']:.3f}"
                         f" {row['simultaneous']:.3f} {row['ordinary']:.3f}  any {row['any']:.3f}"
                         f"  cost {row['cost']:.2f}  {row['seconds']} s",
                         flush=True,

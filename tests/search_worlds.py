@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from lmms_plam.config import MergeRecipe
-from lmms_plam.files import digest
+from lmms_plam.search import surface as surfaces
 from lmms_plam.search.record import ProbeOnset, Racing, Recipe, SearchRecord
-from lmms_plam.search.surface import MATRIX, Surface
+from lmms_plam.search.surface import Surface
 from lmms_plam.stats.matrix import ScoreMatrix
 
 BASE = Recipe(name="base", kind="base")
@@ -83,15 +83,9 @@ def surface_of(recipes, scores, task="plam_search_task", clusters=None, strata=N
 
 def save(folder: Path, recipes, scores, clusters=None, strata=None, answers=None, **said) -> Path:
     """Write a search's folder, the rows of dropped recipes missing."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    folder.mkdir(parents=True, exist_ok=True)
-    matrix_of(recipes, scores, clusters, strata, answers).write(folder / MATRIX)
-    table = pq.read_table(folder / MATRIX)
-    pq.write_table(table.filter(pa.array(asked_of(recipes, len(scores)).ravel())), folder / MATRIX)
     said = {"task": folder.name, "space": "line", "config": "digits", "date": "2026-11-25", "model": "abc"} | said
-    SearchRecord(recipes=tuple(recipes), matrix=digest(folder / MATRIX), **said).write(folder)
+    matrix = matrix_of(recipes, scores, clusters, strata, answers)
+    surfaces.save(folder, SearchRecord(recipes=tuple(recipes), **said), matrix, asked_of(recipes, len(scores)))
     return folder
 
 

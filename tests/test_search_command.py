@@ -56,6 +56,11 @@ def test_cells_that_were_not_asked_are_known_and_hold_the_base(folder):
     assert not asked[200:, column].any()
     assert (matrix.scores[200:, column] == matrix.scores[200:, 0]).all()
     assert (matrix.answers[200:, column] == matrix.answers[200:, 0]).all()
+    rows = pq.read_table(folder / MATRIX).to_pylist()
+    same, same_asked = ScoreMatrix.from_partial_rows(rows[::-1], "base")
+    order = [same.column(name) for name in matrix.variants]
+    np.testing.assert_array_equal(same.scores[:, order], matrix.scores)
+    np.testing.assert_array_equal(same_asked[:, order], asked)
     with pytest.raises(DataError, match=r"document 200 has variant '18: 0\.3 0\.9' not at all"):
         ScoreMatrix.read(folder / MATRIX)
     with pytest.raises(DataError, match=r"'18: 0\.3 0\.9' not at all"):

@@ -204,6 +204,19 @@ class Surface:
         return [(column, recipe) for column, recipe in enumerate(self.recipes) if recipe.kind == kind]
 
 
+def save(folder: Path, record: SearchRecord, matrix: ScoreMatrix, asked: BoolArray | None = None) -> None:
+    """Write `matrix.parquet`, and last `recipes.json` with the matrix's fingerprint.
+
+    Args:
+        folder: where they go; made if missing.
+        record: what was asked.
+        matrix: scores of the record's recipes.
+        asked: (n_docs, n_variants) which cells were asked; None for all.
+    """
+    matrix.write(folder / MATRIX, asked)
+    record.model_copy(update={"matrix": digest(folder / MATRIX)}).write(folder)
+
+
 def upwards(metric: Metric, higher_is_better: bool) -> Metric:
     """Return a metric of which higher is better."""
     return metric if higher_is_better else replace(metric, scale=-metric.scale)

@@ -69,6 +69,31 @@ class ScoreMatrix:
         Raises:
             DataError: no rows, a score that is no finite number, a document twice, or a missing cell.
         """
+        return cls._pivot(cls._columns(rows, source), source)
+
+    @classmethod
+    def from_partial_rows(
+        cls, rows: Iterable[Mapping[str, Any]], stand_in: str, source: str = "the scores"
+    ) -> tuple[ScoreMatrix, BoolArray]:
+        """Build the matrix from rows as `from_rows` does, where some variants weren't asked on every document.
+
+        Args:
+            rows: as `from_rows` takes them.
+            stand_in: a variant that was; its scores and answers stand in the cells that are missing, so that there
+                a variant's paired difference to it is 0.
+            source: what error messages call the rows.
+
+        Returns:
+            The matrix, and (n_docs, n_variants) which of its cells were asked.
+
+        Raises:
+            DataError: as `from_rows` does, but for cells that are missing for other variants than the stand-in.
+        """
+        return cls._pivot_partial(cls._columns(rows, source), stand_in, source)
+
+    @staticmethod
+    def _columns(rows: Iterable[Mapping[str, Any]], source: str) -> dict[str, list[Any]]:
+        """Return rows as long-form columns."""
         rows = list(rows)
         if not rows:
             raise DataError(f"{source}: no rows")
@@ -84,7 +109,7 @@ class ScoreMatrix:
             "stratum": [str(row.get("stratum", "")) for row in rows],
         }
         extra = {name: [str(row[name]) for row in rows] for name in rows[0] if name not in _FIXED}
-        return cls._pivot({**columns, **extra}, source)
+        return {**columns, **extra}
 
     @classmethod
     def read(cls, path: str | Path) -> ScoreMatrix:
@@ -97,20 +122,12 @@ class ScoreMatrix:
 
     @classmethod
     def read_partial(cls, path: str | Path, stand_in: str) -> tuple[ScoreMatrix, BoolArray]:
-        """Read a matrix of which some variants weren't asked on every document.
+        """Read a matrix as `read` does, and join it as `from_partial_rows` does."""
+        return cls._pivot_partial(cls._read_columns(path), stand_in, str(path))
 
-        Args:
-            path: the Parquet file.
-            stand_in: a variant that was; its scores and answers stand in the cells that are missing, so that there
-                a variant's paired difference to it is 0.
-
-        Returns:
-            The matrix, and (n_docs, n_variants) which of its cells were asked.
-
-        Raises:
-            DataError: as `read` does, but for cells that are missing for other variants than the stand-in.
-        """
-        columns = cls._read_columns(path)
+    @classmethod
+    def _pivot_partial(cls, columns: dict[str, list[Any]], stand_in: str, source: str) -> tuple[ScoreMatrix, BoolArray]:
+        """Fill the missing cells from those of the stand-in, and say which they are."""
         rows: dict[int, int] = {}  # of the stand-in, by document
         variants = dict.fromkeys(columns["variant"])
         for row, (doc_id, variant) in enumerate(zip(columns["doc_id"], columns["variant"], strict=True)):
@@ -121,7 +138,7 @@ class ScoreMatrix:
         for doc_id, variant in absent:
             for name, values in columns.items():
                 values.append(variant if name == "variant" else values[rows[doc_id]])
-        matrix = cls._pivot(columns, str(path))
+        matrix = cls._pivot(columns, source)
         asked = np.ones(matrix.scores.shape, dtype=np.bool_)
         place = {name: column for column, name in enumerate(matrix.variants)}
         documents = np.searchsorted(matrix.doc_ids, [doc_id for doc_id, _ in absent])
@@ -208,8 +225,13 @@ class ScoreMatrix:
             columns=per_document,
         )
 
-    def write(self, path: str | Path) -> None:
-        """Write long-form Parquet, first to a temporary file beside it."""
+    def write(self, path: str | Path, asked: BoolArray | None = None) -> None:
+        """Write long-form Parquet, first to a temporary file beside it.
+
+        Args:
+            path: the file.
+            asked: (n_docs, n_variants) which cells to write; None for all.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -224,6 +246,8 @@ class ScoreMatrix:
                 **{name: np.repeat(values, n_variants).tolist() for name, values in per_document.items()},
             }
         )
+        if asked is not None:
+            table = table.filter(pa.array(asked.ravel()))
         with replacing(Path(path)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
