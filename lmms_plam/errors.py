@@ -63,4 +63,6 @@ def first_problem(error: ValidationError) -> str:
     """Return the first thing that pydantic found wrong: where, what stands there, and what should."""
     found = error.errors()[0]
     where, value = ".".join(map(str, found["loc"])), repr(found["input"])
+    if found["type"] == "value_error":  # a sentence of ours
+        return found["msg"].removeprefix("Value error, ")
     return f"'{where}' = {value if len(value) < 60 else value[:60] + '...'}: {found['msg']}"

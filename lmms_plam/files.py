@@ -1,11 +1,17 @@
-"""Writing files so that a kill leaves the old one or the new one, never half of one."""
+"""Writing files so that a kill leaves the old one or the new one, never half of one; and telling one from another."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def digest(path: Path) -> str:
+    """Return a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

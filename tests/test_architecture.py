@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "lmms_plam"
 LAYERS = (
     {"errors", "paths", "files", "config"},
     {"merge.methods", "merge.schedules", "stats"},
-    {"probes"},
+    {"probes", "search"},
     {"model", "merge", "digits"},
     {"scoring"},
     {"runs"},

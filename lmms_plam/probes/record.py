@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmms_plam.errors import DataError, about, first_problem
-from lmms_plam.files import write_text
+from lmms_plam.files import digest, write_text
 from lmms_plam.probes.curve import MaskingCurve, is_cut, masking_curve, pool_curves
 from lmms_plam.probes.onset import OnsetRule
 from lmms_plam.probes.plateau import Plateau, find_plateau
@@ -187,11 +186,6 @@ def read_origin(matrix: Path) -> Origin:
     """
     path = matrix.with_name(PLATEAU)
     return _checked_origin(path, matrix) if path.exists() else Origin(task=matrix.resolve().parent.name)
-
-
-def digest(path: Path) -> str:
-    """Return a file's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class _Fingerprint(BaseModel):

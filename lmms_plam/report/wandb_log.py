@@ -1,4 +1,4 @@
-"""Probes and comparisons in Weights & Biases: charts, numbers in the summary, tables of documents, files."""
+"""Probes, comparisons and searches in Weights & Biases: charts, numbers in the summary, tables, files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any
 from lmms_plam.probes.record import Probe
 from lmms_plam.report.comparison import FOREST, records
 from lmms_plam.report.curve import PICTURES
+from lmms_plam.report.heatmap import SURFACE
 from lmms_plam.report.pictures import picture
+from lmms_plam.report.search import ABLATION, numbers
+from lmms_plam.report.sweep import SWEEP
 from lmms_plam.scoring.changes import Changes
 from lmms_plam.scoring.examples import Example
+from lmms_plam.search.result import TUNED_HERE, Search
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.results import Result
 
@@ -94,6 +98,56 @@ def log_comparison(run: Any, results: Sequence[Result], changes: Changes, folder
             table.add_data(*shown, *change.answers, *change.scores)
         run.log({f"{task}/changed_documents": table})
     _log_files(run, task, "comparison", folder, {"metrics": metrics})
+
+
+def log_search(run: Any, search: Search, folder: Path) -> None:
+    """Log a recipe search to a W&B run that is under way, online or offline.
+
+    It logs the gain with the start layer as its step (`TASK/sweep/...`), the numbers of lmms-eval's table and what
+    belongs to them in the summary (`TASK/gain_unseen` and so on), the surface as a table (`TASK/surface`), the pictures
+    (`TASK/picture/...`), and the folder's files as an artifact of type `recipe-search`.
+
+    Args:
+        run: `wandb.run`.
+        search: what was found.
+        folder: holds matrix, search, recipe and pictures.
+    """
+    import wandb
+
+    task, record = search.record.task, search.to_dict()
+    step = f"{task}/sweep/layer"
+    run.define_metric(step, hidden=True)
+    run.define_metric(f"{task}/sweep/*", step_metric=step)
+    for layer in search.layers:
+        unseen = layer.unseen
+        values = {"gain_unseen": unseen.gain, "low": unseen.ci_low, "high": unseen.ci_high}
+        if layer.name is not None:
+            values["gain_tuned_here"] = search.measured(layer.name).gain
+        known = {f"{task}/sweep/{name}": value for name, value in values.items() if value is not None}
+        run.log({step: layer.start_layer, **known})
+
+    for name, value in {**numbers(search), "pick": search.pick, "recipe": str(search.in_sample.recipe)}.items():
+        run.summary[f"{task}/{name}"] = value
+    for name in ("any_better_p", "better_than_scaled_p", "at_border"):
+        run.summary[f"{task}/{name}"] = record[name]
+    if search.unseen is not None:
+        run.summary[f"{task}/gain_unseen_standard_error"] = search.unseen.standard_error
+
+    tuned = [f"{name} ({TUNED_HERE})" for name in ("score", "gain", "ci_low", "ci_high")]
+    fields = ("name", "kind", "start_layer", "lambda_lm", "lambda_vlm", "other fields")
+    table = wandb.Table(columns=[*fields, *tuned, "documents", "dropped"])
+    for one in search.recipes:
+        recipe = one.recipe
+        place: tuple[Any, ...] = (None, None, None, "")
+        if recipe.fields is not None:
+            place = (recipe.start_layer, *recipe.coefficients, ", ".join(recipe.plane))
+        measured = (one.score, one.gain, one.ci_low, one.ci_high, one.documents, recipe.dropped_why or "")
+        table.add_data(recipe.name, recipe.kind, *place, *measured)
+    run.log({f"{task}/surface": table})
+    for name, kind in ((SURFACE[0], "surface"), (SWEEP[0], "sweep"), (ABLATION[0], "ablation")):
+        if (folder / name).exists():
+            run.log({f"{task}/picture/{kind}": wandb.Image(str(folder / name))})
+    _log_files(run, task, "recipe-search", folder, {name: value for name, value in record.items() if name != "recipes"})
 
 
 def _log_files(run: Any, name: str, kind: str, folder: Path, metadata: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ and any further text columns that a benchmark's metric needs (HallusionBench: qu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lmms_plam.files import replacing
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 TextArray = npt.NDArray[Any]
 
 _BEYOND = 1e100  # sums of such scores needn't be finite
@@ -68,6 +69,31 @@ class ScoreMatrix:
         Raises:
             DataError: no rows, a score that is no finite number, a document twice, or a missing cell.
         """
+        return cls._pivot(cls._columns(rows, source), source)
+
+    @classmethod
+    def from_partial_rows(
+        cls, rows: Iterable[Mapping[str, Any]], stand_in: str, source: str = "the scores"
+    ) -> tuple[ScoreMatrix, BoolArray]:
+        """Build the matrix from rows as `from_rows` does, where some variants weren't asked on every document.
+
+        Args:
+            rows: as `from_rows` takes them.
+            stand_in: a variant that was; its scores and answers stand in the cells that are missing, so that there
+                a variant's paired difference to it is 0.
+            source: what error messages call the rows.
+
+        Returns:
+            The matrix, and (n_docs, n_variants) which of its cells were asked.
+
+        Raises:
+            DataError: as `from_rows` does, but for cells that are missing for other variants than the stand-in.
+        """
+        return cls._pivot_partial(cls._columns(rows, source), stand_in, source)
+
+    @staticmethod
+    def _columns(rows: Iterable[Mapping[str, Any]], source: str) -> dict[str, list[Any]]:
+        """Return rows as long-form columns."""
         rows = list(rows)
         if not rows:
             raise DataError(f"{source}: no rows")
@@ -83,7 +109,7 @@ class ScoreMatrix:
             "stratum": [str(row.get("stratum", "")) for row in rows],
         }
         extra = {name: [str(row[name]) for row in rows] for name in rows[0] if name not in _FIXED}
-        return cls._pivot({**columns, **extra}, source)
+        return {**columns, **extra}
 
     @classmethod
     def read(cls, path: str | Path) -> ScoreMatrix:
@@ -92,6 +118,36 @@ class ScoreMatrix:
         Raises:
             DataError: no such file, no Parquet, or contents that `from_rows` would refuse.
         """
+        return cls._pivot(cls._read_columns(path), str(path))
+
+    @classmethod
+    def read_partial(cls, path: str | Path, stand_in: str) -> tuple[ScoreMatrix, BoolArray]:
+        """Read a matrix as `read` does, and join it as `from_partial_rows` does."""
+        return cls._pivot_partial(cls._read_columns(path), stand_in, str(path))
+
+    @classmethod
+    def _pivot_partial(cls, columns: dict[str, list[Any]], stand_in: str, source: str) -> tuple[ScoreMatrix, BoolArray]:
+        """Fill the missing cells from those of the stand-in, and say which they are."""
+        rows: dict[int, int] = {}  # of the stand-in, by document
+        variants = dict.fromkeys(columns["variant"])
+        for row, (doc_id, variant) in enumerate(zip(columns["doc_id"], columns["variant"], strict=True)):
+            if variant == stand_in:
+                rows[doc_id] = row
+        there = set(zip(columns["doc_id"], columns["variant"], strict=True))
+        absent = [(doc_id, variant) for doc_id in rows for variant in variants if (doc_id, variant) not in there]
+        for doc_id, variant in absent:
+            for name, values in columns.items():
+                values.append(variant if name == "variant" else values[rows[doc_id]])
+        matrix = cls._pivot(columns, source)
+        asked = np.ones(matrix.scores.shape, dtype=np.bool_)
+        place = {name: column for column, name in enumerate(matrix.variants)}
+        documents = np.searchsorted(matrix.doc_ids, [doc_id for doc_id, _ in absent])
+        asked[documents, [place[variant] for _, variant in absent]] = False
+        return matrix, asked
+
+    @classmethod
+    def _read_columns(cls, path: str | Path) -> dict[str, list[Any]]:
+        """Read the long-form columns, and refuse what isn't of their types."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -117,7 +173,7 @@ class ScoreMatrix:
             if name != "score" and (not fits or table[name].null_count):
                 found = f"{kind}, {table[name].null_count} of them empty" if fits else kind
                 raise DataError(f"{path} is no score matrix: '{name}' must be {expected} in every row, not {found}")
-        return cls._pivot({name: table[name].to_pylist() for name in names}, str(path))
+        return {name: table[name].to_pylist() for name in names}
 
     @classmethod
     def _pivot(cls, columns: Mapping[str, list[Any]], source: str) -> ScoreMatrix:
@@ -169,8 +225,13 @@ class ScoreMatrix:
             columns=per_document,
         )
 
-    def write(self, path: str | Path) -> None:
-        """Write long-form Parquet, first to a temporary file beside it."""
+    def write(self, path: str | Path, asked: BoolArray | None = None) -> None:
+        """Write long-form Parquet, first to a temporary file beside it.
+
+        Args:
+            path: the file.
+            asked: (n_docs, n_variants) which cells to write; None for all.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -185,10 +246,12 @@ class ScoreMatrix:
                 **{name: np.repeat(values, n_variants).tolist() for name, values in per_document.items()},
             }
         )
+        if asked is not None:
+            table = table.filter(pa.array(asked.ravel()))
         with replacing(Path(path)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
-    def select(self, keep: npt.NDArray[np.bool_]) -> ScoreMatrix:
+    def select(self, keep: BoolArray) -> ScoreMatrix:
         """Return the matrix of some of the documents; `keep` is (n_docs,)."""
         return ScoreMatrix(
             doc_ids=self.doc_ids[keep],
@@ -198,6 +261,16 @@ class ScoreMatrix:
             clusters=self.clusters[keep],
             strata=self.strata[keep],
             columns={name: values[keep] for name, values in self.columns.items()},
+        )
+
+    def take(self, variants: Sequence[int]) -> ScoreMatrix:
+        """Return the matrix of some of the variants, given their columns."""
+        columns = list(variants)
+        return replace(
+            self,
+            variants=tuple(self.variants[column] for column in columns),
+            scores=self.scores[:, columns],
+            answers=self.answers[:, columns],
         )
 
     def column(self, variant: str) -> int:

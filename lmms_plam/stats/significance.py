@@ -34,14 +34,18 @@ def sign_flip(units: Units, reference: int, variant: int, flips: int, rng: np.ra
         rng: source of randomness.
     """
     pair = units.select([reference, variant])
-    flipped, exact = _flipped_differences(pair, 0, np.array([1]), flips, rng)
+    flipped, exact = _flipped_differences(pair, np.array([0]), np.array([1]), flips, rng)
     return float(_mid_p(np.abs(np.diff(pair.estimate())), np.abs(flipped), exact)[0])
 
 
 def max_t(
-    units: Units, reference: int, flips: int, rng: np.random.Generator, alternative: Alternative = "two-sided"
+    units: Units,
+    reference: int | IntArray,
+    flips: int,
+    rng: np.random.Generator,
+    alternative: Alternative = "two-sided",
 ) -> FloatArray:
-    """Return p-values, adjusted for looking at every variant, that a variant differs from the reference.
+    """Return p-values, adjusted for looking at every variant, that a variant differs from its reference.
 
     The single-step max-T of Westfall and Young (1993): each variant's difference, in units of its standard deviation
     under flips, against the largest of all variants under the same flips. The smallest answers "is any variant
@@ -49,23 +53,26 @@ def max_t(
 
     Args:
         units: the sample.
-        reference: column of the variant that the others are compared with.
+        reference: column of the variant that the others are compared with; or (n_variants,) such a column for each
+            variant, its own for those that aren't compared.
         flips: number of random label assignments, shared by all variants.
         rng: source of randomness.
         alternative: `greater` and `less` ask for variants that score more or less than the reference.
 
     Returns:
-        (n_variants,), 1 for the reference.
+        (n_variants,), 1 for what isn't compared.
     """
-    others = np.delete(np.arange(units.credit.shape[1]), reference)
+    columns = np.arange(units.credit.shape[1])
+    others = np.flatnonzero(columns != reference)
+    references = np.broadcast_to(reference, columns.shape)[others]
     estimate = units.estimate()
-    flipped, exact = _flipped_differences(units, reference, others, flips, rng)
+    flipped, exact = _flipped_differences(units, references, others, flips, rng)
     spread = np.sqrt(np.mean(flipped**2, axis=0))
     spread[spread == 0] = 1.0
     counted = {"two-sided": np.abs, "greater": np.positive, "less": np.negative}[alternative]
     largest = counted(flipped / spread).max(axis=1)
     adjusted = np.ones(len(estimate))
-    adjusted[others] = _mid_p(counted((estimate[others] - estimate[reference]) / spread), largest[:, None], exact)
+    adjusted[others] = _mid_p(counted((estimate[others] - estimate[references]) / spread), largest[:, None], exact)
     return adjusted
 
 
@@ -83,11 +90,11 @@ def mcnemar(units: Units, reference: int, variant: int) -> float | None:
 
 
 def _flipped_differences(
-    units: Units, reference: int, others: IntArray, flips: int, rng: np.random.Generator
+    units: Units, references: IntArray, others: IntArray, flips: int, rng: np.random.Generator
 ) -> tuple[FloatArray, bool]:
-    """Return (n_flips, len(others)) differences to the reference under flipped labels, and if all flips are there."""
-    credit_gap = units.credit[:, others] - units.credit[:, [reference]]
-    weight_gap = units.weight[:, others] - units.weight[:, [reference]]
+    """Return (n_flips, len(others)) differences to the references under flipped labels, and if all flips are there."""
+    credit_gap = units.credit[:, others] - units.credit[:, references]
+    weight_gap = units.weight[:, others] - units.weight[:, references]
     rows = np.flatnonzero(credit_gap.any(axis=1) | weight_gap.any(axis=1))
     count = units.count[rows]
     exact = int(count.sum()) <= math.log2(flips)
@@ -96,10 +103,11 @@ def _flipped_differences(
     def differences(times: IntArray) -> FloatArray:
         """Give `times` (n_flips, n_rows) of each row's clusters the other label."""
         moved_credit, moved_weight = (
-            sum_strata(times, gap[rows], units.stratum[rows], len(credit)) for gap in (credit_gap, weight_gap)
+            sum_strata(times, gap[rows], units.stratum[rows], len(credit)) if gap.any() else np.zeros((1, 1, 1))
+            for gap in (credit_gap, weight_gap)
         )
         theirs = units.value(credit[:, others] - moved_credit, weight[:, others] - moved_weight)
-        ours = units.value(credit[:, [reference]] + moved_credit, weight[:, [reference]] + moved_weight)
+        ours = units.value(credit[:, references] + moved_credit, weight[:, references] + moved_weight)
         return theirs - ours
 
     if exact:

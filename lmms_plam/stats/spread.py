@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from lmms_plam.stats.matrix import FloatArray
-from lmms_plam.stats.units import Units
+from lmms_plam.stats.units import Units, sum_strata
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,23 @@ def spread(units: Units, contrast: FloatArray) -> Spread:
         freedom=2 * float(variances.sum()) ** 2 / max(normal, seen),
         effective=plug_in**2 / fourth,
     )
+
+
+def standard_errors(units: Units, contrasts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return `Spread.error` and `Spread.plug_in` of many contrasts at once.
+
+    Args:
+        units: the sample.
+        contrasts: (n_variants, n_contrasts) coefficients.
+
+    Returns:
+        Two arrays, (n_contrasts,).
+    """
+    size = units.stratum_sizes
+    squares = sum_strata(units.count[None], units.influence(contrasts) ** 2, units.stratum, len(size))[0]
+    squares[:, squares.sum(axis=0) <= 1e-24 * units.scale**2] = 0.0
+    variances = (size / np.maximum(size - 1, 1))[:, None] * squares
+    return np.sqrt(variances.sum(axis=0)), np.sqrt(squares.sum(axis=0))
 
 
 def minimum_detectable_effect(error: float, level: float = 0.95, power: float = 0.8) -> float:

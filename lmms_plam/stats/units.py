@@ -101,9 +101,10 @@ class Units:
     def resampled(self, times: IntArray) -> FloatArray:
         """Return the metric with each row taken `times` (n_draws, n_rows), as (n_draws, n_variants)."""
         n_strata = len(self.stratum_sizes)
+        alike = (self.weight == self.weight[:, :1]).all()  # as in all metrics but F1 and its parts
         return self.value(
             sum_strata(times, self.credit, self.stratum, n_strata),
-            sum_strata(times, self.weight, self.stratum, n_strata),
+            sum_strata(times, self.weight[:, :1] if alike else self.weight, self.stratum, n_strata),
         )
 
     def totals(self) -> tuple[FloatArray, FloatArray]:
@@ -119,7 +120,7 @@ class Units:
 
         Args:
             credit: (..., n_strata, n_variants).
-            weight: the same shape. Where it is 0 the ratio is 0, as the harness has it.
+            weight: the same shape, or (..., n_strata, 1). Where it is 0 the ratio is 0, as the harness has it.
 
         Returns:
             (..., n_variants).
@@ -145,13 +146,17 @@ class Units:
         return np.asarray(self.value(credit, weight) + share * (without - full[self.stratum]))
 
     def influence(self, contrast: FloatArray) -> FloatArray:
-        """Return each cluster's first-order contribution to a contrast of variants, centred in its stratum, (n_rows,).
+        """Return each cluster's first-order contribution to a contrast of variants, centred in its stratum.
 
         The contrast's error is about the sum of these over the sampled clusters; for a metric with fixed weights
         (accuracies, MMStar, MME) it is exactly that.
 
         Args:
-            contrast: (n_variants,) coefficients: -1 and 1 for a paired difference, a single 1 for a score.
+            contrast: (n_variants,) coefficients: -1 and 1 for a paired difference, a single 1 for a score; or
+                (n_variants, n_contrasts).
+
+        Returns:
+            (n_rows,) or (n_rows, n_contrasts).
         """
         credit, weight = self.totals()
         if self.pooling == "all":
@@ -162,8 +167,10 @@ class Units:
             residual = self.credit - _ratio(credit, weight)[self.stratum] * self.weight
             part = share * _ratio(residual, weight[self.stratum])
         of_contrast = part @ contrast
-        mean = np.bincount(self.stratum, weights=self.count * of_contrast) / self.stratum_sizes
-        return np.asarray(of_contrast - mean[self.stratum])
+        size = self.stratum_sizes
+        total = sum_strata(self.count[None], of_contrast.reshape(len(of_contrast), -1), self.stratum, len(size))[0]
+        mean = (total / size[:, None])[self.stratum].reshape(of_contrast.shape)
+        return np.asarray(of_contrast - mean)
 
 
 def perfect_value(matrix: ScoreMatrix, metric: Metric, answer: float = 1.0) -> float:
