@@ -480,6 +480,21 @@ def test_settings_that_mean_nothing_are_refused(changed, said):
         SearchSettings(**changed)
 
 
+def test_a_sweep_compares_layers_among_recipes_that_are_else_alike():
+    recipes = [
+        BASE,
+        *line((17, 18), steps=4),
+        *(recipe(16, 0.5, 0.5, name=name, modules=name) for name in ("mlp", "q")),
+    ]
+    recipes.append(recipe(17, 0.75, 0.25, name="mlp too", modules="mlp"))
+    gain = {"18: 0.5 0.5": 0.2}
+    search = analyse(surface_of(recipes, scores_of(recipes, 300, lambda one: gain.get(one.name, 0))), QUICK)
+    assert [(layer.start_layer, layer.recipes, layer.name) for layer in search.layers] == [
+        (17, 4, "17: 0.5 0.5"),
+        (18, 4, "18: 0.5 0.5"),
+    ]
+
+
 # Transfer
 
 

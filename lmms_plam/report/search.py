@@ -69,7 +69,11 @@ def sentences(search: Search) -> list[str]:
             f"The VLM merely scaled, at best '{search.scaled.name}', gains {_gain(search, search.scaled.unseen)} on"
             f" unseen documents; the merge is better than it by {_gain(search, search.scaled.merge_unseen)}."
         )
-    found.append(f"{len(search.near_best)} of the recipes asked on all documents are within the pick's noise.")
+    candidates = sum(one.recipe.kind == "merge" and one.recipe.dropped_after is None for one in search.recipes)
+    found.append(
+        f"Of {candidates} merges asked on all documents, {len(search.near_best)} are within the pick's noise, itself"
+        " among them."
+    )
     if search.borders:
         found.append(f"The pick lies at the edge of what was asked: {'; '.join(search.borders)}. Search further there.")
     free = search.label_free
@@ -89,40 +93,31 @@ def table(searches: Sequence[Search]) -> Table:
     """Return a line for each search."""
     rows = []
     for search in searches:
-        picked, unseen = search.in_sample, search.unseen
+        unseen = search.unseen
         rows.append(
             (
                 search.record.task,
-                str(picked.recipe),
                 f"{search.base:.{decimals(search.perfect)}f}",
                 _signed(search, unseen.gain) if unseen else "",
                 _interval(search, unseen.ci_low, unseen.ci_high) if unseen else "",
-                "" if picked.gain is None else _signed(search, picked.gain),
                 f"{len(search.recipes)}",
                 f"{len(search.near_best)}",
-                p_text(search.any_better_p),
-                p_text(search.better_than_scaled_p),
+                str(search.in_sample.recipe),
             )
         )
     return Table(
         title="recipe searches",
         columns=(
             "search",
-            "pick",
             "base",
-            "gain on unseen\ndocuments",
+            "gain,\nunseen",
             f"{searches[0].settings.level:.0%} interval",
-            "tuned on these\ndocuments",
             "recipes",
             "within\nnoise",
-            "any\nbetter? p",
-            "better than\nscaled? p",
+            "pick",
         ),
         rows=rows,
-        notes=(
-            f"'tuned on these documents': the pick's score minus the base's, {TUNED_HERE}; no estimate of its gain",
-        ),
-        labels=2,
+        notes=("gain, unseen: on documents that the choice did not see, by cross-fitting",),
     )
 
 
@@ -277,9 +272,9 @@ def _page(search: Search, pictures: Sequence[str], searches: Sequence[Search]) -
     found = "".join(f"<li>{html.escape(line)}</li>" for line in sentences(search))
     parts = [f"<ul>{found}</ul>", *pictures]
     if search.stability is not None:
-        parts += ["<h2>How stable is the choice?</h2>", *(one.to_html() for one in _stability(search))]
+        parts += ["<h2>How stable is the choice?</h2>", *map(_titled, _stability(search))]
     if len(searches) > 1:
-        parts += ["<h2>Transfer</h2>", transfer_table(searches).to_html()]
+        parts += ["<h2>Transfer</h2>", _titled(transfer_table(searches))]
     parts += [f"<h2>Recipes, {TUNED_HERE}</h2>", recipes_table(search).to_html()]
     parts += ["<h2>recipe.yaml</h2>", f"<pre>{html.escape(recipe_yaml(search))}</pre>"]
     settings, record = search.settings, search.record
@@ -292,6 +287,10 @@ def _page(search: Search, pictures: Sequence[str], searches: Sequence[Search]) -
         f" Seed {settings.seed}. {versions}. Made by lmms-plam."
     )
     return page(f"{record.task}: recipe search", parts, footer)
+
+
+def _titled(found: Table) -> str:
+    return f"<h3>{html.escape(found.title[0].upper() + found.title[1:])}</h3>{found.to_html()}"
 
 
 def _stability(search: Search) -> list[Table]:

@@ -57,7 +57,9 @@ def analyse(surface: Surface, settings: SearchSettings | None = None) -> Search:
         band = simultaneous(units, surface.base, family, draws, _stream(settings, 0), level)
         p_any = any_better(units, surface.base, family, draws, _stream(settings, 1))
         p_scaled = any_better(surface.against(controls), controls, controlled, draws, _stream(settings, 1))
-        crossed = cross_fit(rules.units, rules.named(settings.criterion), settings.plan, _stream(settings, 2), level)
+        crossed = cross_fit(
+            rules.units, rules.named(settings.criterion, pick), settings.plan, _stream(settings, 2), level
+        )
     names = surface.matrix.variants
     candidates = surface.columns("merge")
     return Search(
@@ -80,7 +82,7 @@ def analyse(surface: Surface, settings: SearchSettings | None = None) -> Search:
         n_controlled=len(controlled),
         scaled=_scaled(rules, crossed) if crossed else None,
         label_free=_label_free(surface, rules, band, settings),
-        layers=tuple(_layers(surface, pick, crossed)) if crossed else (),
+        layers=tuple(_layers(rules, pick, crossed)) if crossed else (),
         stability=_stability(surface, rules, pick, band, crossed) if band and crossed else None,
         transfer=(),
         notes=tuple(_notes(surface, rules, pick, len(controlled))),
@@ -130,17 +132,19 @@ class _Rules:
             )
         return self.by_agreement()
 
-    def named(self, criterion: str) -> dict[str, Rule]:
+    def named(self, criterion: str, pick: int) -> dict[str, Rule]:
         """Return every rule that is cross-fitted."""
         rules = {_BASE: always(self.surface.base), _PICK: self.of(criterion), _SCALED: self.by_metric(self.scaled)}
-        for layer, columns in self.by_layer().items():
+        for layer, columns in self.by_layer(pick).items():
             rules[_layer(layer)] = self.by_metric(columns)
         return rules
 
-    def by_layer(self) -> dict[int, IntArray]:
-        """Return, by start layer, the candidates that start there, gentlest first."""
-        starts = np.array([self.surface.recipes[column].start_layer for column in self.order])
-        return {int(layer): self.order[starts == layer] for layer in np.unique(starts)}
+    def by_layer(self, pick: int) -> dict[int, IntArray]:
+        """Return, by start layer, the candidates that differ from the pick in it and in coefficients alone."""
+        recipes = self.surface.recipes
+        plane = np.array([column for column in self.order if recipes[column].plane == recipes[pick].plane])
+        starts = np.array([recipes[column].start_layer for column in plane])
+        return {int(layer): plane[starts == layer] for layer in np.unique(starts)}
 
 
 def _measured(surface: Surface, band: Band | None) -> Iterable[Measured]:
@@ -196,20 +200,14 @@ def _agreement(surface: Surface, column: int) -> float:
     return float((answers[:, near] == answers[:, [column]])[there].mean())
 
 
-def _layers(surface: Surface, pick: int, crossed: CrossFit) -> Iterable[Layer]:
-    recipes, picked = surface.recipes, surface.recipes[pick]
-    candidates = surface.columns("merge")
-    for layer in sorted({recipes[column].start_layer for column in candidates}):
-        here = [int(column) for column in candidates if recipes[column].start_layer == layer]
-        alike = [
-            column
-            for column in here
-            if recipes[column].plane == picked.plane and recipes[column].coefficients == picked.coefficients
-        ]
+def _layers(rules: _Rules, pick: int, crossed: CrossFit) -> Iterable[Layer]:
+    recipes, names = rules.surface.recipes, rules.surface.matrix.variants
+    for layer, columns in rules.by_layer(pick).items():
+        alike = [names[column] for column in columns if recipes[column].coefficients == recipes[pick].coefficients]
         yield Layer(
             start_layer=layer,
-            recipes=len(here),
-            name=surface.matrix.variants[alike[0]] if alike else None,
+            recipes=len(columns),
+            name=alike[0] if alike else None,
             unseen=crossed.gain(_layer(layer), _BASE),
         )
 

@@ -117,12 +117,12 @@ class LabelFree:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One start layer.
+    """One start layer, where all else but the coefficients is as in the pick.
 
     Attributes:
         start_layer: k0.
-        recipes: merges asked on all documents that start there.
-        name: the one with the pick's coefficients and other fields; None if it wasn't asked on all documents.
+        recipes: such merges asked on all documents that start there.
+        name: the one with the pick's coefficients; None if it wasn't asked on all documents.
         unseen: the gain where the coefficients are chosen on other documents, among those asked at this layer.
     """
 
