@@ -109,6 +109,8 @@ class ModelConfig(_Frozen):
         recipes: further recipes by name, which comparison tasks set beside `merge`; what they leave out is as there.
         probe: options of masking probes (`cuts`, `queries`, `weights`), over what their YAML says; see
             lmms_plam.families.probe.ProbeOptions.
+        search: options of recipe searches (`space`, `start_layers`, `racing`, ...); see
+            lmms_plam.families.search.SearchOptions.
         family_memory: GiB that the variants of probes and comparisons may take together beyond an ordinary run; what
             doesn't fit is computed in further groups.
         engine_check: answer the first prompts of every probe and comparison both ways, by the family engine and
@@ -125,6 +127,7 @@ class ModelConfig(_Frozen):
     merge: Annotated[MergeRecipe | None, BeforeValidator(_none_word)] = None
     recipes: dict[str, MergeRecipe] = Field(default_factory=dict)
     probe: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, Any] = Field(default_factory=dict)
     family_memory: float = Field(default=4, gt=0, le=2**20)
     engine_check: bool = True
 

@@ -126,7 +126,7 @@ def test_an_engine_that_deviates_is_left_for_the_plain_way_in_one_line(monkeypat
     broken_engine(monkeypatch, fault)
     engine = engine_of(model)
     with warnings() as told:
-        answers = [engine.answer("a_task", all_cuts(model), "all", prompts) for _ in range(2)]
+        answers = [engine.answer("a_task", all_cuts(model), "all", None, prompts) for _ in range(2)]
     assert all(result.tokens == plain.tokens for result in answers)
     assert len(told) == 1
     assert told[0].startswith("a_task: the engine deviates on this model (lmms-plam ")
@@ -140,17 +140,17 @@ def test_a_plain_way_that_hides_in_prefill_only_is_found_out_and_ends_the_run(mo
     monkeypatch.setattr(reference, "masked", hides_in_prefill_only(reference.masked))
     assert not hiding("plain", model, prompts).holds
     with pytest.raises(UnsupportedError, match=r"pictures can't be hidden from this model \(lmms-plam .* transformers"):
-        engine_of(model).answer("a_task", all_cuts(model), "all", prompts)
+        engine_of(model).answer("a_task", all_cuts(model), "all", None, prompts)
 
 
 def test_an_exception_in_the_middle_of_a_run_goes_on_plainly(monkeypatch):
     model, prompts = model_for("qwen2_5_vl"), prompts_for("qwen2_5_vl")
     engine = engine_of(model)
-    first = engine.answer("a_task", all_cuts(model), "all", prompts)
+    first = engine.answer("a_task", all_cuts(model), "all", None, prompts)
     assert engine.proofs["a_task"].way == "engine"
     broken_engine(monkeypatch, "an unknown argument")
     with warnings() as told:
-        assert engine.answer("a_task", all_cuts(model), "all", prompts).tokens == first.tokens
+        assert engine.answer("a_task", all_cuts(model), "all", None, prompts).tokens == first.tokens
     assert "it fails with KeyError: 'past_key_values'" in told[0]
 
 
@@ -159,8 +159,8 @@ def test_the_check_is_said_once_a_task_and_can_be_turned_off(monkeypatch):
     checked, unchecked = (engine_of(model, check) for check in (True, False))
     with warnings() as told:
         for task in ("one", "one", "other"):
-            checked.answer(task, all_cuts(model), "all", prompts)
-        unchecked.answer("none", all_cuts(model), "all", prompts)
+            checked.answer(task, all_cuts(model), "all", None, prompts)
+        unchecked.answer("none", all_cuts(model), "all", None, prompts)
     assert [line.partition(":")[0] for line in told] == ["one", "other"]
     assert all("engine checked on this model: " in line for line in told)
     assert checked.proofs["one"].hidden <= checked.proofs["one"].allowed < checked.proofs["one"].seen
@@ -176,9 +176,9 @@ def test_hiding_is_checked_on_the_first_prompts_that_have_pictures():
         "max_new_tokens": 2,
     }
     engine = engine_of(model)
-    engine.answer("a_task", all_cuts(model), "all", text)
+    engine.answer("a_task", all_cuts(model), "all", None, text)
     assert engine.proofs["a_task"].hidden is None
-    engine.answer("a_task", all_cuts(model), "all", pictures)
+    engine.answer("a_task", all_cuts(model), "all", None, pictures)
     assert engine.proofs["a_task"].hidden is not None
 
 
@@ -190,5 +190,5 @@ def test_pictures_that_reach_no_layer_are_said(monkeypatch):
     )
     monkeypatch.setattr(torch.Tensor, "masked_scatter", lambda self, mask, source: self)
     with warnings() as told:
-        engine_of(model).answer("a_task", all_cuts(model), "all", prompts)
+        engine_of(model).answer("a_task", all_cuts(model), "all", None, prompts)
     assert any("do pictures reach the model?" in line for line in told)

@@ -11,5 +11,6 @@ from __future__ import annotations
 
 from lmms_plam.families.comparison import Comparison
 from lmms_plam.families.probe import MaskingProbe
+from lmms_plam.families.search import RecipeSearch
 
-__all__ = ["Comparison", "MaskingProbe"]
+__all__ = ["Comparison", "MaskingProbe", "RecipeSearch"]

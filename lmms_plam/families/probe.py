@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from lmms_eval.api.instance import Instance
 from loguru import logger
 from pydantic import BeforeValidator
 
@@ -26,6 +27,7 @@ from lmms_plam.report.curve import PICTURES, draw_curve
 from lmms_plam.report.wandb_log import log_probe
 from lmms_plam.scoring.examples import telling_documents
 from lmms_plam.scoring.record import Benchmark
+from lmms_plam.scoring.scorer import Scores
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 
@@ -124,26 +126,42 @@ class MaskingProbe(FamilyTask):
         """Return one variant for each cut that may be asked, the deepest of them sees the image in all layers."""
         self.scope = self.options.queries
         cuts = range(self._depth + 1) if self.options.stride else self.options.layers(self._depth)
-        weights = BASE if self.options.weights == "base" and self.plam.provenance.merge else None
+        weights = self.ground = BASE if self.options.weights == "base" and self.plam.provenance.merge else None
+        first = set(map(str, self.options.layers(self._depth)))
+        self.later = frozenset(map(str, cuts)) - first
+        if self.later:
+            self.course = self._refine
         who = "the merged model" if self.options.weights == "merged" else "the untouched VLM"
         logger.info(f"{self.options.task}: asks {who} at cuts {self.options.cuts} of {self._depth} layers")
         if not any(self.shows_anything(doc_id) for doc_id in range(len(self.eval_docs))):  # most often the first does
             logger.warning(f"{self.options.task}: no document shows an image, so that there is nothing to hide")
         return tuple(Variant(str(cut), cut, weights) for cut in cuts)
 
-    def find_later(self) -> frozenset[str]:
-        """Return the cuts between those of `every N`."""
-        return frozenset(variant.name for variant in self.variants) - set(map(str, self.options.layers(self._depth)))
+    def _refine(self, requests: Sequence[Instance], answer: Callable[[int], str]) -> Iterator[Collection[int]]:
+        """Ask the cuts of `every N`, and then those around the onset that these show."""
+        names = [self.variants[request.idx].name for request in requests]
+        first = [place for place, name in enumerate(names) if name not in self.later]
+        yield first
+        chosen = self.later
+        if self.is_complete(requests):
+            try:
+                chosen = self._around(self.join([(requests[place], answer(place)) for place in first]))
+            except DataError as error:
+                logger.warning(f"{self.options.task}: {error}; so every layer is asked")
+        self.left_out = {
+            (request.doc_id, name) for request, name in zip(requests, names, strict=True) if name in self.later - chosen
+        }
+        yield [place for place, name in enumerate(names) if name in chosen]
 
-    def choose(self, matrix: ScoreMatrix, benchmark: Benchmark) -> frozenset[str]:
-        """Return the cuts around the onset: from the cut asked before the first likely one to the last likely one."""
-        try:
-            metric, perfect = find_metric(benchmark.headline.metric), benchmark.perfect_answer
-            curve = masking_curve(matrix, metric, perfect_answer=perfect)
-            low, high = find_plateau(curve, level=_REFINED_LEVEL).estimate.interval
-        except DataError as error:
-            logger.warning(f"{self.options.task}: {error}; so every layer is asked")
-            return self.later
+    def _around(self, scores: Scores) -> frozenset[str]:
+        """Return the cuts around the onset: from the cut asked before the first likely one to the last likely one.
+
+        Raises:
+            DataError: what shows no curve.
+        """
+        metric, perfect = find_metric(scores.benchmark.headline.metric), scores.benchmark.perfect_answer
+        curve = masking_curve(scores.matrix, metric, perfect_answer=perfect)
+        low, high = find_plateau(curve, level=_REFINED_LEVEL).estimate.interval
         before = max((cut for cut in curve.cuts if cut < low), default=0)
         chosen = self.later & {str(cut) for cut in range(before + 1, high)}
         logger.info(

@@ -22,7 +22,7 @@ from lmms_plam.errors import ConfigError, DataError, UnsupportedError, about, di
 from lmms_plam.families.cost import Prompt
 from lmms_plam.families.retries import process_results
 from lmms_plam.harness import host, outcome
-from lmms_plam.harness.answering import ANCHOR, FamilyMember
+from lmms_plam.harness.answering import ANCHOR, Course, FamilyMember
 from lmms_plam.harness.model import running
 from lmms_plam.harness.preflight import Outline
 from lmms_plam.model import QueryScope, Variant
@@ -30,8 +30,7 @@ from lmms_plam.probes.record import MATRIX
 from lmms_plam.scoring.declared import check_declared
 from lmms_plam.scoring.examples import Example
 from lmms_plam.scoring.record import Benchmark
-from lmms_plam.scoring.scorer import DOC_ID, ScoredAnswer, Scorer
-from lmms_plam.stats.matrix import ScoreMatrix
+from lmms_plam.scoring.scorer import DOC_ID, ScoredAnswer, Scorer, Scores
 
 _SINGLE = "generate_until"
 
@@ -49,7 +48,7 @@ class FamilyTask(ConfigurableMessagesTask):
     """Asks every document of another task once for each variant of the model, and measures the variants together.
 
     Subclasses say which variants there are and what is reported; everything else is the wrapped task's. A subclass may
-    name `later` variants, which are asked only if its `choose` wants them once all others are answered.
+    set a `course`: which variants to ask of which documents next, as the answers so far say.
 
     Args:
         config: the task's YAML.
@@ -62,6 +61,11 @@ class FamilyTask(ConfigurableMessagesTask):
     """Names of the files that `report` writes."""
     scope: QueryScope = "all"
     """From which queries a cut hides vision."""
+    ground: str | None = None
+    """The weight set that variants start from; None: the weights as loaded."""
+    course: Course | None = None
+    stand_in: str | None = None
+    """A variant that every document is asked of, where others aren't (`ScoreMatrix.from_partial_rows`)."""
     _filters: list[Any]
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -77,10 +81,9 @@ class FamilyTask(ConfigurableMessagesTask):
             self._filters = self._filters[:1]
             logger.warning(f"{self.options.task}: answers are filtered by '{self._filters[0].name}' only, the first")
         self.variants = self.make_variants()
-        self.later = self.find_later()
-        self.asked = {variant.name for variant in self.variants}
-        if self.later:
-            model.choosers[self.options.task] = self._choose
+        self.left_out: set[tuple[int, str]] = set()
+        if self.course is not None:
+            model.courses[self.options.task] = self.course
         model.tasters[self.options.task] = self._taste
         self._reported: dict[str, float | None] | None = None
         self._scorer = Scorer(self, self.options.of, partial(process_results, self, self.options.of))
@@ -125,14 +128,6 @@ class FamilyTask(ConfigurableMessagesTask):
     @abstractmethod
     def make_variants(self) -> tuple[Variant, ...]:
         """Return what can be asked of every document."""
-
-    def find_later(self) -> frozenset[str]:
-        """Return the names of the variants that wait for `choose`."""
-        return frozenset()
-
-    def choose(self, matrix: ScoreMatrix, benchmark: Benchmark) -> frozenset[str]:
-        """Return which of the `later` variants to ask, given the scores of all others."""
-        return self.later
 
     @abstractmethod
     def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
@@ -204,7 +199,7 @@ class FamilyTask(ConfigurableMessagesTask):
         elif self.folder and (self.folder / MATRIX).exists() and not self._unscored:
             logger.warning(f"{self.options.task}: the results in {self.folder} will be replaced by this run's")
         return [
-            FamilyMember(variant, self._identify(variant), self.scope, self.folder, variant.name in self.later)
+            FamilyMember(variant, self._identify(variant), self.scope, self.folder, self.ground)
             for variant in self.variants
         ]
 
@@ -217,7 +212,7 @@ class FamilyTask(ConfigurableMessagesTask):
             scored = [
                 self._scorer.score(doc, variant.name, result)
                 for variant, result in zip(self.variants, results, strict=True)
-                if variant.name in self.asked
+                if (doc[DOC_ID], variant.name) not in self.left_out
             ]
         except DataError as error:  # fails this task's report, and not the other tasks of the run
             scored = error
@@ -228,22 +223,21 @@ class FamilyTask(ConfigurableMessagesTask):
         """Whether --predict_only was given, for which lmms-eval exchanges the metrics."""
         return "bypass" in self._metric_fn_list
 
-    def _choose(self, requests: Sequence[Instance], answers: Sequence[str], documents: set[int]) -> frozenset[str]:
-        """Score the first variants' answers, as later all answers are, and say which further variants to ask.
+    def is_complete(self, requests: Sequence[Instance]) -> bool:
+        """Whether all of the task's answers will be given here, so that they can decide what to ask.
 
-        That is all of them where lmms-eval's cache or another process has some of those answers.
+        They aren't where lmms-eval's cache or another process has some of them.
         """
-        chosen = self.later
-        told = {(request.doc_id, request.idx): (request, text) for request, text in zip(requests, answers, strict=True)}
-        complete = len(told) >= len(documents) * (len(self.variants) - len(self.later))
-        if complete and self.plam.world_size == 1 and not self._unscored:
-            try:
-                scores = self._scorer.join(self._score(list(told.values())))
-                chosen = self.choose(scores.matrix, scores.benchmark)
-            except DataError as error:
-                logger.warning(f"{self.options.task}: {error}; so every layer is asked")
-        self.asked -= self.later - chosen
-        return chosen
+        documents = {request.doc_id for request in requests}
+        return len(requests) >= len(documents) * len(self.variants) and self.plam.world_size == 1 and not self._unscored
+
+    def join(self, told: Sequence[tuple[Instance, str]]) -> Scores:
+        """Score and join answers before lmms-eval does, which it does when all are there.
+
+        Raises:
+            DataError: what makes no matrix.
+        """
+        return self._scorer.join(self._score(told), self.stand_in)
 
     def _taste(self, request: Instance, answer: str) -> None:
         """Score and read the first answer, so that what would fail on all of them fails now.
@@ -255,7 +249,7 @@ class FamilyTask(ConfigurableMessagesTask):
             self._scorer.taste(self._score([(request, answer)])[0])
 
     def _score(self, told: Sequence[tuple[Instance, str]]) -> list[ScoredAnswer]:
-        """Filter and score answers before lmms-eval does, which it does when all are there."""
+        """Filter and score answers as lmms-eval will."""
         answered = []
         for request, text in told:
             answered.append(copy.copy(request))
@@ -326,8 +320,8 @@ class FamilyTask(ConfigurableMessagesTask):
         if failures := [one for one in items if isinstance(one, DataError)]:
             raise failures[0]
         scored = [one for answers in items if not isinstance(answers, DataError) for one in answers]
-        scores = self._scorer.join(scored)
-        scores.matrix.write(matrix_file)
+        scores = self._scorer.join(scored, self.stand_in)
+        scores.matrix.write(matrix_file, scores.asked)
         self._scorer.require_mean(scores, scored, super().aggregation(), getattr(self, "args", None))
         self.notes = scores.notes
         for note in self.notes:

@@ -1,14 +1,14 @@
 """Answering families: all variants that a task asks of a document, from one prompt of the backend's own.
 
 lmms-eval sees one request for each document and variant. Here those of a document become one request to the backend;
-when the backend calls `generate`, the family engine answers for every variant at once. A task may hold some variants
-back until the answers to the others show which of them matter.
+when the backend calls `generate`, the family engine answers for every variant at once. A task may set
+a course: which requests to ask next, as the answers so far say.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -30,11 +30,11 @@ from lmms_plam.model import FamilyResult, QueryScope, Variant
 ANCHOR = "plam_family_member"
 """Key of a request's metadata under which a family task puts its FamilyMember; a task's own YAML may have `plam`."""
 
-Engine = Callable[[str, Sequence[Variant], QueryScope, dict[str, Any]], FamilyResult]
+Engine = Callable[[str, Sequence[Variant], QueryScope, str | None, dict[str, Any]], FamilyResult]
 
-Chooser = Callable[[Sequence[Instance], Sequence[str], set[int]], Collection[str]]
-"""Given the requests for a task's first variants, their answers, and the documents that later variants may be asked
-of: the names of the later variants to ask."""
+Course = Callable[[Sequence[Instance], Callable[[int], str]], Iterable[Collection[int]]]
+"""The order in which a task asks, where the answers decide what is asked next. Given all of its requests and a function
+from a request's place to its answer: yields the places to ask, round by round. What it never yields is never asked."""
 
 Taster = Callable[[Instance, str], None]
 """Given a task's first request and its answer: raises if the task won't be able to score any."""
@@ -49,14 +49,14 @@ class FamilyMember:
         identity: tells who answers from all others: the variant, its weights' fingerprint and its scope.
         scope: from which queries a cut hides vision.
         folder: where answers are kept meanwhile; None: nowhere.
-        later: asked only if the task's Chooser says so, once all others are answered.
+        ground: the weight set that variants start from; None: the weights as loaded.
     """
 
     variant: Variant
     identity: str
     scope: QueryScope
     folder: Path | None
-    later: bool = False
+    ground: str | None = None
 
 
 @dataclass
@@ -87,7 +87,7 @@ def answer_families(
     model: nn.Module,
     engine: Engine,
     requests: Sequence[Instance],
-    choosers: Mapping[str, Chooser],
+    courses: Mapping[str, Course],
     tasters: Mapping[str, Taster],
     in_hand: DocumentsInHand,
 ) -> list[str]:
@@ -96,9 +96,10 @@ def answer_families(
     Args:
         backend: the lmms-eval backend that builds prompts and decodes answers.
         model: its Hugging Face model.
-        engine: answers for variants, given the task, a query scope and the backend's arguments for `model.generate`.
+        engine: answers for variants, given the task, a query scope, the ground and the backend's arguments for
+            `model.generate`.
         requests: requests whose metadata hold a FamilyMember.
-        choosers: by task, for those that have later variants.
+        courses: by task, for those that don't ask everything at once.
         tasters: by task, for those that can tell from one answer that something is wrong.
         in_hand: what the backend fetches: which rows of its batches are whose.
 
@@ -115,19 +116,21 @@ def answer_families(
     for index, request in enumerate(requests):
         by_task[request.task_name].append(index)
     for task, indices in by_task.items():
-        members: list[FamilyMember] = [requests[index].metadata[ANCHOR] for index in indices]
-        first = [index for index, member in zip(indices, members, strict=True) if not member.later]
-        later = [index for index, member in zip(indices, members, strict=True) if member.later]
-
-        with _journal(members[0].folder, backend.rank) as journal:
-            _ask(backend, model, engine, requests, first, answers, journal, in_hand, tasters.get(task))
-            if later:
-                documents = {int(requests[index].doc_id) for index in later}
-                told = [answers[index] or "" for index in first]
-                wanted = choosers[task]([requests[index] for index in first], told, documents)
-                chosen = [index for index in later if requests[index].metadata[ANCHOR].variant.name in wanted]
-                _ask(backend, model, engine, requests, chosen, answers, journal, in_hand)
+        own = [requests[index] for index in indices]
+        told: list[str | None] = [None] * len(own)
+        course = courses.get(task, _all_at_once)
+        taste = tasters.get(task)
+        with _journal(own[0].metadata[ANCHOR].folder, backend.rank) as journal:
+            for places in course(own, lambda place, told=told: told[place] or ""):  # type: ignore[misc]
+                _ask(backend, model, engine, own, list(places), told, journal, in_hand, taste)
+                taste = None
+        for index, answer in zip(indices, told, strict=True):
+            answers[index] = answer
     return [answer if answer is not None else "" for answer in answers]
+
+
+def _all_at_once(requests: Sequence[Instance], answer: Callable[[int], str]) -> Iterable[Collection[int]]:
+    return [range(len(requests))]
 
 
 @contextmanager
@@ -210,7 +213,8 @@ def _ask(
             raise UnsupportedError("the backend doesn't fetch each document once, so that rows can't be told apart")
         batch = [families[doc_id] for _, doc_id in in_hand.batch(rows)]
         variants = list(dict.fromkeys(member.variant for family in batch for member in family.members))
-        result = engine(first.task_name, variants, first.metadata[ANCHOR].scope, inputs)
+        member = first.metadata[ANCHOR]
+        result = engine(first.task_name, variants, member.scope, member.ground, inputs)
         for row, family in enumerate(batch):
             given = {}
             for member, places in family.members.items():

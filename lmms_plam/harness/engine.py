@@ -82,22 +82,30 @@ class Engine:
         self._said: set[str] = set()
         self.proofs = proofs
 
-    def answer(self, task: str, variants: Sequence[Variant], scope: QueryScope, inputs: dict[str, Any]) -> FamilyResult:
+    def answer(
+        self,
+        task: str,
+        variants: Sequence[Variant],
+        scope: QueryScope,
+        ground: str | None,
+        inputs: dict[str, Any],
+    ) -> FamilyResult:
         """Answer a batch of prompts with every variant.
 
         Args:
             task: the family task that asks.
             variants: what to run.
             scope: from which queries a cut hides vision.
+            ground: a weight set to put in place of the loaded weights first: what variants name is put over it.
             inputs: the backend's arguments for `model.generate`.
 
         Raises:
             UnsupportedError: pictures can't be hidden from this model either way.
         """
-        first = variants[0].weights
-        if first is not None and all(variant.weights == first for variant in variants):  # nobody asks the loaded ones
-            with installed(self._weights(first), find_decoder(self._model).by_index()):
-                return self.answer(task, [replace(variant, weights=None) for variant in variants], scope, inputs)
+        if ground is not None:
+            over = [replace(one, weights=None if one.weights == ground else one.weights) for one in variants]
+            with installed(self._weights(ground), find_decoder(self._model).by_index()):
+                return self.answer(task, over, scope, None, inputs)
         options: dict[str, Any] = {
             "weights": [self._weights(name) for name in dict.fromkeys(one.weights for one in variants) if name],
             "query_scope": scope,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,10 @@ from lmms_eval.api.model import lmms
 from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 
-from lmms_plam.config import DEFAULT_CONFIG, ModelConfig, load_config
+from lmms_plam.config import DEFAULT_CONFIG, MergeRecipe, ModelConfig, load_config
 from lmms_plam.errors import ConfigError, about
 from lmms_plam.harness import host
-from lmms_plam.harness.answering import Chooser, Taster, answer_families, is_family
+from lmms_plam.harness.answering import Course, Taster, answer_families, is_family
 from lmms_plam.harness.backends import backend_name, build_backend, check_batch_size, own_copies
 from lmms_plam.harness.engine import Engine, Proof
 from lmms_plam.harness.intercept import no_silent_failure
@@ -27,11 +28,13 @@ from lmms_plam.harness.provenance import describe
 from lmms_plam.merge import (
     BASE,
     Checkpoint,
+    Donor,
     MergeReport,
     by_layer,
     check_probed,
     digest_all,
     digest_tensors,
+    lazy_layers,
     merge_into,
     read_vocabulary,
     recipe_weights,
@@ -57,7 +60,7 @@ class Plam(lmms):
         backend: the wrapped lmms-eval model.
         backend_name: its model type in lmms-eval.
         provenance: what exactly answers, with its fingerprint.
-        choosers: by family task, what decides which of its later variants to ask.
+        courses: by family task, in which order it asks, where answers decide that.
         proofs: by family task, how its variants were answered, and what was checked before.
         tasters: by family task, what looks at its first answer before more are asked for.
         answered: by folder, the journal's entries that a family task has put into its matrix.
@@ -102,7 +105,10 @@ class Plam(lmms):
             for warning in merge.warnings:
                 logger.warning(f"{settings.name}: {warning}")
         self._merge = merge
-        self.choosers: dict[str, Chooser] = {}
+        self._donor: Donor | None = None
+        self._planned: dict[str, WeightSet] = {}
+        self._digests: dict[str, str] = {}
+        self.courses: dict[str, Course] = {}
         self.proofs: dict[str, Proof] = {}
         self.tasters: dict[str, Taster] = {}
         self.answered: dict[Path, set[Key]] = {}
@@ -175,8 +181,32 @@ class Plam(lmms):
             weights |= {name: WeightSet(name, layers) for name, layers in found.items()}
         return weights
 
+    def plan_recipes(self, recipes: Mapping[str, MergeRecipe]) -> None:
+        """Make variants of recipes, by name: weights over those of the untouched VLM, computed when they are needed.
+
+        Raises:
+            ConfigError: no base LM.
+            UnsupportedError: a recipe changes more than decoder layers.
+            MergeError, CheckpointError: a base LM that doesn't fit, or can't be read.
+        """
+        settings = self.provenance.config
+        if self._base_lm is None:
+            raise ConfigError(f"{settings.name}: no base_lm, so there is nothing to merge")
+        if self._donor is None:
+            self._donor = Donor(self._base_lm, next(self.model.parameters()).device)
+        untouched = self._untouched if self._merge is not None else {}
+        budget = int(settings.family_memory * 2**30)
+        found = lazy_layers(self.model, self._base_lm, self._donor, recipes, untouched, budget)
+        read = self._donor.digest({key for lazy in found.values() for key in lazy.sources})
+        for name, lazy in found.items():
+            self._planned[name] = WeightSet(name, lazy, lazy.keys_by_layer)
+            own = {"untouched": self.provenance.vlm_weights, "base_lm": read, "recipe": repr(lazy.keys_by_layer)}
+            self._digests[name] = digest_all(own)
+
     def _weights(self, name: str) -> WeightSet:
-        return self.base_weights if name == BASE else self.other_weights[name]
+        if name == BASE:
+            return self.base_weights
+        return self._planned.get(name) or self.other_weights[name]
 
     @cached_property
     def _untouched(self) -> dict[str, torch.Tensor]:
@@ -194,20 +224,11 @@ class Plam(lmms):
             return f"{variant.name}@{provenance.fingerprint}"
         if variant.weights == BASE:
             return f"{variant.name}@{provenance.fingerprint_with(provenance.vlm_weights)}"
+        if variant.weights not in self._digests:
+            layers = self.other_weights[variant.weights].layers
+            tensors = {f"{layer}.{key}": value for layer, own in layers.items() for key, value in own.items()}
+            self._digests[variant.weights] = digest_all(digest_tensors(tensors) | {"merged": self.provenance.weights})
         return f"{variant.name}@{provenance.fingerprint_with(self._digests[variant.weights])}"
-
-    @cached_property
-    def _digests(self) -> dict[str, str]:
-        return {
-            name: digest_all(
-                digest_tensors(
-                    {f"{layer}.{key}": value for layer, own in weights.layers.items() for key, value in own.items()}
-                )
-                | {"merged": self.provenance.weights}
-            )
-            for name, weights in self.other_weights.items()
-            if name != BASE
-        }
 
     def generate_until(self, requests: list[Instance]) -> list[Any]:
         """Answer prompts as the backend does, and those of family tasks for every variant at once.
@@ -222,7 +243,7 @@ class Plam(lmms):
         members = [requests[index] for index in families]
         with no_silent_failure(self.backend, members) as in_hand:
             told = answer_families(
-                self.backend, self.model, self.engine.answer, members, self.choosers, self.tasters, in_hand
+                self.backend, self.model, self.engine.answer, members, self.courses, self.tasters, in_hand
             )
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,16 @@ def merged_tensors(model: nn.Module, source: Checkpoint, plan: MergePlan) -> Ite
         yield tensor, merge_tensor(model.get_parameter(tensor.name).detach(), source, tensor)
 
 
-def merge_tensor(vlm: Tensor, source: Checkpoint, tensor: MergedTensor) -> Tensor:
+class Source(Protocol):
+    """Where rows of the base LM's tensors come from: its checkpoint, or what was read of it before."""
+
+    reference: str
+
+    def rows(self, key: str, start: int, stop: int) -> Tensor:
+        """Return rows start to stop (first dimension) of a tensor, in its stored dtype."""
+
+
+def merge_tensor(vlm: Tensor, source: Source, tensor: MergedTensor) -> Tensor:
     """Return one merged tensor, leaving the VLM's as it is; see `merged_tensors`."""
     merged = vlm.clone()
     for rows, block in _merged_blocks(vlm, source, tensor):
@@ -128,7 +137,7 @@ def merge_tensor(vlm: Tensor, source: Checkpoint, tensor: MergedTensor) -> Tenso
     return merged
 
 
-def _merged_blocks(vlm: Tensor, source: Checkpoint, tensor: MergedTensor) -> Iterator[tuple[slice, Tensor]]:
+def _merged_blocks(vlm: Tensor, source: Source, tensor: MergedTensor) -> Iterator[tuple[slice, Tensor]]:
     """Compute a merged tensor a few rows at a time; those rows of the VLM's may be overwritten before the next."""
     pair, width = tensor.coefficients, vlm[0].numel()
     read_at_once = max(1, _READ_AT_ONCE // width)

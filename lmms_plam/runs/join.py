@@ -183,7 +183,7 @@ def _join_records(
         for name, by_id in records.items()
         for doc_id, record in by_id.items()
     ]
-    matrix, about_units = score_matrix(answers, run.task)
+    matrix, _, about_units = score_matrix(answers, run.task)
     remarks = count_remarks((name, record.remark) for _, name, record in answers)
     return Joined(
         run.task,

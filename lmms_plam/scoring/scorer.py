@@ -13,7 +13,7 @@ from lmms_plam.scoring.declared import find_benchmarks, is_number, read_metadata
 from lmms_plam.scoring.images import image_names, say_shared_images
 from lmms_plam.scoring.record import Benchmark, Record, Sample
 from lmms_plam.scoring.units import count_remarks, same_number, score_matrix
-from lmms_plam.stats.matrix import ScoreMatrix
+from lmms_plam.stats.matrix import BoolArray, ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.units import Units
 
@@ -43,11 +43,15 @@ class ScoredAnswer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """All answers together: how they were read, their matrix, and what a reader must know of it."""
+    """All answers together: how they were read, their matrix, and what a reader must know of it.
+
+    `asked` says which cells of the matrix were asked, [documents, variants]; None: all.
+    """
 
     benchmark: Benchmark
     matrix: ScoreMatrix
     notes: tuple[str, ...]
+    asked: BoolArray | None = None
 
 
 class Scorer:
@@ -85,10 +89,14 @@ class Scorer:
                 if question and not record.question:  # without which runs couldn't be told to have asked the same
                     raise DataError(f"{self._name}: document {answer.doc_id}: no '{question}' to tell its question by")
 
-    def join(self, answers: Collection[ScoredAnswer]) -> Scores:
+    def join(self, answers: Collection[ScoredAnswer], stand_in: str | None = None) -> Scores:
         """Read the answers as the benchmark says, and join those of complete units.
 
         Of several kinds of per-document values that nobody chose among, the one that most answers have is taken.
+
+        Args:
+            answers: of all variants.
+            stand_in: a variant that every document was asked of, where others weren't.
 
         Raises:
             DataError: answers that can't be read or clustered, no complete unit, or what makes no matrix.
@@ -103,12 +111,12 @@ class Scorer:
             measured = benchmark.measured(samples)
         told = [(answer, sample) for answer, sample in zip(answers, samples, strict=True) if answer.doc_id in measured]
         records = self._read(benchmark, told)
-        matrix, notes = score_matrix(records, self._name)
+        matrix, cells, notes = score_matrix(records, self._name, stand_in)
         if len(measured) < len(asked):
             notes.append(f"{len(asked) - len(measured)} documents without '{benchmark.only_with}' left out")
         notes += count_remarks((variant, record.remark) for _, variant, record in records)
         notes += self._say_shared_images(benchmark, records)
-        return Scores(benchmark, matrix, tuple(notes))
+        return Scores(benchmark, matrix, tuple(notes), cells)
 
     def require_mean(
         self,

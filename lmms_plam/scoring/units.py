@@ -7,18 +7,21 @@ from collections.abc import Collection, Iterable, Mapping
 
 from lmms_plam.errors import DataError
 from lmms_plam.scoring.record import Record
-from lmms_plam.stats.matrix import ScoreMatrix
+from lmms_plam.stats.matrix import BoolArray, ScoreMatrix
 
 
-def score_matrix(records: Collection[tuple[int, str, Record]], source: str) -> tuple[ScoreMatrix, list[str]]:
+def score_matrix(
+    records: Collection[tuple[int, str, Record]], source: str, stand_in: str | None = None
+) -> tuple[ScoreMatrix, BoolArray | None, list[str]]:
     """Join what all answers contribute, as far as their clusters are complete.
 
     Args:
         records: document id, variant and record of each answer; all records name their cluster.
         source: what an error message calls them.
+        stand_in: a variant that every document was asked of, where others weren't.
 
     Returns:
-        The matrix, and what to say of the incomplete clusters.
+        The matrix, which of its cells were asked (None: all), and what to say of the incomplete clusters.
 
     Raises:
         DataError: there is no complete cluster, or the records make no matrix.
@@ -38,7 +41,9 @@ def score_matrix(records: Collection[tuple[int, str, Record]], source: str) -> t
         for doc_id, variant, record in records
         if doc_id in complete
     )
-    return ScoreMatrix.from_rows(rows, source), notes
+    if stand_in is None:
+        return ScoreMatrix.from_rows(rows, source), None, notes
+    return *ScoreMatrix.from_partial_rows(rows, stand_in, source), notes
 
 
 def _complete_units(units: Mapping[int, tuple[str, int]], source: str) -> tuple[set[int], list[str]]:
