@@ -42,10 +42,22 @@ def _start_layer(value: Any) -> Any:
     return value
 
 
-def _none_word(value: Any) -> Any:
-    if isinstance(value, str) and value.lower() != "none":
-        raise ValueError("merge takes a recipe's fields, such as merge.start_layer=20, or 'none'")
-    return None if isinstance(value, str) else value
+def _recipe_or_none(value: Any) -> Any:
+    """Read `none`, and a recipe that a search wrote, from its file."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "none":
+        return None
+    path = Path(value).expanduser()
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8")) if path.suffix in (".yaml", ".yml") else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise ValueError(
+            f"merge takes a recipe's fields, such as merge.start_layer=20, 'none' or a recipe.yaml, not '{value}'"
+        )
+    return fields
 
 
 class _Frozen(BaseModel):
@@ -105,7 +117,7 @@ class ModelConfig(_Frozen):
         base_lm_revision: the same for the base LM.
         backend: lmms-eval's model type that runs the VLM; left out, it follows from the VLM's own config.
         backend_args: arguments of that backend, as `--model_args` would give them.
-        merge: the recipe, or `none` for the untouched VLM.
+        merge: the recipe, `none` for the untouched VLM, or the path of a `recipe.yaml` that a search wrote.
         recipes: further recipes by name, which comparison tasks set beside `merge`; what they leave out is as there.
         probe: options of masking probes (`cuts`, `queries`, `weights`), over what their YAML says; see
             lmms_plam.families.probe.ProbeOptions.
@@ -124,7 +136,7 @@ class ModelConfig(_Frozen):
     base_lm_revision: str | None = None
     backend: str | None = None
     backend_args: dict[str, Any] = Field(default_factory=dict)
-    merge: Annotated[MergeRecipe | None, BeforeValidator(_none_word)] = None
+    merge: Annotated[MergeRecipe | None, BeforeValidator(_recipe_or_none)] = None
     recipes: dict[str, MergeRecipe] = Field(default_factory=dict)
     probe: dict[str, Any] = Field(default_factory=dict)
     search: dict[str, Any] = Field(default_factory=dict)

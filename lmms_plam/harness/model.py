@@ -196,8 +196,9 @@ class Plam(lmms):
             self._donor = Donor(self._base_lm, next(self.model.parameters()).device)
         untouched = self._untouched if self._merge is not None else {}
         budget = int(settings.family_memory * 2**30)
-        found = lazy_layers(self.model, self._base_lm, self._donor, recipes, untouched, budget)
-        read = self._donor.digest({key for lazy in found.values() for key in lazy.sources})
+        with self._base_lm:
+            found = lazy_layers(self.model, self._base_lm, self._donor, recipes, untouched, budget)
+            read = self._donor.digest({key for lazy in found.values() for key in lazy.sources})
         for name, lazy in found.items():
             self._planned[name] = WeightSet(name, lazy, lazy.keys_by_layer)
             own = {"untouched": self.provenance.vlm_weights, "base_lm": read, "recipe": repr(lazy.keys_by_layer)}
