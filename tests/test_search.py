@@ -401,6 +401,14 @@ def test_the_label_free_pick_agrees_most_with_its_neighbours_and_sees_no_score()
     assert search.in_sample.gain == 0
 
 
+def test_answers_that_nobody_gave_agree_with_none():
+    recipes = [BASE, *line((18,), steps=3)]
+    recipes[2] = recipes[2].model_copy(update={"dropped_after": 10, "dropped_why": "behind"})
+    surface = surface_of(recipes, np.zeros((40, 4)), answers=np.full((40, 4), "A", dtype=object), racing=RACING)
+    agreeing, compared = agreement(surface)
+    assert agreeing.sum(axis=0).tolist() == compared.sum(axis=0).tolist() == [0, 10, 20, 10]
+
+
 def test_its_gain_has_the_ordinary_interval_since_no_score_chose_it():
     recipes = [BASE, *line((17, 18))]
     surface = surface_of(recipes, scores_of(recipes, 400))
