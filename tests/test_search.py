@@ -362,6 +362,20 @@ def test_max_t_of_a_dropped_recipe_is_that_of_the_documents_it_was_asked_on():
     assert exact[0] == pytest.approx(exact[1])
 
 
+def test_a_dropped_merge_meets_its_control_on_the_documents_it_was_asked_on():
+    recipes = [BASE, recipe(18, 0, 1.2), recipe(18, 0.3, 0.9, dropped_after=60), recipe(18, 0.1, 0.8)]
+    rng = np.random.default_rng(2)
+    control = (rng.random(200) < 0.3).astype(float)
+    merged = np.where(rng.random(200) < 0.06, 1 - control, control)
+    scores = np.column_stack([rng.random(200) < 0.5, control, merged, control]).astype(float)
+    surface = surface_of(recipes, scores, racing=RACING)
+    units = surface.against(surface.controls())
+    found = any_better(units, surface.controls(), np.array([2]), 10_000, np.random.default_rng(0))
+    short = Units.of(matrix_of(recipes[1:3], scores[:60, 1:3]), find_metric("mean"))
+    assert found == pytest.approx(any_better(short, 0, np.array([1]), 10_000, np.random.default_rng(0)))
+    assert 0 < found < 1
+
+
 def test_a_cluster_that_was_asked_in_part_does_not_count():
     recipes = [BASE, recipe(18, 0.2, 0.8), recipe(18, 0.4, 0.6, dropped_after=101)]
     scores = scores_of(recipes, 200)
@@ -385,6 +399,14 @@ def test_the_label_free_pick_agrees_most_with_its_neighbours_and_sees_no_score()
     assert search.pick == search.label_free.name == "18: 0.75 0.25"
     assert search.label_free.agreement == pytest.approx(50 / 80)
     assert search.in_sample.gain == 0
+
+
+def test_answers_that_nobody_gave_agree_with_none():
+    recipes = [BASE, *line((18,), steps=3)]
+    recipes[2] = recipes[2].model_copy(update={"dropped_after": 10, "dropped_why": "behind"})
+    surface = surface_of(recipes, np.zeros((40, 4)), answers=np.full((40, 4), "A", dtype=object), racing=RACING)
+    agreeing, compared = agreement(surface)
+    assert agreeing.sum(axis=0).tolist() == compared.sum(axis=0).tolist() == [0, 10, 20, 10]
 
 
 def test_its_gain_has_the_ordinary_interval_since_no_score_chose_it():
@@ -462,6 +484,17 @@ def test_every_pooling_goes_through(metric, perfect):
     plain = Units.of(surface.matrix, find_metric(metric)).estimate()
     assert [one.score for one in search.recipes] == pytest.approx(plain)
     assert search.unseen.standard_error > 0
+
+
+def test_a_pick_that_hardly_differs_from_the_base_is_said_to():
+    recipes = [BASE, *line((18,), steps=4)]
+    scores = np.repeat(np.random.default_rng(0).random((100, 1)) < 0.5, 5, axis=1).astype(float)
+    same = analyse(surface_of(recipes, scores), QUICK)
+    assert (same.in_sample.gain, same.unseen.standard_error, same.any_better_p) == (0, 0, 1)
+    assert "the pick scores as the base on every document: its intervals have no width" in same.notes
+    scores[:3, 1:] = 1 - scores[:3, 1:]
+    few = analyse(surface_of(recipes, scores), QUICK)
+    assert "the pick and the base differ on about 3 of 100 clusters: the intervals are rough" in few.notes
 
 
 @pytest.mark.parametrize(

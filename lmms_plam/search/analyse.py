@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from lmms_plam.errors import DataError
-from lmms_plam.search.crossfit import CrossFit, Rule, always, cross_fit
+from lmms_plam.search.crossfit import FEWEST_CLUSTERS, CrossFit, Rule, always, cross_fit
 from lmms_plam.search.labelfree import with_agreement
 from lmms_plam.search.pick import best, borders, gentlest_first, near_best
 from lmms_plam.search.result import (
@@ -23,8 +23,10 @@ from lmms_plam.search.result import (
 from lmms_plam.search.simultaneous import Band, any_better, simultaneous
 from lmms_plam.search.surface import Surface, neighbours
 from lmms_plam.stats.bootstrap import interval
+from lmms_plam.stats.comparison import FEW_CLUSTERS
 from lmms_plam.stats.matrix import IntArray
 from lmms_plam.stats.metrics import find_metric
+from lmms_plam.stats.spread import spread
 from lmms_plam.stats.units import Units
 
 _LEAST_CONNECTED = 3
@@ -233,8 +235,18 @@ def _notes(surface: Surface, rules: _Rules, pick: int, n_controlled: int) -> Ite
         yield "lower is better: gains count downwards"
     if not units.resamples:
         yield "each stratum has a single cluster: neither intervals nor a gain on unseen documents exist"
-    elif units.n_clusters < 20:
+    elif units.n_clusters < FEWEST_CLUSTERS:
         yield f"only {units.n_clusters} clusters: no standard error of the gain on unseen documents"
+    else:
+        contrast = np.zeros(len(surface.recipes))
+        contrast[[surface.base, pick]] = -1.0, 1.0
+        found = spread(units, contrast)
+        if found.error == 0:
+            same = "scores as the base on every document" if surface.gains[pick] == 0 else "gains the same everywhere"
+            yield f"the pick {same}: its intervals have no width"
+        elif found.effective < FEW_CLUSTERS:
+            about = f"about {found.effective:.0f} of {units.n_clusters:,} clusters"
+            yield f"the pick and the base differ on {about}: the intervals are rough"
     if surface.gains[pick] <= 0:
         yield "no merge scored higher than the untouched VLM: the pick is the best of those that didn't"
     merges = surface.columns("merge", complete=False)
