@@ -2,7 +2,7 @@
 
     python benchmarks/search_honesty.py --searches 30            # a few minutes of one core
     python benchmarks/search_honesty.py                          # about an hour
-    python benchmarks/search_honesty.py --racing --only null     # racing at z = 2, blocks of 100 documents
+    python benchmarks/search_honesty.py --racing 2 --only null   # racing at z = 2, blocks of 100 documents
     python benchmarks/search_honesty.py --speed                  # time and memory of one analysis, 1,500 x 256
 
 A document is right under the untouched VLM with probability 0.62. Under a recipe it flips each way with probability
@@ -19,6 +19,7 @@ same ones. In `few`, five neighbouring recipes gain 2 points; in `much`, a regio
     held     how often the cross-fit's 95% interval, the simultaneous one and the ordinary one hold the true gain
     any      how often "is any merge better than the base?" has p < 0.05
     cost     share of the answers that racing leaves to ask
+    shift    what racing adds to the cross-fitted gain: mean difference to the same searches without it
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from scipy.special import ndtri
 
 from lmms_plam.config import MergeRecipe
 from lmms_plam.search.analyse import analyse
-from lmms_plam.search.crossfit import Plan, always, cross_fit
+from lmms_plam.search.crossfit import CrossFit, Plan, always, cross_fit
 from lmms_plam.search.pick import best, gentlest_first
 from lmms_plam.search.racing import plainly_behind
 from lmms_plam.search.record import Recipe, SearchRecord
@@ -114,17 +115,28 @@ def merge(start_layer: int, lambda_lm: float, lambda_vlm: float) -> Recipe:
     return Recipe(name=f"{start_layer}: {lambda_lm:g} {lambda_vlm:g}", kind="merge", fields=fields)
 
 
-def one_search(world: World, n: int, racing: float | None, plan: Plan, draws: int, rng: np.random.Generator):
+def cross_fitted(surface: Surface, plan: Plan, rng: np.random.Generator) -> CrossFit:
+    """Cross-fit the pick and the base."""
+    order = gentlest_first(surface.recipes, surface.columns("merge"))
+    rules = {"pick": lambda values: best(values, order), "base": always(surface.base)}
+    return cross_fit(surface.units, rules, plan, rng)
+
+
+def one_search(world: World, n: int, racing: float | None, plan: Plan, draws: int, seed: list[int]):
     """Search once; return the numbers that rows are made of."""
+    rng = np.random.default_rng(seed)
     surface = world.search(n, rng, racing)
     units, family = surface.units, surface.columns("merge", complete=False)
     order = gentlest_first(surface.recipes, surface.columns("merge"))
     pick = int(best(units.estimate()[None], order)[0])
     truth, gain = world.gains[pick], surface.gains[pick]
     band = simultaneous(units, surface.base, family, draws, rng)
-    rules = {"pick": lambda values: best(values, order), "base": always(surface.base)}
-    crossed = cross_fit(units, rules, plan, rng)
+    crossed = cross_fitted(surface, plan, rng)
     found = crossed.gain("pick", "base")
+    shift = 0.0
+    if racing:
+        all_asked = world.search(n, np.random.default_rng(seed))
+        shift = found.gain - cross_fitted(all_asked, replace(plan, halvings=0), rng).gain("pick", "base").gain
     contrasts = np.eye(len(world.recipes)) - np.eye(len(world.recipes))[[0]].T
     errors, _ = standard_errors(units, contrasts)
     shares = np.bincount(crossed.picks["pick"].ravel(), minlength=len(errors)) / crossed.picks["pick"].size
@@ -140,6 +152,7 @@ def one_search(world: World, n: int, racing: float | None, plan: Plan, draws: in
         "ordinary": abs(gain - truth) <= 1.96 * band.errors[pick] + 1e-12,
         "any": any_better(units, surface.base, family, draws, rng) < 0.05,
         "cost": surface.asked.mean(),
+        "shift": shift,
     }
 
 
@@ -148,7 +161,7 @@ def measure(kind: str, n: int, n_recipes: int, racing: float | None, arguments: 
     world, plan = World.of(kind, n_recipes), Plan(halvings=arguments.halvings)
     start = time.perf_counter()
     seeds = [[arguments.seed, WORLDS.index(kind), n, n_recipes, turn] for turn in range(arguments.searches)]
-    rows = [one_search(world, n, racing, plan, arguments.draws, np.random.default_rng(seed)) for seed in seeds]
+    rows = [one_search(world, n, racing, plan, arguments.draws, seed) for seed in seeds]
     table = {name: np.array([row[name] for row in rows], dtype=float) for name in rows[0]}
     spread = table["error"].std(ddof=1)
     of_gain = (table["error"] + table["gain"]).std(ddof=1)
@@ -164,6 +177,8 @@ def measure(kind: str, n: int, n_recipes: int, racing: float | None, arguments: 
         "median_error": 100 * float(np.median(table["error"])),
         "mean_error": 100 * table["error"].mean(),
         "mean_fold_error": 100 * table["fold_error"].mean(),
+        "mean_shift": 100 * table["shift"].mean(),
+        "shift_monte_carlo": 100 * table["shift"].std() / len(rows) ** 0.5,
         "monte_carlo": 100 * spread / len(rows) ** 0.5,
         "se_ratio": se / of_gain,
         "se_ratio_of_error": se / spread,
@@ -198,7 +213,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(WORLDS), help="worlds, separated by commas")
     parser.add_argument("--documents", default="300,1000")
     parser.add_argument("--recipes", default="26,256")
-    parser.add_argument("--racing", action="store_true", help="drop recipes at z = 2 after blocks of 100 documents")
+    parser.add_argument("--racing", type=float, metavar="Z", help="drop recipes Z standard errors behind the best")
     parser.add_argument("--speed", action="store_true", help="time one analysis instead")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -209,7 +224,7 @@ def main() -> None:
     for n_recipes in map(int, arguments.recipes.split(",")):
         for n in map(int, arguments.documents.split(",")):
             for kind in arguments.only.split(","):
-                row = measure(kind, n, n_recipes, 2.0 if arguments.racing else None, arguments)
+                row = measure(kind, n, n_recipes, arguments.racing, arguments)
                 found.append(row)
                 if not arguments.json:
                     print(
@@ -220,7 +235,8 @@ def main() -> None:
                         f"  SE {row['se_ratio']:.2f} {row['se_ratio_of_error']:.2f}"
                         f" ({row['stitched_se_ratio']:.2f})  held {row['held']:.3f}"
                         f" {row['simultaneous']:.3f} {row['ordinary']:.3f}  any {row['any']:.3f}"
-                        f"  cost {row['cost']:.2f}  {row['seconds']} s",
+                        f"  cost {row['cost']:.2f}"
+                        f"  shift {row['mean_shift']:+.3f} ± {row['shift_monte_carlo']:.3f}  {row['seconds']} s",
                         flush=True,
                     )
     if arguments.json:

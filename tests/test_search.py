@@ -343,6 +343,7 @@ def test_a_dropped_recipe_counts_on_its_own_documents_alone():
     assert (dropped.documents, dropped.score) == (100, 1.0)
     assert dropped.gain == pytest.approx(1 - scores[:100, 0].mean())
     assert (dropped.ci_low, dropped.standard_error) == (None, None)
+    assert any("flatters the gain on unseen documents" in note for note in search.notes)
     assert search.pick != dropped.recipe.name
     assert dropped.recipe.name not in {*search.near_best, *search.stability.by_bootstrap, *search.stability.by_fold}
     scores[100:, 2] = np.random.default_rng(0).random(200)  # what nobody asked can't matter

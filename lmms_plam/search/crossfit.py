@@ -7,7 +7,7 @@ for which no document was used twice: it estimates the expected gain of a recipe
 documents.
 
 The folds' choices depend on each other's documents, so that the standard error of the stitched column is too small
-(by 4 to 30% in `benchmarks/search_honesty.py`: most where recipes are alike and the choice is a toss). The error here
+(by 8 to 30% in `benchmarks/search_honesty.py`: most where recipes are alike and the choice is a toss). The error here
 is that of halves: the sample is cut in two, each half is cross-fitted by itself, and the halves, which have no document
 in common, differ by chance alone. Half of the mean squared difference over many such cuts is the variance of the whole
 procedure, choice included, on half as many documents; it shrinks with their number.
