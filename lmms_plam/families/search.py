@@ -67,7 +67,7 @@ class SearchOptions(FamilyOptions):
 
     space: str | list[dict[str, Any]] | dict[str, Any] = "line"
     start_layers: str | list[int] = "around"
-    racing: float | Literal["off"] = 2.0
+    racing: float | Literal["off"] = 2.5
     block: int = Field(default=100, ge=1)
     most: float = Field(default=40, gt=0)
 
