@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 from lmms_eval.api.instance import Instance
@@ -67,7 +67,7 @@ class SearchOptions(FamilyOptions):
 
     space: str | list[dict[str, Any]] | dict[str, Any] = "line"
     start_layers: str | list[int] = "around"
-    racing: float | Literal["off"] = 2.5
+    racing: Annotated[float, Field(gt=0)] | Literal["off"] = 2.5
     block: int = Field(default=100, ge=1)
     most: float = Field(default=40, gt=0)
 
