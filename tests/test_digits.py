@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from lmms_plam.digits import benchmark
 from lmms_plam.digits.grids import CELLS, draw_grid, members
+from lmms_plam.embedded.scoring import mean_score
 from lmms_plam.paths import PACKAGE, data_folder
 
 PAIR = PACKAGE / "digits"
@@ -59,7 +60,7 @@ def test_a_record_counts_for_all_questions_and_for_its_kind():
     document = DOCUMENTS[4]
     right, wrong = (benchmark.score(document, [answer]) for answer in (f" {document['answer']} ", "no idea"))
     assert set(right) == {"accuracy", document["kind"]}
-    assert benchmark.mean_score([right["accuracy"], wrong["accuracy"]]) == 0.5
+    assert mean_score([right["accuracy"], wrong["accuracy"]]) == 0.5
 
 
 def test_the_pair_fits_its_size_and_is_stored_in_bfloat16():
@@ -114,12 +115,12 @@ def shipped():
 
 
 def test_the_shipped_models_score_what_their_report_says(shipped):
-    from lmms_plam.digits.packing import Packer
+    from lmms_plam.digits.packing import GridPacker
     from lmms_plam.digits.train import accuracy
 
     base_lm, vlm, tokenizer = shipped
     report = json.loads((PAIR / "training.json").read_text())["seed 0"]
-    text, pictures = Packer(tokenizer, pictures=False), Packer(tokenizer, pictures=True)
+    text, pictures = GridPacker(tokenizer, pictures=False), GridPacker(tokenizer, pictures=True)
     measured = {
         "base_lm_on_text": accuracy(base_lm, text, "benchmark"),
         "vlm_on_text": accuracy(vlm, text, "benchmark"),

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lmms_plam.digits.architecture import build_base_lm, build_processor, build_tokenizer, grow_vlm
+from lmms_plam.digits.architecture import build_base_lm, build_tokenizer, grow_vlm
 from lmms_plam.digits.benchmark import quiz
-from lmms_plam.digits.forward import answer_logits, arrange, cut_patches, encode_digits
-from lmms_plam.digits.grids import draw_digit, draw_grid, members
-from lmms_plam.digits.optimizer import orthogonalise
-from lmms_plam.digits.packing import Packer
+from lmms_plam.digits.grids import CELL_PIXELS, CELLS, draw_grid, members
+from lmms_plam.digits.packing import GridPacker, arrange
 from lmms_plam.digits.questions import KINDS, write
+from lmms_plam.embedded.forward import answer_logits, cut_patches, encode_digits
+from lmms_plam.embedded.handwriting import draw_digit
+from lmms_plam.embedded.optimizer import orthogonalise
+from lmms_plam.embedded.words import build_processor
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def answer_places(packer, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_packed_question_about_text_gets_the_logits_of_the_plain_prompt(kind, tokenizer, base_lm):
     grid, questions = quiz("benchmark")[3]
-    packer = Packer(tokenizer, pictures=False)
+    packer = GridPacker(tokenizer, pictures=False)
     ids, _ = packer.pack([grid], [questions])
     packed = answer_logits(base_lm, packer.layout, ids)[0, answer_places(packer, kind)]
     question = questions[list(KINDS).index(kind)]
@@ -63,13 +65,13 @@ def test_a_packed_question_about_text_gets_the_logits_of_the_plain_prompt(kind, 
 def test_a_packed_question_about_a_picture_gets_the_logits_of_the_plain_prompt(kind, tokenizer, vlm):
     grid, questions = quiz("benchmark")[5]
     question = questions[list(KINDS).index(kind)]
-    packer = Packer(tokenizer, pictures=True)
+    packer = GridPacker(tokenizer, pictures=True)
     ids, _ = packer.pack([grid], [questions])
-    digits = np.stack([np.asarray(draw_digit(image)) for image in grid.images])
+    digits = np.stack([np.asarray(draw_digit(image, CELL_PIXELS)) for image in grid.images])
     vision = arrange(encode_digits(vlm, cut_patches(digits)))
     packed = answer_logits(vlm, packer.layout, ids, vision)[0, answer_places(packer, kind)]
 
-    processor = build_processor(tokenizer)
+    processor = build_processor(tokenizer, len(CELLS) * CELL_PIXELS**2)
     content = [{"type": "image"}, {"type": "text", "text": question.text}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(text=[prompt + question.answer], images=[draw_grid(grid.images)], return_tensors="pt")
@@ -81,7 +83,7 @@ def test_a_packed_question_about_a_picture_gets_the_logits_of_the_plain_prompt(k
 @torch.no_grad()
 def test_a_hidden_picture_changes_nothing(tokenizer, vlm):
     grids, questions = zip(*quiz("benchmark")[:2], strict=True)
-    packer = Packer(tokenizer, pictures=True)
+    packer = GridPacker(tokenizer, pictures=True)
     ids, _ = packer.pack(grids, questions)
     one, other = torch.randn(2, 2, 24, 128, generator=torch.Generator().manual_seed(0)).unbind()
     hidden = [answer_logits(vlm, packer.layout, ids, vision, visible_layers=0) for vision in (one, other)]

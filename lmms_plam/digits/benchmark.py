@@ -51,11 +51,6 @@ def show_picture(doc: Mapping[str, Any]) -> list[Image.Image]:
     return [draw_grid(doc["images"])]
 
 
-def show_nothing(doc: Mapping[str, Any]) -> list[Image.Image]:
-    """Return no picture (doc_to_visual of `plam_digits_text`)."""
-    return []
-
-
 def ask_about_picture(doc: Mapping[str, Any]) -> str:
     """Return the bare question (doc_to_text of `plam_digits`)."""
     return str(doc["question"])
@@ -79,11 +74,6 @@ def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, dict[str,
         "score": float(results[0].strip() == doc["answer"]),
     }
     return {"accuracy": record, str(doc["kind"]): record}
-
-
-def mean_score(records: Sequence[Mapping[str, Any]]) -> float:
-    """Return the share of right answers."""
-    return float(sum(record["score"] for record in records)) / len(records)
 
 
 def main() -> None:

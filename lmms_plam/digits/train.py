@@ -15,30 +15,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2ForCausalLM
 
-from lmms_plam.digits.architecture import build_base_lm, build_processor, build_tokenizer, grow_vlm
+from lmms_plam.digits.architecture import build_base_lm, build_tokenizer, grow_vlm
 from lmms_plam.digits.benchmark import GRIDS, quiz
-from lmms_plam.digits.forward import answer_logits, arrange, cut_patches, encode_digits
-from lmms_plam.digits.grids import Digits, Grid, Split, draw_digit, handwriting, members, sample_grid
-from lmms_plam.digits.optimizer import MuonAdamW
-from lmms_plam.digits.packing import IGNORED, Packer
+from lmms_plam.digits.grids import CELL_PIXELS, CELLS, Digits, Grid, Split, members, sample_grid
+from lmms_plam.digits.packing import GridPacker, arrange
 from lmms_plam.digits.questions import KINDS, Question, ask
+from lmms_plam.embedded.forward import answer_logits, cut_patches, encode_digits
+from lmms_plam.embedded.handwriting import draw_digit, handwriting
+from lmms_plam.embedded.optimizer import MuonAdamW
+from lmms_plam.embedded.packing import IGNORED
+from lmms_plam.embedded.training import answer_loss, fit, label_loss, matrices, save, timed
+from lmms_plam.embedded.variants import Handwriting
+from lmms_plam.embedded.words import build_processor
 
 GRIDS_A_STEP = 32
 DIGITS_A_STEP = 128
@@ -49,70 +47,20 @@ HIDDEN_SHARE = 0.5
 FIRST_HIDDEN_LAYERS = range(6, 12)
 
 _QUIZZES: tuple[Split, ...] = ("benchmark", "held_out")
-_VARIANTS = 24
-_WHITE = 255
 
 
-class Handwriting:
-    """The training digits' patches, each in many slightly turned, scaled and shifted variants."""
-
-    def __init__(self, rng: random.Random) -> None:
-        images = members("train")
-        self._row = {int(image): row for row, image in enumerate(images)}
-        drawn = [_distort(draw_digit(int(image)), rng) for image in images for _ in range(_VARIANTS)]
-        self._patches = cut_patches(np.stack(drawn))
-
-    def draw(self, images: Sequence[int], rng: random.Random) -> Tensor:
-        """Return patches (N, 16, 196) of a random variant of each image."""
-        return self._patches[[self._row[image] * _VARIANTS + rng.randrange(_VARIANTS) for image in images]]
-
-
-def _distort(digit: Image.Image, rng: random.Random) -> npt.NDArray[np.uint8]:
-    """Turn by up to 8 degrees, scale by up to 10 percent, shift by up to 4 of 56 pixels."""
-    size, centre = digit.width, digit.width / 2
-    angle, scale = np.deg2rad(rng.uniform(-8, 8)), rng.uniform(0.9, 1.1)
-    a, b = np.cos(angle) / scale, np.sin(angle) / scale
-    x, y = (centre + rng.uniform(-4, 4) for _ in range(2))
-    matrix = (a, b, centre - a * x - b * y, -b, a, centre + b * x - a * y)
-    turned = digit.transform(
-        (size, size), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR, fillcolor=_WHITE
-    )
-    return np.asarray(turned)
-
-
-def fit(what: str, steps: int, optimizer: MuonAdamW, loss_of_step: Callable[[], Tensor]) -> None:
-    """Minimise: warm up over the first twentieth, fall to zero over the second half."""
-    running, start = math.nan, time.perf_counter()
-    for step in range(steps):
-        loss = loss_of_step()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step(min(20 * (step + 1) / steps, 1.0, 2 * (steps - step) / steps))
-        running = loss.item() if step == 0 else running + 0.02 * (loss.item() - running)
-        if (step + 1) % 100 == 0:
-            minutes = (time.perf_counter() - start) / 60
-            print(f"{what}: step {step + 1} of {steps}, loss {running:.4f}, {minutes:.1f} minutes", flush=True)
-
-
-def _answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-
-
-def _matrices(modules: torch.nn.Module) -> list[torch.nn.Parameter]:
-    return [p for name, p in modules.named_parameters() if p.ndim == 2 and "embed" not in name]
-
-
-def train_base_lm(steps: int, seed: int, packer: Packer) -> Qwen2ForCausalLM:
+def train_base_lm(steps: int, seed: int, packer: GridPacker) -> Qwen2ForCausalLM:
     """Train the base LM on grids written out. Grids of the benchmark are left out."""
     rng = random.Random(f"{seed} base LM")
     torch.manual_seed(seed)
     model = build_base_lm(packer.tokenizer).bfloat16()
     model.set_attn_implementation("eager")  # several times faster than sdpa's backward pass in bfloat16 on a CPU
-    optimizer = MuonAdamW(model.parameters(), _matrices(model.model.layers), muon_rate=0.02, adam_rate=0.003)
+    optimizer = MuonAdamW(model.parameters(), matrices(model.model.layers), muon_rate=0.02, adam_rate=0.003)
 
     def loss() -> Tensor:
         grids, questions = sample_batch(rng)
         ids, targets = packer.pack(grids, questions)
-        return _answer_loss(answer_logits(model, packer.layout, ids), targets)
+        return answer_loss(answer_logits(model, packer.layout, ids), targets)
 
     fit("base LM on text", steps, optimizer, loss)
     return model
@@ -132,31 +80,25 @@ def align_tower(
     """
     rng = random.Random(f"{seed} tower")
     tower = vlm.model.visual
-    optimizer = MuonAdamW(tower.parameters(), _matrices(tower), muon_rate=0.02, adam_rate=0.003)
-    images = members("train").tolist()
+    optimizer = MuonAdamW(tower.parameters(), matrices(tower), muon_rate=0.02, adam_rate=0.003)
     labels = torch.from_numpy(handwriting()[1])
     embeddings = vlm.get_input_embeddings().weight.detach()[list(words)].float()
-    scale = embeddings.square().sum(1).mean()
 
     def loss() -> Tensor:
-        batch = rng.choices(images, k=DIGITS_A_STEP)
-        tokens = encode_digits(vlm, digits.draw(batch, rng)).float()
-        distances: Tensor = torch.cdist(tokens.flatten(0, 1), embeddings).square() / scale
-        target = labels[batch].repeat_interleave(tokens.shape[1])
-        nearest: Tensor = functional.cross_entropy(-10 * distances, target)
-        return nearest + distances.gather(1, target[:, None]).mean()
+        batch = rng.choices(digits.images, k=DIGITS_A_STEP)
+        return label_loss(encode_digits(vlm, digits.draw(batch, rng)), labels[batch], embeddings)
 
     fit("vision tower on single digits", steps, optimizer, loss)
 
 
 def train_vlm(
-    vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, digits: Handwriting, packer: Packer
+    vlm: Qwen2_5_VLForConditionalGeneration, steps: int, seed: int, digits: Handwriting, packer: GridPacker
 ) -> None:
     """Train the whole VLM on pictures, hiding them from the upper layers in a share of the steps."""
     rng = random.Random(f"{seed} VLM")
     vlm.set_attn_implementation("eager")
-    matrices = _matrices(vlm.model.language_model.layers) + _matrices(vlm.model.visual)
-    optimizer = MuonAdamW(vlm.parameters(), matrices, muon_rate=0.01, adam_rate=0.001)
+    treated = matrices(vlm.model.language_model.layers) + matrices(vlm.model.visual)
+    optimizer = MuonAdamW(vlm.parameters(), treated, muon_rate=0.01, adam_rate=0.001)
 
     def loss() -> Tensor:
         grids, questions = sample_batch(rng)
@@ -164,7 +106,7 @@ def train_vlm(
         patches = digits.draw([image for grid in grids for image in grid.images], rng)
         visible = rng.choice(FIRST_HIDDEN_LAYERS) if rng.random() < HIDDEN_SHARE else None
         vision = arrange(encode_digits(vlm, patches))
-        return _answer_loss(answer_logits(vlm, packer.layout, ids, vision, visible), targets)
+        return answer_loss(answer_logits(vlm, packer.layout, ids, vision, visible), targets)
 
     fit("VLM on pictures", steps, optimizer, loss)
 
@@ -187,7 +129,7 @@ def _asked_digits() -> frozenset[Digits]:
 @torch.no_grad()
 def accuracy(
     model: Qwen2ForCausalLM | Qwen2_5_VLForConditionalGeneration,
-    packer: Packer,
+    packer: GridPacker,
     split: Split,
     visible_layers: int | None = None,
 ) -> dict[str, float]:
@@ -202,7 +144,7 @@ def accuracy(
         ids, targets = packer.pack(grids, questions)
         vision = None
         if packer.pictures:
-            drawn = [np.asarray(draw_digit(image)) for grid in grids for image in grid.images]
+            drawn = [np.asarray(draw_digit(image, CELL_PIXELS)) for grid in grids for image in grid.images]
             vision = arrange(encode_digits(model, cut_patches(np.stack(drawn))))
         guesses = answer_logits(model, packer.layout, ids, vision, visible_layers).argmax(-1)
         right.append((guesses == targets) | (targets == IGNORED))
@@ -223,26 +165,26 @@ def main() -> None:
     parser.add_argument("--vlm-steps", type=int, default=1200)
     args = parser.parse_args()
     tokenizer = build_tokenizer()
-    text, pictures = Packer(tokenizer, pictures=False), Packer(tokenizer, pictures=True)
-    training_text = Packer(tokenizer, pictures=False, kinds=TRAINED_KINDS)
-    training_pictures = Packer(tokenizer, pictures=True, kinds=TRAINED_KINDS)
+    text, pictures = GridPacker(tokenizer, pictures=False), GridPacker(tokenizer, pictures=True)
+    training_text = GridPacker(tokenizer, pictures=False, kinds=TRAINED_KINDS)
+    training_pictures = GridPacker(tokenizer, pictures=True, kinds=TRAINED_KINDS)
     minutes: dict[str, float] = {}
 
-    with _timed(minutes, "base_lm"):
+    with timed(minutes, "base_lm"):
         if (args.output / "base_lm").exists():
             base_lm = Qwen2ForCausalLM.from_pretrained(args.output / "base_lm", dtype=torch.bfloat16)
         else:
             base_lm = train_base_lm(args.base_steps, args.seed, training_text)
-            _save(base_lm, tokenizer, args.output / "base_lm")
+            save(base_lm, tokenizer, args.output / "base_lm")
     torch.manual_seed(args.seed)
     vlm = grow_vlm(base_lm, tokenizer).bfloat16()
-    digits = Handwriting(random.Random(args.seed))
+    digits = Handwriting(members("train").tolist(), CELL_PIXELS, random.Random(args.seed))
     words = [tokenizer.convert_tokens_to_ids(str(digit)) for digit in range(10)]
-    with _timed(minutes, "tower"):
+    with timed(minutes, "tower"):
         align_tower(vlm, args.tower_steps, args.seed, digits, words)
-    with _timed(minutes, "vlm"):
+    with timed(minutes, "vlm"):
         train_vlm(vlm, args.vlm_steps, args.seed, digits, training_pictures)
-    _save(vlm, build_processor(tokenizer), args.output / "vlm")
+    save(vlm, build_processor(tokenizer, len(CELLS) * CELL_PIXELS**2), args.output / "vlm")
 
     layers = vlm.config.text_config.num_hidden_layers
     figures = {
@@ -259,19 +201,6 @@ def main() -> None:
     report[f"seed {args.seed}"] = figures
     args.report.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
     print(json.dumps(figures, indent=2))
-
-
-@contextmanager
-def _timed(minutes: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    minutes[stage] = round((time.perf_counter() - start) / 60, 1)
-
-
-def _save(model: Qwen2ForCausalLM | Qwen2_5_VLForConditionalGeneration, words: Any, folder: Path) -> None:
-    """Write a model and its tokenizer or processor."""
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
 
 
 if __name__ == "__main__":

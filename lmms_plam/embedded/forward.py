@@ -1,11 +1,12 @@
-"""Running the pair layer by layer on packed rows, through the Hugging Face modules themselves.
+"""Running an embedded pair layer by layer on packed rows, through the Hugging Face modules themselves.
 
-Needed because a training step may hide the picture from the upper layers, and because transformers' own vision tower
-takes its windows one at a time. Tests hold that both ways of running give the same logits.
+Needed because the picture may be hidden from the upper layers, and because transformers' own vision tower takes its
+windows one at a time. Tests hold that both ways of running give the same logits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,26 +16,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lmms_plam.digits.architecture import MERGE, PATCH
-from lmms_plam.digits.grids import CELL_PIXELS, CELLS, COLUMNS, ROWS
-from lmms_plam.digits.packing import IMAGE_COLUMNS, IMAGE_ROWS, Layout
+from lmms_plam.embedded.packing import Layout
+from lmms_plam.embedded.words import MERGE, PATCH
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2ForCausalLM
 
-_SIDE = CELL_PIXELS // (PATCH * MERGE)
 _COPIES = 6
 """A patch holds each grey value for three colours and two frames."""
 
 
 def cut_patches(digits: npt.NDArray[np.uint8]) -> Tensor:
-    """Cut pictures of digits, (N, 56, 56), into patches, (N, 16, 196) uint8, in the order of Qwen's processor."""
-    split = torch.from_numpy(digits).view(-1, _SIDE, MERGE, PATCH, _SIDE, MERGE, PATCH)
+    """Cut pictures of digits, (N, pixels, pixels), into patches, (N, P, 196) uint8, in the order of Qwen's own."""
+    side = digits.shape[-1] // (PATCH * MERGE)
+    split = torch.from_numpy(digits).view(-1, side, MERGE, PATCH, side, MERGE, PATCH)
     return split.permute(0, 1, 4, 2, 5, 3, 6).reshape(len(digits), -1, PATCH * PATCH)
 
 
 def encode_digits(vlm: Qwen2_5_VLForConditionalGeneration, patches: Tensor) -> Tensor:
-    """Run the vision tower on single digits: patches (N, 16, 196) to vision tokens (N, 4, width).
+    """Run the vision tower on single digits: patches (N, P, 196) to vision tokens (N, P / 4, width).
 
     The tower's windows are one digit wide and its rotary positions relative, so a digit's tokens are the same alone and
     in a grid.
@@ -43,25 +43,26 @@ def encode_digits(vlm: Qwen2_5_VLForConditionalGeneration, patches: Tensor) -> T
     kernel = tower.patch_embed.proj.weight.flatten(1)
     pixels = (patches.to(kernel.dtype) / 127.5 - 1).repeat(1, 1, _COPIES)
     hidden = pixels @ kernel.mT
-    cos, sin = tower.rotary_pos_emb(hidden, _patch_positions())
+    cos, sin = tower.rotary_pos_emb(hidden, _patch_positions(patches.shape[1]))
     for block in tower.blocks:
         hidden = hidden + _window_attention(block.attn, block.norm1(hidden), cos, sin)
         hidden = hidden + block.mlp(block.norm2(hidden))
     merged: Tensor = tower.merger(hidden.flatten(0, 1))
-    return merged.view(len(patches), _SIDE * _SIDE, -1)
+    return merged.view(len(patches), patches.shape[1] // MERGE**2, -1)
 
 
 @cache
-def _patch_positions() -> Tensor:
-    """Return the row and column of a digit's 16 patches in the processor's order, (16, 2)."""
-    side = torch.arange(_SIDE * MERGE).view(_SIDE, MERGE)
-    rows = side[:, None, :, None].expand(_SIDE, _SIDE, MERGE, MERGE)
-    columns = side[None, :, None, :].expand(_SIDE, _SIDE, MERGE, MERGE)
+def _patch_positions(patches: int) -> Tensor:
+    """Return the row and column of a digit's patches in the processor's order, (patches, 2)."""
+    side = math.isqrt(patches) // MERGE
+    places = torch.arange(side * MERGE).view(side, MERGE)
+    rows = places[:, None, :, None].expand(side, side, MERGE, MERGE)
+    columns = places[None, :, None, :].expand(side, side, MERGE, MERGE)
     return torch.stack([rows.flatten(), columns.flatten()], dim=1)
 
 
 def _window_attention(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Full attention inside each window, all windows at once: (N, 16, D) to (N, 16, D)."""
+    """Full attention inside each window, all windows at once: (N, P, D) to (N, P, D)."""
     count, length, width = hidden.shape
     query, key, value = attention.qkv(hidden).view(count, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
     scores = _rotate(query, cos, sin) @ _rotate(key, cos, sin).mT * attention.scaling
@@ -72,13 +73,6 @@ def _window_attention(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.float().chunk(2, dim=-1)
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
-
-
-def arrange(tokens: Tensor) -> Tensor:
-    """Put the vision tokens of grids' digits, (B * 6, 4, D), in the order of the whole picture, (B, 24, D)."""
-    width = tokens.shape[-1]
-    cells = tokens.view(-1, ROWS, COLUMNS, _SIDE, _SIDE, width)
-    return cells.permute(0, 1, 3, 2, 4, 5).reshape(len(tokens) // len(CELLS), IMAGE_ROWS * IMAGE_COLUMNS, width)
 
 
 def answer_logits(
@@ -94,7 +88,7 @@ def answer_logits(
         model: base LM or VLM.
         layout: of the rows.
         ids: token ids, (B, S).
-        vision: vision tokens, (B, 24, D), that take the place of the picture's token ids.
+        vision: vision tokens, (B, V, D), that take the place of the picture's token ids.
         visible_layers: number of decoder layers, from the first on, in which the picture can be read; all if left out.
 
     Returns:
