@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -78,7 +78,7 @@ class Packer(ABC):
     """Tokens of a kind's longest answer."""
 
     def __init__(self, tokenizer: Qwen2Tokenizer, *, pictures: bool, kinds: Sequence[str]) -> None:
-        self._encode = cache(lambda text: tuple(tokenizer.encode(text)))
+        self._encode = lru_cache(2**16)(lambda text: tuple(tokenizer.encode(text)))
         self.tokenizer = tokenizer
         self._end = tokenizer.eos_token_id
         self.pictures = pictures

@@ -4,8 +4,8 @@
       version: 1.0
       plam: {cluster: image_id, stratum: subject, metric: my_package.metrics:rare_words}
 
-`cluster` and `stratum` are dotted paths into what `process_results` returns, or into the metric's own entry of it, or
-columns of the dataset.
+`cluster`, `stratum` and what `parts` lists are dotted paths into what `process_results` returns, or into the metric's
+own entry of it, or columns of the dataset.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Declaration(BaseModel):
         cluster: what depends on each other shares it; left out, lmms-eval's own `cluster_key`, or each document alone.
         stratum: part of the benchmark that is resampled separately.
         question: the question's id, to check that two runs asked the same.
+        parts: paths of what questions are of, such as their kind; each value gets a line of its own in comparisons.
         perfect: the best value of a document, 100 for percentages.
         metric: a registered metric, `module:name` where importing the module registers it.
     """
@@ -42,6 +43,7 @@ class Declaration(BaseModel):
     cluster: str | None = None
     stratum: str | None = None
     question: str | None = None
+    parts: tuple[str, ...] = ()
     perfect: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     metric: str = "mean"
 
@@ -172,12 +174,16 @@ def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
 
     def read(sample: Sample) -> Record:
         places = (sample, sample.get(key), sample.get("doc"))
-        question, cluster, stratum = (
+        question, cluster, stratum, *parts = (
             None if path is None else _look_up(places, path)
-            for path in (declaration.question, declaration.cluster, declaration.stratum)
+            for path in (declaration.question, declaration.cluster, declaration.stratum, *declaration.parts)
         )
-        if declaration.stratum and stratum is None:
-            raise DataError(f"document {sample.get('doc_id')}: '{declaration.stratum}' is not among what is logged")
+        named: dict[str | None, Any] = {
+            declaration.stratum: stratum,
+            **dict(zip(declaration.parts, parts, strict=True)),
+        }
+        if lacking := [path for path, found in named.items() if path and found is None]:
+            raise DataError(f"document {sample.get('doc_id')}: '{lacking[0]}' is not among what is logged")
         value = _look_up(places, score)
         if value is None:
             raise DataError(
@@ -190,6 +196,7 @@ def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
             question="" if question is None else str(question),
             cluster=None if cluster is None else str(cluster),
             stratum="" if stratum is None else str(stratum),
+            columns={_part(path): str(part) for path, part in zip(declaration.parts, parts, strict=True)},
         )
 
     return Benchmark(
@@ -198,8 +205,14 @@ def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
         cluster_column=declaration.cluster,
         needs_clusters=True,
         perfect_answer=declaration.perfect,
+        part_columns=tuple(map(_part, declaration.parts)),
         only_with=key,
     )
+
+
+def _part(path: str) -> str:
+    """Return what the matrix calls the column of a part, never one of its own columns' names."""
+    return f"part: {path}"
 
 
 def _look_up(places: Sequence[Any], path: str) -> Any:

@@ -74,6 +74,7 @@ class Benchmark:
             names aren't logged, the blocks stand for the images.
         assumed: nobody said how the task is aggregated, so that its mean stands only where the harness prints it too.
         perfect_answer: the best value of a document.
+        part_columns: columns of the matrix whose every value is measured by itself, too, by the headline's metric.
         only_with: the key without which a sample isn't measured, as a category's metric isn't for other categories.
     """
 
@@ -84,6 +85,7 @@ class Benchmark:
     questions_per_image: int | None = None
     assumed: bool = False
     perfect_answer: float = 1.0
+    part_columns: tuple[str, ...] = ()
     only_with: str | None = None
 
     @property
@@ -125,10 +127,16 @@ class Benchmark:
     def parts(self, matrix: ScoreMatrix) -> list[tuple[Measure, ScoreMatrix]]:
         """Return each measure that has documents, with the part of the matrix that it reads."""
         groups = np.array([stratum.partition("/")[0] for stratum in matrix.strata])
-        return [
+        grouped = [
             (measure, matrix.select((groups == measure.group) | (measure.group == "")))
             for measure in self.measures
             if not measure.group or measure.group in groups
+        ]
+        metric = self.headline.metric
+        return grouped + [
+            (Measure(str(value), metric), matrix.select(matrix.columns[column] == value))
+            for column in self.part_columns
+            for value in dict.fromkeys(matrix.columns[column])
         ]
 
 
