@@ -33,7 +33,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen
 from lmms_plam.microworld.answering import right_answers
 from lmms_plam.microworld.architecture import LAYERS, GridPacker
 from lmms_plam.microworld.benchmark import draw_quiz
-from lmms_plam.microworld.questions import KINDS, NARROW
+from lmms_plam.microworld.questions import ASKED, NARROW
 from lmms_plam.microworld.train import KEPT_LAYERS
 from lmms_plam.paths import PACKAGE
 from lmms_plam.probes.curve import masking_curve
@@ -46,11 +46,10 @@ from lmms_plam.stats.metrics import find_metric
 VLMS = ("narrow", "upper", "broad")
 ATTENTION, MLP = ("self_attn",), ("mlp",)
 GROUPS: dict[str, tuple[str, ...]] = {
-    "all": tuple(KINDS),
+    "all": ASKED,
     "trained": NARROW,
-    "unseen": tuple(kind for kind in KINDS if kind not in NARROW),
-    "via": ("via",),
-    "unseen but via": tuple(kind for kind in KINDS if kind not in (*NARROW, "via")),
+    "unseen": tuple(kind for kind in ASKED if kind not in NARROW),
+    "hops": ("twice", "thrice"),
 }
 Right = np.ndarray
 """Which questions a model answers right, (grids, kinds)."""
@@ -68,7 +67,7 @@ class World:
         self.folder = folder
         tokenizer = AutoTokenizer.from_pretrained(folder / "base_lm")
         self.quiz = draw_quiz("benchmark", grids, seed="truth")
-        self.packer = GridPacker(tokenizer, pictures=True, kinds=tuple(KINDS))
+        self.packer = GridPacker(tokenizer, pictures=True, kinds=ASKED)
         self.base_lm = Qwen2ForCausalLM.from_pretrained(folder / "base_lm", dtype=torch.bfloat16)
         self._vlms: dict[str, Any] = {}
 
@@ -120,7 +119,7 @@ class Gain:
     @classmethod
     def of(cls, before: Right, after: Right, group: str) -> Gain:
         """Compare answers to the questions of a group."""
-        columns = [list(KINDS).index(kind) for kind in GROUPS[group]]
+        columns = [ASKED.index(kind) for kind in GROUPS[group]]
         change = (after[:, columns].astype(float) - before[:, columns]).mean(axis=1)
         return cls(100 * float(change.mean()), 100 * float(change.std(ddof=1)) / len(change) ** 0.5)
 
@@ -139,7 +138,7 @@ class Claim:
 
 def onset(curve: Mapping[int, Right], group: str = "all") -> int:
     """Return the plateau onset of the population's curve, by the software's own rule."""
-    columns = [list(KINDS).index(kind) for kind in GROUPS[group]]
+    columns = [ASKED.index(kind) for kind in GROUPS[group]]
     scores = np.array([right[:, columns].mean() for right in curve.values()])
     return int(list(curve)[onset_index(scores, np.array(list(curve)), OnsetRule())])
 
@@ -154,11 +153,13 @@ def rising_layers(curve: Mapping[int, Right]) -> int:
 def claims(world: World) -> list[Claim]:
     """Check what is said of the world."""
     plain = {name: world.right(world.vlm(name)) for name in VLMS}
-    upper = KEPT_LAYERS
     found = []
 
-    def claim(says: str, holds: bool, *gains: object) -> None:
-        found.append(Claim(says, bool(holds), ", ".join(map(str, gains))))
+    def claim(says: str, holds: bool, *figures: object) -> None:
+        found.append(Claim(says, bool(holds), ", ".join(map(str, figures))))
+
+    def gain(name: str, right: Right) -> Gain:
+        return Gain.of(plain[name], right, "unseen")
 
     curves = {name: world.curve(name) for name in VLMS}
     onsets = {name: onset(curve) for name, curve in curves.items()}
@@ -166,43 +167,45 @@ def claims(world: World) -> list[Claim]:
         layers = rising_layers(curve)
         claim(
             f"{name}: the curve rises over several layers before its onset",
-            layers >= 3 and onsets[name] >= 5,
+            layers >= 3 and onsets[name] >= 8,
             f"{layers} layers from a tenth to nine tenths of the rise, onset {onsets[name]}",
         )
 
-    first, plateau = (
-        Gain.of(plain["narrow"], world.merged("narrow", start), "unseen") for start in (0, onsets["narrow"])
-    )
+    first, plateau = (gain("narrow", world.merged("narrow", start)) for start in (0, onsets["narrow"]))
+    claim("narrow: attention merged from layer 0 on helps unseen kinds", first.points > 5 * first.error > 0, first)
     claim(
-        "narrow: attention merged from layer 0 on helps unseen kinds",
-        first.points > 5 and first.points > 5 * first.error,
-        first,
-    )
-    claim(
-        f"narrow: merged from its plateau (layer {onsets['narrow']}) on it hardly does",
-        abs(plateau.points) < min(2.5, first.points / 4),
+        f"narrow: merged from its plateau (layer {onsets['narrow']}) on it gives hardly a tenth of that",
+        plateau.points < first.points / 8,
         plateau,
     )
-    both = Gain.of(plain["narrow"], world.merged("narrow", 0, modules=ATTENTION + MLP), "unseen")
-    claim("narrow: MLPs merged with attention add to it", both.points > first.points + 2 * both.error, both, first)
+    silent = gain("narrow", world.silenced("narrow", 4))
+    claim("narrow: switching attention off from layer 4 on hurts them", silent.points < -5 * silent.error < 0, silent)
+    scaled = gain("narrow", world.merged("narrow", 0, 0, 0.9))
+    claim("narrow: scaling the VLM's own attention doesn't help", scaled.points < 3 * scaled.error + 0.5, scaled)
 
-    via = Gain.of(plain["upper"], world.merged("upper", upper), "via")
-    claim(f"upper: attention merged from layer {upper} on helps `via`", via.points > 5 * via.error > 0, via)
-    via_onset = onset(curves["upper"], "via")
+    hops = {
+        "merged": world.merged("upper", KEPT_LAYERS),
+        "half merged": world.merged("upper", KEPT_LAYERS, 0.5, 0.5),
+        "scaled": world.merged("upper", KEPT_LAYERS, 0, 0.9),
+        "silenced": world.silenced("upper", KEPT_LAYERS),
+    }
+    gains = {how: Gain.of(plain["upper"], right, "hops") for how, right in hops.items()}
     claim(
-        f"upper: that is from the plateau of `via` on (layer {via_onset})",
-        abs(via_onset - upper) <= 1,
-        *(f"{100 * right[:, list(KINDS).index('via')].mean():.0f}" for right in curves["upper"].values()),
+        f"upper: attention merged from layer {KEPT_LAYERS} on helps `twice` and `thrice`",
+        all(gains[how].points > 3 * gains[how].error > 0 for how in ("merged", "half merged")),
+        gains["merged"],
+        gains["half merged"],
     )
-    scaled = Gain.of(plain["upper"], world.merged("upper", upper, 0, 0.9), "via")
-    claim("upper: scaling the VLM's own attention instead doesn't", scaled.points < 2 * scaled.error + 2, scaled)
-    silent = Gain.of(plain["upper"], world.silenced("upper", upper), "via")
-    claim("upper: switching that attention off hurts `via`", silent.points < -5 * silent.error < 0, silent)
-    hidden = max(
-        (Gain.of(plain["upper"], curves["upper"][cut], "via") for cut in range(upper, LAYERS)),
-        key=lambda gain: gain.points / max(gain.error, 1e-9),
+    claim(
+        "upper: scaling the VLM's own attention instead doesn't",
+        gains["scaled"].points < 2 * gains["scaled"].error,
+        gains["scaled"],
     )
-    claim("upper: hiding the picture late helps `via`", hidden.points > 3 * hidden.error > 0, hidden)
+    claim(
+        "upper: switching that attention off hurts them",
+        gains["silenced"].points < -5 * gains["silenced"].error < 0,
+        gains["silenced"],
+    )
 
     null = [Gain.of(plain["broad"], world.merged("broad", start), "all") for start in (0, 2, 4, 6, 8, 10)]
     claim("broad: no attention merge helps", all(gain.points < 2 * gain.error + 0.2 for gain in null), *null)
@@ -213,7 +216,7 @@ def matrix_of(variants: Mapping[str, Right], grids: Sequence[int]) -> ScoreMatri
     """Return the score matrix of some grids, each a cluster of its own however often it is drawn."""
     names = tuple(variants)
     scores = np.stack([variants[name][list(grids)].reshape(-1) for name in names], axis=1).astype(float)
-    count, kinds = len(scores), len(KINDS)
+    count, kinds = len(scores), len(ASKED)
     return ScoreMatrix(
         doc_ids=np.arange(count),
         variants=names,
@@ -272,8 +275,8 @@ def tables(world: World, console: Console) -> dict[str, Any]:
         if not (world.folder / name).exists():
             continue
         curve = world.curve(name)
-        for group in ("all", "trained", "unseen but via", "via"):
-            columns = [list(KINDS).index(kind) for kind in GROUPS[group]]
+        for group in ("all", "trained", "unseen", "hops"):
+            columns = [ASKED.index(kind) for kind in GROUPS[group]]
             scores = [round(100 * float(right[:, columns].mean()), 1) for right in curve.values()]
             result["curves"][f"{name}, {group}"] = scores
             table.add_row(name, group, *(f"{score:.0f}" for score in scores))
@@ -290,7 +293,7 @@ def tables(world: World, console: Console) -> dict[str, Any]:
         plain = world.right(world.vlm(name))
         for recipe, (lm, vlm, modules) in recipes.items():
             merged = [world.merged(name, start, lm, vlm, modules) for start in starts]
-            for group in ("all", "trained", "unseen but via", "via"):
+            for group in ("all", "trained", "unseen", "hops"):
                 gains = [Gain.of(plain, right, group) for right in merged]
                 result["merges"][f"{name}, {recipe}, {group}"] = [
                     [round(gain.points, 2), round(gain.error, 2)] for gain in gains
@@ -324,7 +327,7 @@ def main() -> None:
         for name in VLMS:
             variants = {
                 "base": world.right(world.vlm(name)),
-                f"merged from {KEPT_LAYERS}": world.merged(name, KEPT_LAYERS),
+                f"half merged from {KEPT_LAYERS}": world.merged(name, KEPT_LAYERS, 0.5, 0.5),
                 "half merged from 0": world.merged(name, 0, 0.5, 0.5),
             }
             cuts = {str(cut): right for cut, right in world.curve(name).items()}

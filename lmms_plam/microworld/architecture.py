@@ -106,7 +106,8 @@ def build_base_lm(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
 def grow_vlm(base_lm: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
     """Return a VLM whose decoder is the base LM's and whose vision tower is untrained.
 
-    The tower's attention windows are one digit wide, so it sees each digit alone; only the decoder compares them.
+    The tower's attention windows are one digit wide, so it sees each digit alone; only the decoder compares them. The
+    tokens around a picture, which the base LM never met, start as what stands around a written grid.
     """
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -132,4 +133,8 @@ def grow_vlm(base_lm: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> Qwen2_5_VL
         )
     )
     vlm.model.language_model.load_state_dict(base_lm.model.state_dict())
+    embeddings = vlm.get_input_embeddings().weight.data
+    for mark, written in (("<|vision_start|>", "["), ("<|vision_end|>", "]\n")):
+        (learnt,) = tokenizer.encode(written)
+        embeddings[tokenizer.convert_tokens_to_ids(mark)] = embeddings[learnt]
     return vlm

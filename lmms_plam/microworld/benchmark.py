@@ -1,8 +1,8 @@
 """The benchmarks: fixed questions about grids of images that training never saw, and how lmms-eval scores them.
 
 `tasks/plam_microworld.yaml` asks about pictures, `plam_microworld_text.yaml` about the same grids written out,
-`plam_microworld_held_out.yaml` about other images that nothing was chosen on, and `plam_microworld_via.yaml` only the
-kind `via`, of more grids. The questions lie beside those files, where lmms-eval reads them without a hub;
+`plam_microworld_held_out.yaml` about other images that nothing was chosen on. The questions lie beside those files,
+where lmms-eval reads them without a hub;
 `python -m lmms_plam.microworld.benchmark` writes the same files again.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from lmms_plam.microworld.grids import CELL_PIXELS, Grid, Split, draw_grid, sample_grid, write_grid
-from lmms_plam.microworld.questions import KINDS, NARROW, Question, ask
+from lmms_plam.microworld.questions import ASKED, NARROW, Question, ask
 from lmms_plam.paths import data_folder
 
 Quiz = tuple[tuple[Grid, tuple[Question, ...]], ...]
@@ -24,7 +24,7 @@ Quiz = tuple[tuple[Grid, tuple[Question, ...]], ...]
 _SEED = 2601_07645
 
 
-def draw_quiz(split: Split, grids: int, kinds: Sequence[str] = tuple(KINDS), seed: str = "") -> Quiz:
+def draw_quiz(split: Split, grids: int, kinds: Sequence[str] = ASKED, seed: str = "") -> Quiz:
     """Draw grids of a split's images, each with one question of every kind; the same seed draws the same."""
     rng = random.Random(f"{_SEED} {split} {seed}")
     drawn = [sample_grid(split, rng) for _ in range(grids)]
@@ -34,7 +34,6 @@ def draw_quiz(split: Split, grids: int, kinds: Sequence[str] = tuple(KINDS), see
 QUIZZES: dict[str, Quiz] = {
     "plam_microworld": draw_quiz("benchmark", 100),
     "plam_microworld_held_out": draw_quiz("held_out", 100),
-    "plam_microworld_via": draw_quiz("benchmark", 240, ("via",), "via"),
 }
 """By task, its grids and their questions."""
 

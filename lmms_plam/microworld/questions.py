@@ -100,6 +100,9 @@ KINDS: dict[str, Draw] = {
 }
 """How each kind draws a question about a grid: its text with the kind's name left out, its answer, the cells."""
 
+ASKED = tuple(kind for kind in KINDS if kind != "via")
+"""The kinds that benchmarks ask and VLMs are tuned on: those that the base LM has learnt by the end of its training."""
+
 NARROW = ("read", "largest", "plus")
 """The kinds that the VLMs `narrow` and `upper` are tuned on."""
 

@@ -7,8 +7,8 @@ From nothing to a base LM and four VLMs in one go, seeded and counted in steps:
 3. From there, each by itself: `narrow` (everything tuned, on three kinds), `upper` (the same kinds, all kept but the
    layers from the fifth on), `broad` (everything tuned, on all kinds).
 
-Nothing is hidden from a model in training, and nothing here was chosen by a merge, a masking curve or the benchmark:
-choices looked at the base LM's text and the stages' accuracy on a split of images of their own (`choices`). What the
+Nothing is hidden from a model in training. Choices looked at the base LM's text and the stages' accuracy on a split of
+images of their own (`choices`), with the two exceptions that the package's docstring names. What the
 output folder already holds is not trained again. One thread is enough.
 """
 
@@ -38,7 +38,7 @@ from lmms_plam.microworld.answering import accuracy
 from lmms_plam.microworld.architecture import PICTURE_PIXELS, GridPacker, build_base_lm, build_tokenizer, grow_vlm
 from lmms_plam.microworld.benchmark import QUIZZES, draw_quiz
 from lmms_plam.microworld.grids import CELL_PIXELS, Grid, members, sample_grid
-from lmms_plam.microworld.questions import KINDS, NARROW, Question, ask
+from lmms_plam.microworld.questions import ASKED, KINDS, NARROW, Question, ask
 
 TEXT_GRIDS, PICTURE_GRIDS = 16, 32
 """Grids a step."""
@@ -48,16 +48,18 @@ QUESTIONS_A_GRID = 16
 KEPT_LAYERS = 4
 """Decoder layers that `upper` keeps as they are; a third of the depth, taken from a study with another base LM."""
 
-CYCLES, CYCLE_STEPS = 5, 900
+CYCLES, CYCLE_STEPS = 4, 900
 FIRST_RATE, LATER_RATE = 0.02, 0.01
 """Of Muon in the base LM's first cycle and in its others; AdamW's are 0.15 of it."""
 LABEL_STEPS, ANSWER_STEPS = 800, 200
-STEPS = {"narrow": 300, "upper": 600, "broad": 300}
-RATES = {"narrow": 0.01, "upper": 0.03, "broad": 0.01}
-"""Of Muon; AdamW's are a tenth."""
+TUNED = ("narrow", "upper", "broad")
+TUNING_STEPS, TUNING_RATE = 300, 0.01
+"""Of Muon; AdamW's rate is a tenth."""
 
-CHOICES = draw_quiz("choices", 200)
-"""What the choices of the recipe looked at, and what training reports."""
+CHOICES = draw_quiz("choices", 200, tuple(KINDS))
+"""What the choices of the recipe looked at."""
+ASKED_CHOICES = tuple((grid, tuple(q for q in questions if q.kind in ASKED)) for grid, questions in CHOICES)
+"""What training reports: the kinds that are asked."""
 
 
 def train_base_lm(
@@ -170,7 +172,7 @@ def align(vlm: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, se
     optimizer = MuonAdamW(tuned, matrices(tower), muon_rate=0.02, adam_rate=0.003)
     fit("tower on single digits", LABEL_STEPS, optimizer, loss)
     optimizer = MuonAdamW(tuned, matrices(tower), muon_rate=0.002, adam_rate=0.0003)
-    fit("tower on answers", ANSWER_STEPS, optimizer, PictureLoss(vlm, tokenizer, tuple(KINDS), digits, rng))
+    fit("tower on answers", ANSWER_STEPS, optimizer, PictureLoss(vlm, tokenizer, ASKED, digits, rng))
 
 
 def tune(
@@ -179,17 +181,16 @@ def tune(
     """Return a copy of the aligned VLM, tuned on pictures as its name says."""
     vlm = copy.deepcopy(aligned)
     layers, tower = vlm.model.language_model.layers, vlm.model.visual
-    kinds = tuple(KINDS) if name == "broad" else NARROW * 2
+    kinds = ASKED if name == "broad" else NARROW * 2
     if name == "upper":
         upper = layers[KEPT_LAYERS:]
         tuned, treated = list(upper.parameters()), matrices(upper)
     else:
         tuned, treated = list(vlm.parameters()), matrices(layers) + matrices(tower)
     freeze_all_but(vlm, tuned)
-    rate = RATES[name]
-    optimizer = MuonAdamW(tuned, treated, muon_rate=rate, adam_rate=rate / 10)
+    optimizer = MuonAdamW(tuned, treated, muon_rate=TUNING_RATE, adam_rate=TUNING_RATE / 10)
     loss = PictureLoss(vlm, tokenizer, kinds, digits, random.Random(f"{seed} {name}"))
-    fit(name, STEPS[name], optimizer, loss)
+    fit(name, TUNING_STEPS, optimizer, loss)
     return vlm
 
 
@@ -239,8 +240,8 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     processor = build_processor(tokenizer, PICTURE_PIXELS)
-    text = GridPacker(tokenizer, pictures=False, kinds=tuple(KINDS))
-    pictures = GridPacker(tokenizer, pictures=True, kinds=tuple(KINDS))
+    text = GridPacker(tokenizer, pictures=False, kinds=ASKED)
+    pictures = GridPacker(tokenizer, pictures=True, kinds=ASKED)
     report = args.output / "training.json"
     seeds: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
     figures = seeds.setdefault(str(args.seed), {"minutes": {}})
@@ -255,12 +256,12 @@ def main() -> None:
             base_lm, history = train_base_lm(tokenizer, args.cycles, args.cycle_steps, args.seed, args.output)
         save(base_lm, tokenizer, args.output / "base_lm")
         figures["base_lm_by_cycle"] = history
-        figures["base_lm"] = {"text": accuracy(base_lm, text, CHOICES)}
+        figures["base_lm"] = {"text": accuracy(base_lm, text, ASKED_CHOICES)}
         note()
 
     digits = Handwriting(members("train"), CELL_PIXELS, random.Random(args.seed))
     vlms = {}
-    for name in ("aligned", *STEPS):
+    for name in ("aligned", *TUNED):
         if (args.output / name).exists():
             vlms[name] = half_precision(
                 Qwen2_5_VLForConditionalGeneration.from_pretrained(args.output / name, dtype=torch.bfloat16)
@@ -275,8 +276,8 @@ def main() -> None:
                 vlms[name] = tune(name, vlms["aligned"], tokenizer, args.seed, digits)
         save(vlms[name], processor, args.output / name)
         figures[name] = {
-            "pictures": accuracy(vlms[name], pictures, CHOICES),
-            "text": accuracy(vlms[name], text, CHOICES),
+            "pictures": accuracy(vlms[name], pictures, ASKED_CHOICES),
+            "text": accuracy(vlms[name], text, ASKED_CHOICES),
         }
         note()
         print(name, json.dumps(figures[name]), flush=True)
