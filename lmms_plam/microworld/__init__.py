@@ -19,8 +19,8 @@ same kinds; `broad`, all weights, on all kinds.
 
 What is true of seed 0, on 4,500 questions (python benchmarks/known_truth.py --grids 500 --claims-only):
 
-- The base LM knows nine kinds (all answers right in text; the aligned VLM 99.4% on pictures). It hasn't learnt `via`, so
-  no benchmark asks it: a world with work for attention after the last look at the picture is still open.
+- The base LM knows nine kinds (all answers right in text; the aligned VLM 99.4% on pictures). It hasn't learnt `via`,
+  so no benchmark asks it: a world with work for attention after the last look at the picture is still open.
 - `narrow` forgets the kinds that it wasn't tuned on (98% to 52%). The base LM's attention from layer 0 on gives 21.7
   points (standard error 0.9) back, from its plateau on 1.2 (0.3).
 - `upper` forgets a little of the kinds with several looks. Attention from layer 4 on gives them 8.2 points (0.9) back,
@@ -29,9 +29,9 @@ What is true of seed 0, on 4,500 questions (python benchmarks/known_truth.py --g
 - Masking curves jump at the first layer, which reads single digits, and rise again from layer 8 to 11, where second and
   third looks happen. So late that the probe says "no plateau" of `upper`.
 
-What was not chosen blindly: `upper` was first tuned twice as long and three times as fast, as in a prototype with
-another base LM. It lost all of `twice` and `thrice` to its MLPs, and merging attention gave nothing back. The settings
-of the other two were taken after that had been seen, and before any merge of theirs. And seed 0's base LM was trained in
-four cycles, one after another, each after a look at the text accuracy of the last; the rule by which a single lagging
-kind gets all the spare questions was written before the fourth, and isn't what the first three would have met.
+What was not chosen blindly. `upper` was first tuned twice as long and three times as fast, as in a prototype with
+another base LM: it lost `twice` and `thrice`, attention gave nothing back, MLPs did. After that was seen, it got the
+settings of the other two; no merge of the new `upper` had been seen by then. And of seed 0's base LM each cycle was
+begun after a look at its text: the rule that one kind alone may get all spare questions was written before the fourth
+cycle, and the number of cycles, four, after it; from the first cycle on, the rules as they stand give the same.
 """
