@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -96,6 +97,7 @@ def _serve() -> list[str]:
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.environ.update(order["variables"])
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
             return [str(argument) for argument in order["arguments"]]
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(code, flush=True)

@@ -8,7 +8,7 @@ import pytest
 from loguru import logger
 from test_harness_runs import config_file, evaluate
 
-from lmms_plam.errors import ConfigError, UnsupportedError
+from lmms_plam.errors import ConfigError, DataError, UnsupportedError
 from lmms_plam.paths import data_folder
 
 OWN = """
@@ -176,11 +176,16 @@ def test_a_task_that_declares_its_clusters_runs_by_itself_too(own):
     assert results["own_comparison"]["merged,none"] == pytest.approx(results["own"]["mine,none"])
 
 
-def test_answers_outlive_a_report_that_fails(own, tmp_path, generated):
-    folder, output = own("right", "[{version: 1}, {plam: {cluster: grid, stratum: kind}}]"), tmp_path / "runs"
-    results = evaluate("plam", "config=digits", ["own_comparison"], include=folder, output=output, limit=21)
+def test_answers_outlive_a_report_that_fails(own, tmp_path, generated, monkeypatch):
+    folder, output = own("right", "[{version: 1}, {plam: {cluster: grid}}]"), tmp_path / "runs"
+
+    def refuse(*_):
+        raise DataError("nothing to compare")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lmms_plam.families.comparison.adjust_results", refuse)
+        results = evaluate("plam", "config=digits", ["own_comparison"], include=folder, output=output, limit=21)
     assert results["results"]["own_comparison"]["merged,none"] is None
-    own("right", "[{version: 1}, {plam: {cluster: grid}}]")
     results = evaluate("plam", "config=digits", ["own_comparison"], include=folder, output=output, limit=21)
     assert results["results"]["own_comparison"]["merged,none"] > 0.5
     assert generated.prompts == 21
