@@ -74,7 +74,8 @@ def test_where_one_process_fails_the_others_end(pairs, tmp_path):
     (tmp_path / "lone.yaml").write_text("include: tiny_look.yaml\ntask: lone\ndoc_to_text: !function lone.ask_on_one\n")
     arguments = f"--model plam --model_args config={config} --include_path {tmp_path} --tasks lone"
     launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "lmms_eval")
-    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, *launch, *arguments.split()], env=variables, capture_output=True, text=True, timeout=240
     )
