@@ -1,14 +1,14 @@
 """Whether the software says what is true of `microworld`, where the truth is known: ten times as many questions.
 
-    OMP_NUM_THREADS=1 python benchmarks/known_truth.py [--grids 600] [--repetitions 200] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/known_truth.py [--grids 1000] [--repetitions 200] [--json FILE]
 
 The truth is measured without the engine, the merge code and lmms-eval: by the training code's own forward pass, on
-models whose weights are blended by hand, over 600 grids with a question of each kind (10,200 questions) whose images
+models whose weights are blended by hand, over 1,000 grids with a question of each kind (9,000 questions) whose images
 are the benchmark's. Three parts:
 
 1. What is true: the masking curves, and what attention merges of each start layer give.
 2. What follows from it: the claims of `lmms_plam/microworld/__init__.py`, each with its figures.
-3. How sure the software is: `plam`'s statistics on so many resampled benchmarks of 30 of those grids (510 questions);
+3. How sure the software is: `plam`'s statistics on so many resampled benchmarks of 56 of those grids (504 questions);
    how often the comparison's 95% interval holds the true difference, and the probe's 90% interval the true onset.
 """
 
@@ -305,9 +305,9 @@ def tables(world: World, console: Console) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grids", type=int, default=600, help="of the truth")
+    parser.add_argument("--grids", type=int, default=1000, help="of the truth")
     parser.add_argument("--repetitions", type=int, default=200, help="resampled benchmarks")
-    parser.add_argument("--sample", type=int, default=30, help="grids of a resampled benchmark")
+    parser.add_argument("--sample", type=int, default=56, help="grids of a resampled benchmark")
     parser.add_argument("--models", type=Path, default=PACKAGE / "microworld", help="folder of the models")
     parser.add_argument("--claims-only", action="store_true", help="neither the tables nor the coverage")
     parser.add_argument("--json", type=Path, help="file for all figures")

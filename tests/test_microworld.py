@@ -14,11 +14,13 @@ import torch
 from safetensors import safe_open
 from test_harness_runs import evaluate
 
+from lmms_plam.errors import DataError
 from lmms_plam.microworld import benchmark
 from lmms_plam.microworld.benchmark import QUIZZES
 from lmms_plam.microworld.grids import CELLS, draw_grid, members
 from lmms_plam.microworld.questions import ASKED, NARROW
 from lmms_plam.paths import PACKAGE, data_folder
+from lmms_plam.scoring.declared import find_benchmarks
 
 WORLD = PACKAGE / "microworld"
 MODELS = ("base_lm", "aligned", "narrow", "upper", "broad")
@@ -218,3 +220,11 @@ def test_a_comparison_reports_each_kind_and_group_beside_the_whole(tmp_path):
     by_metric = {result["metric"]: result for result in results}
     whole, parts = by_metric["accuracy"]["b"], [by_metric[kind]["b"] for kind in ASKED]
     assert whole == pytest.approx(sum(parts) / len(parts))
+
+
+def test_a_part_that_nothing_logs_is_refused_by_its_name():
+    config = {"metadata": {"plam": {"score": "accuracy", "parts": ["kind"]}}}
+    (declared,) = find_benchmarks("own", config, [{"accuracy": 1.0}])
+    assert declared.record({"doc_id": 3, "accuracy": 1.0, "kind": "sum"}).columns == {"part: kind": "sum"}
+    with pytest.raises(DataError, match="document 3: 'kind' is not among what is logged"):
+        declared.record({"doc_id": 3, "accuracy": 1.0})
