@@ -253,16 +253,18 @@ def test_what_a_killed_run_answered_is_not_computed_again(tmp_path, generated):
 
 
 COUNTED = """
+from itertools import count
 from pathlib import Path
 from tiny_tasks import score
 
 
 def counted(failures, error):
+    numbers = count()  # lmms-eval scores in four threads
+
     def process_results(doc, results):
-        path = Path(__file__).with_name("calls")
-        calls = len(path.read_text()) if path.exists() else 0
-        path.write_text("x" * (calls + 1))
-        if calls < failures:
+        with Path(__file__).with_name("calls").open("a") as calls:
+            calls.write("x")
+        if next(numbers) < failures:
             raise error
         return score(doc, results)
 
