@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -212,20 +213,20 @@ class RecipeSearch(FamilyTask):
             yield places
             self._scored += self._score([(requests[place], answer(place)) for place in places])
             seen = sum(map(len, dealt[:number]))
-            behind = self._behind(names, {doc_id for own in dealt[:number] for doc_id in own})
+            behind = self._behind({doc_id for own in dealt[:number] for doc_id in own})
             for name in [name for name in alive if name in behind and number < len(dealt)]:
                 alive.remove(name)
                 self._dropped[name] = seen, behind[name]
                 self.left_out |= {(doc_id, name) for own in dealt[number:] for doc_id in own}
             logger.info(f"{self.options.task}: {seen} documents asked; {len(alive)} of {len(names)} recipes go on")
 
-    def _behind(self, names: Sequence[str], doc_ids: set[int]) -> dict[str, str]:
+    def _behind(self, doc_ids: set[int]) -> dict[str, str]:
         """Return which recipes are plainly behind the best, of all that were asked of these documents."""
         if self.options.z is None:
             return {}
         there = {BASE, *(name for name in self._candidates if name not in self._dropped)}
         told = [one for one in self._scored if one.doc_id in doc_ids and one.variant in there]
-        counted = {name: sum(one.variant == name for one in told) for name in there}
+        counted = Counter(one.variant for one in told)
         whole = [one for one in told if counted[one.variant] == len(doc_ids)]
         scores = self._scorer.join(whole)
         headline = scores.benchmark.headline
