@@ -11,7 +11,7 @@ A read-out of attention would hang on `run_trunk` (prefill) and `DecodingBatch.s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -115,9 +115,11 @@ def _answer_all(
     def ask(variant: Variant) -> list[Answer]:
         """Return the answers that will be this variant's; variants alike on a prompt have one in common."""
         own = []
+        hidden = variant.hidden(batch.decoder.depth)
         for prompt in range(len(batch)):
-            blind = variant.cut is not None and variant.cut < batch.decoder.depth and prompt in batch.prompts.seeing
-            alike = Variant("", variant.cut if blind else None, variant.weights)
+            alike = Variant("", weights=variant.weights)
+            if hidden and prompt in batch.prompts.seeing:
+                alike = replace(alike, cut=hidden.start, until=hidden.stop)
             own.append(answers.setdefault(alike, {}).setdefault(prompt, Answer(alike, prompt)))
         return own
 
@@ -158,7 +160,9 @@ def _size(batch: Batch, variant: Variant) -> int:
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     computed = 0
     if variant != _UNTOUCHED:
-        computed = batch.length if variant.cut is None else int(batch.prompts.text.sum(dim=1).max())
+        hidden = variant.hidden(batch.decoder.depth)
+        blind = hidden and hidden.stop == batch.decoder.depth
+        computed = int(batch.prompts.text.sum(dim=1).max()) if blind else batch.length
     new = batch.rules.config.max_length - batch.length
     states = 2 * batch.decoder.depth * heads * dim * (2 * computed + new)  # prefill's, and copied for decoding
     work = computed * (4 * config.hidden_size + 3 * config.intermediate_size)

@@ -58,10 +58,13 @@ def run_plainly(
     trunk = generate(model, **generate_kwargs, **kept)
     tokens, logits = [], []
     for variant in variants:
-        output, cut = trunk, decoder.depth if variant.cut is None else variant.cut
-        if cut < decoder.depth or variant.weights is not None:
+        output, hidden = trunk, variant.hidden(decoder.depth)
+        if hidden or variant.weights is not None:
             chosen = sets[variant.weights] if variant.weights is not None else None
-            with installed(chosen, decoder.by_index()), masked(model, vision, cut, query_scope):
+            with (
+                installed(chosen, decoder.by_index()),
+                masked(model, vision, hidden.start, query_scope, until=hidden.stop),
+            ):
                 output = generate(model, **generate_kwargs, **kept)
         sequences = getattr(output, "sequences", output)
         tokens.append([_ended(row, model, generate_kwargs) for row in sequences[:, input_ids.shape[1] :].tolist()])
@@ -83,14 +86,17 @@ def _ended(tokens: list[int], model: PreTrainedModel, generate_kwargs: Mapping[s
 
 
 @contextmanager
-def masked(model: PreTrainedModel, vision: Tensor, cut: int, scope: QueryScope = "all") -> Iterator[None]:
-    """Hide vision in layers `cut` and later through the attention mask that these layers are given.
+def masked(
+    model: PreTrainedModel, vision: Tensor, cut: int, scope: QueryScope = "all", *, until: int | None = None
+) -> Iterator[None]:
+    """Hide vision in layers `cut` to `until` - 1 through the attention mask that these layers are given.
 
     Args:
         model: the vision-language model.
         vision: bool [prompts, length], the vision tokens of the prompts that will be run.
-        cut: the cut layer.
+        cut: the first of these layers.
         scope: from which queries vision is hidden.
+        until: the first layer after them; None: all that are left hide it.
     """
     decoder = find_decoder(model)
 
@@ -122,7 +128,7 @@ def masked(model: PreTrainedModel, vision: Tensor, cut: int, scope: QueryScope =
             mask = mask.masked_fill(~visible[:, None], torch.finfo(mask.dtype).min)
         return args, {**kwargs, "attention_mask": mask}
 
-    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in decoder.layers[cut:]]
+    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in decoder.layers[cut:until]]
     try:
         yield
     finally:
