@@ -55,7 +55,11 @@ def dropped(
             for kept, places in groups.items():
                 columns = torch.tensor(kept, dtype=torch.long, device=key.device)
                 one = mask[row if len(mask) > 1 else 0][None][:, :, places][..., columns]
-                part = (query[row : row + 1, :, places], key[row : row + 1, :, columns], value[row : row + 1, :, columns])
+                part = (
+                    query[row : row + 1, :, places],
+                    key[row : row + 1, :, columns],
+                    value[row : row + 1, :, columns],
+                )
                 found = plain(module, *part, one, **kwargs)[0].nan_to_num()
                 output = found.new_zeros(1, queries, *found.shape[2:]) if output is None else output
                 output[:, places] = found

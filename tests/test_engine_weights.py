@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -84,6 +85,30 @@ def test_other_weights_equal_separate_runs(family, attention):
     assert result.tokens == run_plainly(model, variants, prompts, weights=list(sets.values())).tokens
     one_by_one = generate_family(model, variants, prompts, weights=list(sets.values()), memory_budget=1)
     assert result.tokens == one_by_one.tokens
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma3"])
+def test_silent_attention_equals_an_output_projection_of_zeros(family, attention):
+    model, prompts = model_for(family, attention), prompts_for(family)
+    decoder, merged = find_decoder(model), other_weights(model, "merged", [3, 4])
+    variants = [Variant(str(start), silent=start) for start in range(decoder.depth + 1)]
+    variants += [Variant("cut", 2), Variant("0-3", 0, until=3), Variant("merged", None, "merged", silent=4)]
+    result = generate_family(model, variants, prompts, weights=[merged], keep_logits=True)
+    for variant, answers, logits in zip(variants, result.tokens, result.logits, strict=True):
+        if variant.silent is None:
+            continue
+        other = holding(model, merged if variant.weights else None)
+        for layer in find_decoder(other).layers[variant.silent :]:
+            layer.self_attn.o_proj.weight.data.zero_()
+        tokens, reference = logits_under(other, prompts, nullcontext())
+        for row, answer in enumerate(answers):
+            assert answer == tokens[row, : len(answer)].tolist(), f"{variant}, prompt {row}"
+            assert (logits[row] - reference[row, : len(answer)]).abs().max() <= TOLERANCE, f"{variant}, prompt {row}"
+    assert (result.logits[2][0][0] - result.logits[5][0][0]).abs().max() > 0.01, "silence makes no difference"
+    assert result.tokens == run_plainly(model, variants, prompts, weights=[merged]).tokens
+    with pytest.raises(UnsupportedError, match="'both' hides vision and silences attention"):
+        generate_family(model, [Variant("both", 2, silent=3)], prompts)
 
 
 def test_base_and_merged_share_the_layers_below_the_start():

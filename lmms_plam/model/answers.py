@@ -119,7 +119,9 @@ class Group:
         by_kind: dict[ShelfKind, list[tuple[int, Node]]] = {}
         for row, answer in enumerate(answers):
             node = self._tree.at(answer.variant, layer)
-            by_kind.setdefault("text" if node.blind else "whole" if node.returns else "common", []).append((row, node))
+            if not node.silent:
+                kind: ShelfKind = "text" if node.blind else "whole" if node.returns else "common"
+                by_kind.setdefault(kind, []).append((row, node))
         shelves = []
         for kind, owned in by_kind.items():
             nodes = [node for _, node in owned]

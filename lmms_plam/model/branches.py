@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.batch import Batch
-from lmms_plam.model.lanes import KeysValues, Lane, Prompts, QueryScope, last_only, lay_out
+from lmms_plam.model.host import attention_silenced
+from lmms_plam.model.lanes import KeysValues, Lane, Prompts, QueryScope, last_only, last_positions, lay_out
 from lmms_plam.model.trunk import Keep, Trunk
 from lmms_plam.model.variants import Node, Tree, WeightSet, installed
 
@@ -34,10 +35,13 @@ class Layout:
         self._prompts = prompts
         self._scope = scope
         self._lanes: dict[tuple[bool, bool], Lane] = {}
+        self._last = last_positions(prompts, scope)
         self._columns: dict[tuple[Lane, bool], list[Tensor | None]] = {}
 
     def lane(self, node: Node) -> Lane | None:
-        """Return a node's lane; None where vision was never hidden: it computes every position of every prompt."""
+        """Return a node's lane; None where everything is read: it computes every position of every prompt."""
+        if node.silent:
+            return self._last
         if not (node.blind or node.returns):
             return None
         if node.parent is not None and (inherited := self.lane(node.parent)) is not None:
@@ -52,7 +56,7 @@ class Layout:
 
     def row(self, node: Node, prompt: int) -> int:
         """Return the row of a prompt among those of a node."""
-        return prompt if self.lane(node) is None else self._prompts.seeing.index(prompt)
+        return prompt if self.lane(node) in (None, self._last) else self._prompts.seeing.index(prompt)
 
     def read(self, node: Node, prompt: int, states: KeysValues) -> KeysValues:
         """Keys and values [1, heads, positions, dim] that answers to a prompt read, out of those of a node."""
@@ -115,17 +119,18 @@ def run_branches(batch: Batch, tree: Tree, trunk: Trunk, layout: Layout, weights
         for node in tree.nodes[1:]:
             if node.start == index:
                 hidden[node] = _enter(node, tree, trunk, layout, hidden)
-        together: dict[tuple[Lane | Node, bool, Hashable], list[Node]] = {}
+        together: dict[tuple[Lane | Node, bool, bool, Hashable], list[Node]] = {}
         for node in hidden:
             if index < node.end:
                 own = node.weights(index, weights)
                 key = own.key(index) if own is not None else None
-                together.setdefault((layout.lane(node) or node, node.blind, key), []).append(node)
+                together.setdefault((layout.lane(node) or node, node.blind, node.silent, key), []).append(node)
         entering, hidden = hidden, {}
         states.append({})
         for nodes in together.values():
             rows = torch.cat([entering[node] for node in nodes])
-            with installed(nodes[0].weights(index, weights), {index: layer}):
+            silent = {index: slice(None)} if nodes[0].silent else {}
+            with installed(nodes[0].weights(index, weights), {index: layer}), attention_silenced(batch.decoder, silent):
                 output, both = _run_layer(batch, index, rows, nodes[0], layout, trunk)
             parts = (tensor.chunk(len(nodes)) for tensor in (output, *both))
             for node, state, keys, values in zip(nodes, *parts, strict=True):
@@ -143,7 +148,7 @@ def _enter(node: Node, tree: Tree, trunk: Trunk, layout: Layout, hidden: Mapping
 
 def _with_added(states: Tensor, added: Tensor | None, node: Node, layout: Layout) -> Tensor:
     """Add to a layer's result what the model adds to vision tokens behind it, for a node that computes them."""
-    if added is None or (node.blind and not node.returns):
+    if added is None or node.silent or (node.blind and not node.returns):
         return states
     return (states.float() + layout.entrance(node)(added)).to(states.dtype)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from lmms_plam.model.batch import Batch
-from lmms_plam.model.host import attention_replaced
+from lmms_plam.model.host import attention_replaced, attention_silenced
 from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.variants import WeightSet, installed
 
@@ -47,12 +48,12 @@ class Lineup:
     """Answers to one prompt that go on with the same weights.
 
     At a layer, those that have never been kept from vision read one copy of the prompt's keys and values; the others
-    have their own, short ones where vision is hidden.
+    have their own, short ones where vision is hidden, or none where attention is silent.
 
     Args:
         prompt: index of the prompt.
         rows: the number of answers.
-        shelves: by layer, keys and values; each answer is on one shelf of each layer.
+        shelves: by layer, keys and values; each answer is on one shelf of each layer, or silent there.
         positions: by kind of shelf, the positions [length] of the prompt's keys.
     """
 
@@ -110,21 +111,23 @@ class Lineup:
         Returns:
             [rows, 1, heads, dim].
         """
-        shelves, outputs = self._shelves[layer], []
-        for shelf in shelves:
+        attention_of = query.new_zeros(len(query), 1, query.shape[1], value.shape[-1])
+        for shelf in self._shelves[layer]:
             visible = None if mask is None else mask[:1, ..., self._positions[shelf.kind]]
             queries = query[shelf.rows]
             if shelf.kind == "common":
                 shelf.states = _joined(shelf.states, key.transpose(0, 2), value.transpose(0, 2))
                 own = None if self._own is None else self._own[shelf.rows][None, None]
                 output, _ = attention(queries.transpose(0, 2), *shelf.states, _both(own, visible))
-                outputs.append(output.transpose(0, 1))
+                attention_of[shelf.rows] = output.transpose(0, 1)
             else:
                 shelf.states = _joined(shelf.states, key[shelf.rows], value[shelf.rows])
-                outputs.append(attention(queries, *shelf.states, visible)[0])
-        order = [row for shelf in shelves for row in shelf.rows]
-        together = torch.cat(outputs)
-        return together if order == sorted(order) else together[torch.tensor(order).argsort().to(together.device)]
+                attention_of[shelf.rows] = attention(queries, *shelf.states, visible)[0]
+        return attention_of
+
+    def silent(self, layer: int) -> list[int]:
+        """Return the answers to which attention adds nothing at a layer."""
+        return sorted(set(range(self.rows)).difference(*(shelf.rows for shelf in self._shelves[layer])))
 
 
 def _joined(old: KeysValues, key: Tensor, value: Tensor) -> KeysValues:
@@ -189,9 +192,26 @@ class DecodingBatch:
         rows = self._batch.for_rows(inputs, [lineup.prompt for lineup in self._lineups for _ in range(lineup.rows)])
         rows["input_ids"] = tokens[:, None]
         decoder = self._batch.decoder
-        with installed(self._weights, decoder.by_index()), attention_replaced(decoder, self._attend):
+        with (
+            installed(self._weights, decoder.by_index()),
+            attention_replaced(decoder, self._attend),
+            attention_silenced(decoder, self._silent()),
+        ):
             logits: Tensor = self._batch.model(**rows, return_dict=True).logits
         return logits[:, -1].float()
+
+    def _silent(self) -> dict[int, list[int]]:
+        """By layer, the rows to which attention adds nothing."""
+        firsts = list(accumulate((lineup.rows for lineup in self._lineups), initial=0))
+        found = {
+            layer: [
+                first + row
+                for first, lineup in zip(firsts, self._lineups, strict=False)
+                for row in lineup.silent(layer)
+            ]
+            for layer in range(self._batch.decoder.depth)
+        }
+        return {layer: rows for layer, rows in found.items() if rows}
 
     def _attend(
         self, layer: int, attention: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None

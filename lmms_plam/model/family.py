@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
+from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.answers import Answer, Group
 from lmms_plam.model.batch import Batch, Rules
 from lmms_plam.model.branches import Layout, what_to_keep
@@ -83,6 +84,10 @@ def generate_family(
     sets = {one.name: one for one in weights}
     check_variants(variants, sets, decoder.depth)
     check_request(model, decoder, generate_kwargs)
+    if both := [one.name for one in variants if one.silent is not None and one.hidden(decoder.depth)]:
+        raise UnsupportedError(
+            f"variant '{both[0]}' hides vision and silences attention, which the engine can't combine"
+        )
 
     def loop(
         model: PreTrainedModel,
@@ -117,7 +122,8 @@ def _answer_all(
         own = []
         hidden = variant.hidden(batch.decoder.depth)
         for prompt in range(len(batch)):
-            alike = Variant("", weights=variant.weights)
+            silent = variant.silent if variant.silent != batch.decoder.depth else None
+            alike = Variant("", weights=variant.weights, silent=silent)
             if hidden and prompt in batch.prompts.seeing:
                 alike = replace(alike, cut=hidden.start, until=hidden.stop)
             own.append(answers.setdefault(alike, {}).setdefault(prompt, Answer(alike, prompt)))
@@ -163,6 +169,8 @@ def _size(batch: Batch, variant: Variant) -> int:
         hidden = variant.hidden(batch.decoder.depth)
         blind = hidden and hidden.stop == batch.decoder.depth
         computed = int(batch.prompts.text.sum(dim=1).max()) if blind else batch.length
+        if variant.silent is not None and variant.weights is None:
+            computed = 1
     new = batch.rules.config.max_length - batch.length
     states = 2 * batch.decoder.depth * heads * dim * (2 * computed + new)  # prefill's, and copied for decoding
     work = computed * (4 * config.hidden_size + 3 * config.intermediate_size)

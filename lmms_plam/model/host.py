@@ -230,6 +230,32 @@ def padding_of(config: GenerationConfig) -> Any:
 
 
 @contextmanager
+def attention_silenced(decoder: Decoder, rows: Mapping[int, Sequence[int] | slice]) -> Iterator[None]:
+    """Have attention add nothing to the hidden states of some rows, by layer, while open.
+
+    Args:
+        decoder: the decoder.
+        rows: by layer, the rows.
+    """
+
+    def silence(chosen: Sequence[int] | slice) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+            states = output[0].clone()
+            states[chosen] = 0
+            return (states, *output[1:])
+
+        return hook
+
+    attentions = {layer: decoder.layers[layer].get_submodule("self_attn") for layer in rows}
+    handles = [attentions[layer].register_forward_hook(silence(chosen)) for layer, chosen in rows.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def attention_replaced(decoder: Decoder, attend: Callable[..., Tensor]) -> Iterator[None]:
     """Have all attention of the decoder's implementation computed by `attend` while open.
 

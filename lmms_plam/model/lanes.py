@@ -86,7 +86,7 @@ def last_only(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Lane:
-    """The positions of branches from which vision is or was hidden, for those prompts that have vision tokens.
+    """The positions that a branch computes where it isn't all of them, in those prompts that it has a row for.
 
     Positions are padded on the left to a common length; the `real` tensors tell.
 
@@ -216,6 +216,14 @@ def lay_out(prompts: Prompts, scope: QueryScope, borrowing: bool, returns: bool)
         changed = vision if scope == "all" else text & vision.cumsum(dim=1).bool()
         own = held & changed.cumsum(dim=1).bool()
     return Lane(index, *_aligned(own), *_aligned(held & ~own), prompts.vision, scope)
+
+
+def last_positions(prompts: Prompts, scope: QueryScope) -> Lane:
+    """Lay out a branch in which no position reads another: of every prompt, its last alone."""
+    count, length = prompts.real.shape
+    index = torch.arange(count, device=prompts.real.device)
+    own, none = torch.full_like(index, length - 1)[:, None], index.new_empty(count, 0)
+    return Lane(index, own, torch.ones_like(own, dtype=torch.bool), none, none.bool(), prompts.vision, scope)
 
 
 def _aligned(chosen: Tensor) -> tuple[Tensor, Tensor]:

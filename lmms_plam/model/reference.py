@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.family import FamilyResult
-from lmms_plam.model.host import find_decoder, take_cache, vision_positions
+from lmms_plam.model.host import attention_silenced, find_decoder, take_cache, vision_positions
 from lmms_plam.model.lanes import QueryScope
 from lmms_plam.model.support import setting
 from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed
@@ -59,11 +59,13 @@ def run_plainly(
     tokens, logits = [], []
     for variant in variants:
         output, hidden = trunk, variant.hidden(decoder.depth)
-        if hidden or variant.weights is not None:
+        silent = range(decoder.depth if variant.silent is None else variant.silent, decoder.depth)
+        if hidden or silent or variant.weights is not None:
             chosen = sets[variant.weights] if variant.weights is not None else None
             with (
                 installed(chosen, decoder.by_index()),
                 masked(model, vision, hidden.start, query_scope, until=hidden.stop),
+                attention_silenced(decoder, dict.fromkeys(silent, slice(None))),
             ):
                 output = generate(model, **generate_kwargs, **kept)
         sequences = getattr(output, "sequences", output)

@@ -26,12 +26,14 @@ class Variant:
             everywhere.
         weights: name of a `WeightSet`; None: the weights as loaded.
         until: the first layer after the cut in which they can be read again. None: they stay hidden.
+        silent: the first layer from which on attention adds nothing to the hidden states. None: it always does.
     """
 
     name: str
     cut: int | None = None
     weights: str | None = None
     until: int | None = None
+    silent: int | None = None
 
     def hidden(self, depth: int) -> range:
         """Return the layers of a model of this depth in which vision is hidden."""
@@ -111,6 +113,7 @@ class Node:
         start: first layer.
         blind: vision is hidden here.
         returns: vision was hidden here or before, and can be read here or later: what it computes is not the trunk's.
+        silent: attention adds nothing, so that no position reads another.
         end: the layer at which its last variant has left it, or the depth.
         parent: the node that it grows from, None for the root.
         variants: the variants that pass through it or end in it, with the layer at which each leaves it.
@@ -119,6 +122,7 @@ class Node:
     start: int
     blind: bool = False
     returns: bool = False
+    silent: bool = False
     end: int = 0
     parent: Node | None = None
     variants: dict[Variant, int] = field(default_factory=dict)
@@ -160,14 +164,12 @@ def grow_tree(variants: Sequence[Variant], weights: Mapping[str, WeightSet], dep
     root = Node(start=0)
     nodes, paths = [root], {variant: [root] for variant in variants}
     for layer in range(depth):
-        groups: dict[Node, dict[tuple[tuple[bool, bool], Hashable], list[Variant]]] = {}
+        groups: dict[Node, dict[tuple[_Reading, Hashable], list[Variant]]] = {}
         for variant, path in paths.items():
-            hidden = variant.hidden(depth)
-            sight = layer in hidden, bool(hidden) and hidden.start <= layer and hidden.stop < depth
             key = weights[variant.weights].key(layer) if variant.weights is not None else None
-            groups.setdefault(path[-1], {}).setdefault((sight, key), []).append(variant)
+            groups.setdefault(path[-1], {}).setdefault((_reading(variant, layer, depth), key), []).append(variant)
         for node, alike in groups.items():
-            own = node.blind, node.returns
+            own = node.blind, node.returns, node.silent
             staying = [key for key in alike if key[0] == own and (key[1] is None or node is not root)]
             stays = min(staying, key=lambda key: key[1] is not None, default=None)
             for key, members in alike.items():
@@ -180,6 +182,16 @@ def grow_tree(variants: Sequence[Variant], weights: Mapping[str, WeightSet], dep
             node.variants[variant] = depth if following is None else following.start
             node.end = max(node.variants.values())
     return Tree(nodes, paths)
+
+
+_Reading = tuple[bool, bool, bool]
+
+
+def _reading(variant: Variant, layer: int, depth: int) -> _Reading:
+    """Say of a variant at a layer what a node calls blind, returns and silent."""
+    hidden = variant.hidden(depth)
+    returns = bool(hidden) and hidden.start <= layer and hidden.stop < depth
+    return layer in hidden, returns, variant.silent is not None and variant.silent <= layer
 
 
 def check_variants(variants: Sequence[Variant], weights: Mapping[str, WeightSet], depth: int) -> None:
@@ -201,6 +213,11 @@ def check_variants(variants: Sequence[Variant], weights: Mapping[str, WeightSet]
             raise ConfigError(
                 f"variant '{variant.name}': vision hidden from layer {variant.cut} can't be read again from layer "
                 f"{variant.until} on, which is not in {variant.cut}..{depth}"
+            )
+        if variant.silent is not None and not 0 <= variant.silent <= depth:
+            raise ConfigError(
+                f"variant '{variant.name}': attention can't fall silent at layer {variant.silent}, which is not in "
+                f"0..{depth}"
             )
         if variant.weights is not None and variant.weights not in weights:
             known = ", ".join(weights) or "none"
