@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,6 @@ def dropped(
     Arguments are those of `lmms_plam.model.masked`.
     """
     decoder = find_decoder(model)
-    name = "plam_dropped"
     past: dict[int, int] = {}  # positions seen so far, by layer
 
     def attend(
@@ -66,6 +65,37 @@ def dropped(
             rows.append(output)
         return torch.cat(rows), None
 
+    with _attending(model, attend):
+        yield
+
+
+@contextmanager
+def compacted(model: PreTrainedModel, vision: Tensor, cut: int, form: str) -> Iterator[None]:
+    """What the authors' code does to the keys of one prompt's picture, and what its attention kernels make of it."""
+    start, stop = int(vision[0].nonzero()[0]), int(vision[0].nonzero()[-1]) + 1
+
+    def attend(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        queries, prefill = query.shape[2], query.shape[2] > 1
+        if module.layer_idx >= cut and (prefill or form == "authors_qwen2_5"):
+            key, value = (torch.cat([part[:, :, :start], part[:, :, stop:]], dim=2) for part in (key, value))
+        keys = key.shape[2]
+        diagonal = keys - queries if form == "authors_qwen2_5" or keys > queries else 0
+        causal = torch.ones(queries, keys, dtype=torch.bool).tril(diagonal)
+        groups = query.shape[1] // key.shape[1]
+        scores = query @ key.repeat_interleave(groups, dim=1).transpose(2, 3) * kwargs["scaling"]
+        weights = scores.masked_fill(~causal, -torch.inf).softmax(dim=-1).nan_to_num()  # no key at all: nothing
+        return (weights @ value.repeat_interleave(groups, dim=1)).transpose(1, 2), None
+
+    with _attending(model, attend):
+        yield
+
+
+@contextmanager
+def _attending(model: PreTrainedModel, attend: Callable[..., tuple[Tensor, None]]) -> Iterator[None]:
+    """Have the decoder of a model attend by a function of our own."""
+    decoder, name = find_decoder(model), "plam_reference"
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[decoder.attention])
     configs = [decoder.text.config, model.config.get_text_config()]

@@ -8,9 +8,18 @@ import pytest
 import torch
 from checkpoints import FAMILIES
 from engine_prompts import hidden_from, logits_under, model_for, prompts_for
-from engine_reference import dropped
+from engine_reference import compacted, dropped
 
-from lmms_plam.model import Variant, find_decoder, generate_family, masked, vision_positions
+from lmms_plam.errors import UnsupportedError
+from lmms_plam.model import (
+    Variant,
+    damaged,
+    find_decoder,
+    generate_family,
+    masked,
+    run_plainly,
+    vision_positions,
+)
 
 TOLERANCE = 1e-4
 
@@ -85,6 +94,25 @@ def test_vision_that_can_be_read_again_equals_both_references(family, kind, scop
         return hidden(model, vision, variant.cut, scope, until=variant.until)
 
     check_all(model, windows(model), prompts, reference, query_scope=scope)
+
+
+@pytest.mark.parametrize("form", ["authors_qwen2_5", "authors_qwen3"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava"])
+def test_the_authors_masking_is_their_compaction_taken_literally(family, form):
+    model, prompts = model_for(family), prompts_for(family, "one image")
+    vision = vision_positions(model, prompts["input_ids"], prompts)
+    for cut in range(find_decoder(model).depth):
+        expected = logits_under(model, prompts, compacted(model, vision, cut, form))
+        found = logits_under(model, prompts, damaged(model, vision, cut, form))
+        assert torch.equal(found[0], expected[0])
+        assert (found[1] - expected[1]).abs().max() <= TOLERANCE
+    assert run_plainly(model, [Variant("2", 2)], prompts, query_scope=form).tokens
+    with pytest.raises(UnsupportedError, match="'authors_qwen"):
+        generate_family(model, [Variant("2", 2)], prompts, query_scope=form)
+    with pytest.raises(UnsupportedError, match="one prompt at a time"):
+        run_plainly(model, [Variant("2", 2)], prompts_for(family), query_scope=form)
+    with pytest.raises(UnsupportedError, match="never lets it be read again"):
+        run_plainly(model, [Variant("2", 2, until=3)], prompts, query_scope=form)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

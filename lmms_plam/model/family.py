@@ -23,7 +23,7 @@ from lmms_plam.model.answers import Answer, Group
 from lmms_plam.model.batch import Batch, Rules
 from lmms_plam.model.branches import Layout, what_to_keep
 from lmms_plam.model.host import CACHE, find_decoder
-from lmms_plam.model.lanes import QueryScope
+from lmms_plam.model.lanes import AUTHORS, QueryScope
 from lmms_plam.model.support import check_generation, check_request
 from lmms_plam.model.trunk import run_trunk
 from lmms_plam.model.variants import Variant, WeightSet, check_variants, grow_tree
@@ -84,6 +84,8 @@ def generate_family(
     sets = {one.name: one for one in weights}
     check_variants(variants, sets, decoder.depth)
     check_request(model, decoder, generate_kwargs)
+    if query_scope in AUTHORS:
+        raise UnsupportedError(f"the authors' masking ('{query_scope}') shares nothing between cuts")
     if both := [one.name for one in variants if one.silent is not None and one.hidden(decoder.depth)]:
         raise UnsupportedError(
             f"variant '{both[0]}' hides vision and silences attention, which the engine can't combine"
