@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from loguru import logger
 from pydantic import Field
@@ -19,7 +19,7 @@ from lmms_plam.families.task import FamilyTask
 from lmms_plam.harness import host
 from lmms_plam.harness.preflight import Outline
 from lmms_plam.merge import BASE
-from lmms_plam.model import AUTHORS, QueryScope, Variant, find_decoder
+from lmms_plam.model import Variant, find_decoder
 from lmms_plam.probes.visibility import Place, Visibility, findings, visibility
 from lmms_plam.report.visibility import FILES, write
 from lmms_plam.report.wandb_log import log_visibility
@@ -33,11 +33,12 @@ class VisibilityOptions(ProbeOptions):
 
     Attributes:
         cuts: the layers k, or where windows begin: `all`, `every N` or a list.
-        queries: from which queries vision is hidden; by default those of text, so that vision goes on reading vision.
+        queries: from which queries vision is hidden: `all`, `text` (default, so that vision goes on reading vision) or
+            `last`.
         width: how many layers a window hides; 1 for single layers.
     """
 
-    queries: QueryScope = "text"
+    queries: Literal["all", "text", "last"] = "text"
     width: Annotated[int, Field(ge=1)] = 4
 
 
@@ -61,8 +62,6 @@ class VisibilityProbe(FamilyTask):
             ConfigError, UnsupportedError: as for every family task.
         """
         options: VisibilityOptions = cls._read(config, outline.settings)[0]
-        if options.queries in AUTHORS:
-            raise ConfigError(f"task {options.task}: the authors' masking ('{options.queries}') hides late only")
         if outline.depth is not None:
             cls.places(options, outline.depth)
         return options

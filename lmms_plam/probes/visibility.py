@@ -254,7 +254,10 @@ def _of_early(found: Visibility) -> list[str]:
     if stage is None or test is None:
         said.append("the masking curve has no flat start, so there is no first stage that early hiding could test")
     else:
-        words = f"layers 0 to {stage.end - 1}, the masking curve's flat start: hiding the picture there alone costs"
+        words = (
+            f"layers 0 to {stage.end - 1} are the masking curve's flat start: hiding the picture there alone changes "
+            "the score by"
+        )
         verdict = (
             "they take part in reading it, so that the flat start does not mean unused layers"
             if test.high < -0.01 * found.perfect
@@ -268,13 +271,11 @@ def _of_early(found: Visibility) -> list[str]:
 
 def _of_windows(found: Visibility) -> list[str]:
     worst, windows = found.costliest, found.contrasts["window"]
-    sure = [one.place for one in windows if one.high < 0]
+    sure = [one.place.first for one in windows if one.high < 0]
+    said = [f"hiding the picture in {_layers(worst.place)} alone changes the score most: {_points(found, worst)}"]
     if not sure:
-        return [f"no window of layers costs score for sure; the worst, {_layers(worst.place)}: {_points(found, worst)}"]
-    return [
-        f"hiding the picture in {_layers(worst.place)} costs most: {_points(found, worst)}",
-        f"windows that cost score for sure: {', '.join(_layers(place) for place in sure)}",
-    ]
+        return [*said, "no window loses score for sure"]
+    return [*said, f"windows that lose score for sure begin at layer {_runs(sure)}"]
 
 
 def _of_silence(found: Visibility) -> list[str]:
@@ -287,14 +288,25 @@ def _of_silence(found: Visibility) -> list[str]:
     test = found.at("silent", found.recipe) if found.recipe is not None else None
     if test is not None:
         said.append(
-            f"switched off in all layers that the recipe merges ({_layers(test.place)}), attention costs "
-            f"{_points(found, test)}: what a merge of attention there can change at all"
+            f"switching it off in all layers that the recipe merges ({_layers(test.place)}) changes the score by "
+            f"{_points(found, test)}: where that is little, a merge of attention can hardly change anything"
         )
     return said
 
 
 def _layers(place: Place) -> str:
     return f"layer {place.first}" if place.end == place.first + 1 else f"layers {place.first} to {place.end - 1}"
+
+
+def _runs(layers: Sequence[int]) -> str:
+    """Return ascending numbers with runs of them joined: 0, 2 to 8."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _points(found: Visibility, contrast: Contrast) -> str:

@@ -127,22 +127,24 @@ def _draw_curve(axes: Any, kind: Kind, curve: Plateau, depth: int, unit: float) 
 
 
 def _draw_windows(axes: Any, found: Visibility) -> None:
-    """Draw what each window costs, over its layers."""
+    """Draw what each window costs, over its first layer."""
     point, windows = 100 / found.perfect, found.contrasts["window"]
-    axes.axhline(0, color=_QUIET, linewidth=1, linestyle="--", label="full model")
-    label = f"hidden in these layers only; {found.level:.0%} intervals that hold for all windows at once"
+    width = windows[0].place.end - windows[0].place.first
+    axes.axhline(0, color=_QUIET, linewidth=1, linestyle="--", label=f"full model: {found.full:.4g}")
+    label = f"difference, with {found.level:.0%} intervals that hold for all windows at once"
     for one in windows:
-        middle = (one.place.first + one.place.end - 1) / 2
-        colour = _MARK if one.place == found.costliest.place else _COLOURS["window"]
-        axes.plot([middle, middle], [one.low * point, one.high * point], color=colour, linewidth=1.6)
-        axes.plot(
-            [one.place.first - 0.4, one.place.end - 0.6],
-            [one.difference * point] * 2,
-            color=colour,
-            linewidth=3,
-            label=label,
+        worst = one.place == found.costliest.place
+        axes.errorbar(
+            one.place.first,
+            one.difference * point,
+            [[(one.difference - one.low) * point], [(one.high - one.difference) * point]],
+            fmt="o",
+            color=_MARK if worst else _COLOURS["window"],
+            linewidth=1.8,
+            label="the window whose loss is largest" if worst else label,
         )
-        label = ""
+        label = label if worst else ""
     axes.set_xlim(-0.6, found.depth - 0.4)
-    axes.set_ylabel("points against the full model (hundredths of a perfect score)")
-    axes.set_xlabel("decoder layers in which the image is hidden")
+    axes.set_ylabel("points (hundredths of a perfect score)")
+    also = f" and in the {width - 1} after it" if width > 1 else " alone"
+    axes.set_xlabel(f"decoder layer in which the image is hidden{also}")
