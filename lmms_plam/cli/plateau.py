@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lmms_plam.errors import DataError
 
 if TYPE_CHECKING:
+    from lmms_plam.probes.plateau import Plateau
     from lmms_plam.probes.record import Probe
 
 NAME = "plateau"
@@ -92,7 +93,7 @@ def _print_table(probes: Sequence[Probe]) -> None:
 
     console = Console(markup=False, emoji=False)
     table = Table(box=None, pad_edge=False)
-    for heading in ("probe", "verdict", "onset", "interval", "full", "rise"):
+    for heading in ("probe", "verdict", "onset", "interval", "without labels", "full", "rise"):
         words = heading in ("probe", "verdict")
         table.add_column(heading, justify="left" if words else "right", overflow="fold")
     for probe in probes:
@@ -103,6 +104,7 @@ def _print_table(probes: Sequence[Probe]) -> None:
             found.verdict,
             "none" if found.onset is None else str(found.onset),
             "" if found.onset is None else f"{low}..{high}",
+            "" if probe.agreement is None else _onset(probe.agreement),
             f"{found.full:.4g}",
             f"{found.rise:+.3g} ± {found.rise_error:.2g}",
         )
@@ -110,3 +112,8 @@ def _print_table(probes: Sequence[Probe]) -> None:
     for probe in probes:
         checks = ", ".join(f"{name} {check.value}" for name, check in probe.plateau.cross_checks.items())
         console.print(f"{probe.origin.task}: {probe.plateau.reason}. Cross-checks: {checks}.", highlight=False)
+
+
+def _onset(found: Plateau) -> str:
+    low, high = found.estimate.interval
+    return "none" if found.onset is None else f"{found.onset} ({low}..{high})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -193,6 +194,10 @@ class MaskingProbe(FamilyTask):
             perfect_answer=benchmark.perfect_answer,
             weights=weights,
             queries=self.scope,
+            name=provenance.config.name,
+            date=date.today().isoformat(),
+            recipe=None if provenance.merge is None else provenance.merge["start_layer"],
+            chance=benchmark.chance,
             without_image=sum(not self.shows_anything(int(doc_id)) for doc_id in candidates),
         )
         probe = analyse(matrix_file, origin)

@@ -23,13 +23,25 @@ _ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """One cut: score, bootstrap band (pointwise percentiles at the plateau's level), and isotonic fit."""
+    """One cut.
+
+    Attributes:
+        cut: k.
+        score: there.
+        low: of the score's bootstrap band (pointwise percentiles at the plateau's level).
+        high: its other end.
+        fit: the isotonic fit.
+        difference_low: of the same band of the paired difference to the last cut, the full model.
+        difference_high: its other end.
+    """
 
     cut: int
     score: float
     low: float
     high: float
     fit: float
+    difference_low: float
+    difference_high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +213,10 @@ def _edge(rule: OnsetRule) -> int:
 
 
 def _points(curve: MaskingCurve, level: float) -> tuple[CurvePoint, ...]:
-    low, high = np.quantile(curve.draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    columns = (curve.cuts, curve.scores, low, high, isotonic_fit(curve.scores))
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(curve.draws, tails, axis=0)
+    paired = np.quantile(curve.draws - curve.draws[:, -1:], tails, axis=0)
+    columns = (curve.cuts, curve.scores, low, high, isotonic_fit(curve.scores), *paired)
     return tuple(
         CurvePoint(int(cut), *(float(value) for value in values)) for cut, *values in zip(*columns, strict=True)
     )

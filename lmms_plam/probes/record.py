@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmms_plam.errors import DataError, about, first_problem
 from lmms_plam.files import digest, write_text
-from lmms_plam.probes.curve import MaskingCurve, is_cut, masking_curve, pool_curves
+from lmms_plam.probes.agreement import agreement_curve
+from lmms_plam.probes.curve import FEWEST_CUTS, MaskingCurve, is_cut, masking_curve, pool_curves
 from lmms_plam.probes.onset import OnsetRule
 from lmms_plam.probes.plateau import Plateau, find_plateau
 from lmms_plam.stats.matrix import ScoreMatrix
@@ -39,6 +40,10 @@ class Origin:
         weights: digest of the weights that answered; None if nobody knows.
         queries: from which queries vision was hidden (lmms_plam.model.QueryScope).
         without_image: documents whose prompt shows nothing to hide: they count in the score, the same at every cut.
+        name: what the model is called.
+        date: when it answered, in ISO format.
+        recipe: the first layer that the model's recipe merges.
+        chance: the benchmark's score of an answer chosen at random.
     """
 
     task: str
@@ -48,22 +53,38 @@ class Origin:
     weights: str | None = None
     queries: str = "all"
     without_image: int = 0
+    name: str | None = None
+    date: str | None = None
+    recipe: int | None = None
+    chance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A probe's curve and plateau, where they come from, and the SHA-256 of the matrix (None for a pool)."""
+    """A masking probe, analysed.
+
+    Attributes:
+        origin: where its matrix comes from.
+        data: SHA-256 of the matrix; None for a pool.
+        curve: the masking curve.
+        plateau: of that curve.
+        agreement: of the curve of agreement with the full model, which knows no labels; None for a pool, or of too few
+            cuts.
+    """
 
     origin: Origin
     data: str | None
     curve: MaskingCurve
     plateau: Plateau
+    agreement: Plateau | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `plateau.json` holds; scores are in the benchmark's units, cuts count decoder layers."""
         found, curve = self.plateau, self.curve
         return {
             "task": self.origin.task,
+            "model": self.origin.name,
+            "date": self.origin.date,
             "verdict": found.verdict,
             "reason": found.reason,
             "onset": found.onset,
@@ -84,10 +105,13 @@ class Probe:
                 for name, check in found.cross_checks.items()
             },
             "late": asdict(found.late) if found.late else None,
+            "agreement": None if self.agreement is None else _agreement(self.agreement),
             "metric": self.origin.metric,
             "perfect_answer": self.origin.perfect_answer,
             "perfect": curve.perfect,
             "queries": self.origin.queries,
+            "recipe_start": self.origin.recipe,
+            "chance": self.origin.chance,
             "n_documents": curve.n_documents,
             "n_without_image": self.origin.without_image,
             "n_clusters": curve.n_clusters,
@@ -128,7 +152,14 @@ def analyse(
     matrix, metric = ScoreMatrix.read(path), find_metric(origin.metric)
     with about(str(path)):
         curve = masking_curve(matrix, metric, perfect_answer=origin.perfect_answer, draws=draws, seed=seed)
-    return Probe(origin, digest(path), curve, find_plateau(curve, rule, level))
+        agreement = agreement_curve(matrix, draws=draws, seed=seed) if len(curve.cuts) > FEWEST_CUTS else None
+    return Probe(
+        origin,
+        digest(path),
+        curve,
+        find_plateau(curve, rule, level),
+        None if agreement is None else find_plateau(agreement, rule, level),
+    )
 
 
 def pool(probes: Sequence[Probe], rule: OnsetRule | None = None, level: float = 0.9) -> Probe:
@@ -162,6 +193,9 @@ def pool(probes: Sequence[Probe], rule: OnsetRule | None = None, level: float = 
         weights=first.weights if all(each.weights == first.weights for each in origins) else None,
         queries=first.queries,
         without_image=sum(each.without_image for each in origins),
+        name=first.name,
+        date=first.date,
+        recipe=first.recipe,
     )
     return Probe(origin, None, curve, find_plateau(curve, replace(rule, tolerance=0), level))
 
@@ -203,6 +237,10 @@ class _Record(BaseModel):
     metric: str
     perfect_answer: Annotated[float, Field(gt=0)]
     queries: str = "all"
+    model: str | None = None
+    date: str | None = None
+    recipe_start: int | None = None
+    chance: float | None = None
     n_without_image: Annotated[int, Field(ge=0)]
     fingerprint: _Fingerprint
 
@@ -228,7 +266,20 @@ def _checked_origin(path: Path, matrix: Path) -> Origin:
         weights=found.weights,
         queries=record.queries,
         without_image=record.n_without_image,
+        name=record.model,
+        date=record.date,
+        recipe=record.recipe_start,
+        chance=record.chance,
     )
+
+
+def _agreement(found: Plateau) -> dict[str, Any]:
+    return {
+        "verdict": found.verdict,
+        "onset": found.onset,
+        "interval": list(found.estimate.interval),
+        "curve": {str(point.cut): point.score for point in found.points},
+    }
 
 
 def _dump(content: Any) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from lmms_plam.files import replacing
-from lmms_plam.probes.plateau import Stage
+from lmms_plam.probes.plateau import Plateau, Stage
 from lmms_plam.probes.record import Probe
 
-_CURVE, _ONSET, _QUIET = "#1f4e79", "#c0392b", "#5f5f5f"
+_CURVE, _ONSET, _QUIET, _AGREEMENT, _RECIPE = "#1f4e79", "#c0392b", "#5f5f5f", "#2a7f62", "#c77700"
+_INTERVAL = "#f2cfca"
 _STAGES = {
     "separation": ("#eceff4", "separation:\nthe image is not used yet"),
     "alignment": ("#dcead9", "alignment:\nthe image is being read"),
@@ -35,11 +36,17 @@ def draw_curve(probe: Probe, folder: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    figure = Figure(figsize=(9, 7.2), layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
     _draw_scores(upper, probe)
-    _draw_probability(lower, probe)
+    if probe.plateau.onset is None:
+        lower.text(0.5, 0.5, "no plateau, so no onset to place", transform=lower.transAxes, ha="center", color=_QUIET)
+        lower.set_yticks([])
+    else:
+        _draw_probability(lower, probe)
+    _name_cuts(lower, int(probe.curve.cuts[-1]))
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
     headline, small_print = _words(probe)
     headline = textwrap.fill(f"{probe.origin.task}: {headline}", 85)
     figure.suptitle(headline, x=0.01, ha="left", fontsize=13, fontweight="bold")
@@ -61,7 +68,23 @@ def _words(probe: Probe) -> tuple[str, str]:
         questions += f", {probe.origin.without_image:,} of them without an image"
     if probe.origin.queries == "last":
         questions += "; hidden from the prompt's last token and the answer only"
-    return headline, f"{reason}. {questions}; {len(curve.draws):,} bootstrap draws."
+    elif probe.origin.queries.startswith("authors"):
+        questions += f"; not hidden but cut out as in the authors' code ({probe.origin.queries})"
+    who = "".join(f"{word}, " for word in (probe.origin.name, probe.origin.date) if word)
+    return headline, f"{reason}. {_without_labels(probe)}{who}{questions}; {len(curve.draws):,} bootstrap draws."
+
+
+def _without_labels(probe: Probe) -> str:
+    found = probe.agreement
+    if found is None:
+        return ""
+    if found.onset is None:
+        return "Without labels: from no cut on do answers agree with the full model's. "
+    low, high = found.estimate.interval
+    return (
+        f"Without labels: from layer {found.onset} on ({low} to {high}) answers agree with the full model's as often "
+        "as they ever do. "
+    )
 
 
 def _interval(probe: Probe) -> str:
@@ -74,20 +97,29 @@ def _draw_scores(axes: Any, probe: Probe) -> None:
     in_percent = perfect in (1, 100)
     unit = 100 / perfect if in_percent else 1
     cuts = np.array([point.cut for point in plateau.points])
+    full = unit * plateau.full
     score, low, high, fit = (
-        unit * np.array([getattr(point, name) for point in plateau.points]) for name in ("score", "low", "high", "fit")
+        unit * np.array([getattr(point, name) for point in plateau.points])
+        for name in ("score", "difference_low", "difference_high", "fit")
     )
     axes.plot(cuts, score, "o", color=_CURVE, markersize=4.5, label="measured score")
     axes.plot(cuts, fit, color=_CURVE, linewidth=2, label="curve that never falls, fitted")
-    band = f"{plateau.level:.0%} band of the scores"
-    axes.fill_between(cuts, low, high, color=_CURVE, alpha=0.18, linewidth=0, label=band)
-    full = unit * plateau.full
+    band = f"{plateau.level:.0%} band of the paired difference to the full model"
+    axes.fill_between(cuts, full + low, full + high, color=_CURVE, alpha=0.18, linewidth=0, label=band)
     axes.axhline(full, color=_QUIET, linewidth=1, linestyle="--", label=f"image seen by all layers: {full:.1f}")
-    axes.set_ylabel("score, % of the best possible" if unit == 100 else "score")
+    axes.set_ylabel("score, % of the best possible" if in_percent else "score")
+    if probe.origin.chance is not None:
+        chance = unit * probe.origin.chance
+        axes.axhline(chance, color=_QUIET, linewidth=1, linestyle=":", label=f"chance: {chance:.1f}")
+    if probe.agreement is not None and in_percent:
+        _draw_agreement(axes, probe.agreement)
+    if probe.origin.recipe is not None:
+        words = f"the recipe merges from layer {probe.origin.recipe} on"
+        axes.axvline(probe.origin.recipe, color=_RECIPE, linewidth=1.4, linestyle="--", label=words)
     if plateau.onset is not None:
         axes.axvline(plateau.onset, color=_ONSET, linewidth=1.8, label=f"plateau onset k* = {plateau.onset}")
         low_cut, high_cut = plateau.estimate.interval
-        axes.axvspan(low_cut - 0.15, high_cut + 0.15, color=_ONSET, alpha=0.15, linewidth=0, label=_interval(probe))
+        axes.axvspan(low_cut - 0.15, high_cut + 0.15, color=_INTERVAL, linewidth=0, zorder=0.5, label=_interval(probe))
     for stage in plateau.stages:
         _shade(axes, stage, int(cuts[-1]))
     bottom, top = axes.get_ylim()
@@ -96,8 +128,16 @@ def _draw_scores(axes: Any, probe: Probe) -> None:
     axes.set_ylim(bottom, top + 0.16 * (top - bottom))  # room for the stages' names
     if in_percent:
         axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= 100])
-    axes.legend(loc="lower right", fontsize=8.5, framealpha=0.9)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_agreement(axes: Any, found: Plateau) -> None:
+    cuts, share = zip(*((point.cut, 100 * point.score) for point in found.points), strict=True)
+    onset = "none" if found.onset is None else str(found.onset)
+    words = f"without labels: % answered as by the full model (onset: {onset})"
+    axes.plot(cuts, share, "-", color=_AGREEMENT, linewidth=1.2, label=words)
+    if found.onset is not None:
+        axes.plot(found.onset, share[cuts.index(found.onset)], "D", color=_AGREEMENT, markersize=6)
 
 
 def _shade(axes: Any, stage: Stage, depth: int) -> None:
@@ -119,12 +159,14 @@ def _shade(axes: Any, stage: Stage, depth: int) -> None:
 
 
 def _draw_probability(axes: Any, probe: Probe) -> None:
-    depth = int(probe.curve.cuts[-1])
     shares = probe.plateau.estimate.probability
-    colour = _QUIET if probe.plateau.onset is None else _ONSET
-    axes.bar(list(shares), list(shares.values()), color=colour, alpha=0.75, width=0.8)
-    axes.set(xlim=(-0.5, depth + 0.5), ylim=(0, 1), yticks=(0, 0.5, 1))
+    axes.bar(list(shares), list(shares.values()), color=_ONSET, alpha=0.75, width=0.8)
+    axes.set(ylim=(0, 1), yticks=(0, 0.5, 1))
     axes.set_ylabel("probability\nof the onset", fontsize=8.5)
+
+
+def _name_cuts(axes: Any, depth: int) -> None:
+    axes.set_xlim(-0.5, depth + 0.5)
     axes.set_xlabel(
         f"cut k: decoder layers k, k+1, ... can't see the image  (k = 0: none sees it, k = {depth}: all {depth} see it)"
     )

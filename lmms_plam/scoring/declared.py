@@ -34,6 +34,7 @@ class Declaration(BaseModel):
         question: the question's id, to check that two runs asked the same.
         parts: paths of what questions are of, such as their kind; each value gets a line of its own in comparisons.
         perfect: the best value of a document, 100 for percentages.
+        chance: the task's score where each answer is chosen at random, which pictures then show.
         metric: a registered metric, `module:name` where importing the module registers it.
     """
 
@@ -45,6 +46,7 @@ class Declaration(BaseModel):
     question: str | None = None
     parts: tuple[str, ...] = ()
     perfect: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    chance: float | None = Field(default=None, allow_inf_nan=False)
     metric: str = "mean"
 
 
@@ -205,6 +207,7 @@ def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
         cluster_column=declaration.cluster,
         needs_clusters=True,
         perfect_answer=declaration.perfect,
+        chance=declaration.chance,
         part_columns=tuple(map(_part, declaration.parts)),
         only_with=key,
     )

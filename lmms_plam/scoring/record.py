@@ -74,6 +74,7 @@ class Benchmark:
             names aren't logged, the blocks stand for the images.
         assumed: nobody said how the task is aggregated, so that its mean stands only where the harness prints it too.
         perfect_answer: the best value of a document.
+        chance: the headline where each answer is chosen at random; None where that isn't known.
         part_columns: columns of the matrix whose every value is measured by itself, too, by the headline's metric.
         only_with: the key without which a sample isn't measured, as a category's metric isn't for other categories.
     """
@@ -85,6 +86,7 @@ class Benchmark:
     questions_per_image: int | None = None
     assumed: bool = False
     perfect_answer: float = 1.0
+    chance: float | None = None
     part_columns: tuple[str, ...] = ()
     only_with: str | None = None
 
