@@ -72,4 +72,4 @@ def _sum_by(home: IntArray, values: FloatArray) -> FloatArray:
     """Sum (n_strata, n_variants) values over the strata of each collapsed stratum."""
     order = np.argsort(home, kind="stable")
     once = np.ones((1, len(home)), dtype=np.int64)
-    return sum_strata(once, values[order], home[order], int(home.max()) + 1)[0]
+    return np.asarray(sum_strata(once, values[order], home[order], int(home.max()) + 1)[0])

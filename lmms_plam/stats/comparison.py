@@ -126,6 +126,14 @@ class Analysis:
         drawn = bootstrap(units, settings.draws, np.random.default_rng([settings.seed, 0]))
         return cls(matrix, metric, settings, units, drawn)
 
+    def of_same(self, matrix: ScoreMatrix) -> Analysis:
+        """Return the same metric's analysis, made the same way, of another matrix.
+
+        Raises:
+            DataError: the metric can't be had of these documents.
+        """
+        return Analysis.of(matrix, self.metric, self.settings)
+
     def score(self, variant: str) -> Estimate:
         """Return a variant's score.
 

@@ -34,11 +34,12 @@ def pseudo_influence(units: Units, contrast: FloatArray, found: Spread) -> float
         contrast: (n_variants,) coefficients.
         found: the contrast's spread.
     """
-    return ((found.plug_in**2 + _one_document(units, contrast) ** 2) / (_unlike(units, contrast) + 1)) ** 0.5
+    square = found.plug_in**2 + _one_document(units, contrast) ** 2
+    return float((square / (_unlike(units, contrast) + 1)) ** 0.5)
 
 
 def widened_error(units: Units, contrast: FloatArray, found: Spread) -> float:
-    """Return a contrast's standard error in a sample with the gain and the loss; its own where many clusters bear on it.
+    """Return a contrast's standard error, with the gain and the loss unless many clusters bear on it.
 
     Args:
         units: the sample.
@@ -80,7 +81,7 @@ def _one_document(units: Units, contrast: FloatArray) -> float:
     if units.pooling == "all":
         return change / everything
     share = 1 / len(weight) if units.pooling == "mean" else 1.0
-    return change * share * float((1 / weight[weight > 0]).sum() / everything) ** 0.5
+    return float(change * share * ((1 / weight[weight > 0]).sum() / everything) ** 0.5)
 
 
 def _unlike(units: Units, contrast: FloatArray) -> int:
