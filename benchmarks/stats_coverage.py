@@ -211,6 +211,9 @@ def settings() -> list[Setting]:
             "pope": (images("", 500, np.full(20_000, 6), d, f1=True), 6, False),
         }
         for documents in (50, 100, 200):
+            asked = np.random.default_rng(7).poisson(documents / 398, 200_000)
+            asked = asked[asked > 0][:20_000]  # questions on each image that random ones come upon
+            whole["gqa"] = (images("", 398, asked, d), asked.mean(), False)
             for name, (setting, each, is_sorted) in whole.items():
                 found += limited(setting, f"{name}, {d:.0%},", documents, each, is_sorted=is_sorted)
     return found + [rare(d, tilt, n) for d in (0.001, 0.003, 0.01) for tilt in (0.0, 0.5, 1.0) for n in (50, 500, 2000)]

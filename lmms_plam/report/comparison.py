@@ -226,7 +226,8 @@ def _method(results: Sequence[Result]) -> list[str]:
     holm = f"; Holm over the {family} differences in a first metric" if family > 1 else ""
     return [
         f"interval: bootstrap of clusters, {first.draws:,} draws, seed {first.seed};"
-        " BCa, or percentile with tails as wide as a t interval's where few clusters bear on the difference",
+        " BCa, or where few clusters bear on the difference percentile, with one gain and one loss more than"
+        " were seen, and tails as wide as a t interval's",
         f"p: sign flips of whole clusters, two-sided mid-p{holm}",
         "detectable: the true difference that would be found with power 0.8",
     ]

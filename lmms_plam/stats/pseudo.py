@@ -4,7 +4,9 @@ Two similar models differ on few documents. Where the sample shows no change, or
 none either, however many changes there may be. Intervals for paired proportions therefore count one document more in
 each direction (Agresti and Min 2005, Statistics in Medicine 24, section 4; Bonett and Price 2012, Journal of
 Educational and Behavioral Statistics 37): here one more gain and one more loss, each drawn as often as any cluster is.
-They matter where two clusters matter, and vanish where many bear on the number.
+They matter where two clusters matter, and vanish where many bear on the number. Where no cluster of many documents
+differs, a change of one document stands for what may be unseen: should all answers of a cluster change at once, which
+is rare, the interval is too narrow.
 """
 
 from __future__ import annotations
