@@ -294,6 +294,13 @@ def test_one_model_has_rank_one(rng):
     assert [ranks.tolist() for ranks in rank_intervals(rng.random((100, 1)), np.array([0.5]))] == [[1], [1]]
 
 
+@pytest.mark.parametrize(("gained", "sure"), [(4, False), (9, True)])
+def test_few_changes_don_t_decide_a_rank_which_the_p_value_doesn_t(gained, sure):
+    scores = np.repeat([[0, 1], [1, 1]], [gained, 500], axis=0)
+    best, worst = Analysis.of(make_matrix(scores), MEAN).ranks()
+    assert (best.tolist(), worst.tolist()) == (([2, 1], [2, 1]) if sure else ([1, 1], [2, 2]))
+
+
 # What can't be inferred is said
 
 
