@@ -23,6 +23,7 @@ from lmms_plam.stats.multiplicity import benjamini_hochberg, holm
 from lmms_plam.stats.ranks import rank_intervals
 from lmms_plam.stats.significance import max_t, mcnemar, sign_flip
 from lmms_plam.stats.spread import minimum_detectable_effect, spread
+from lmms_plam.stats.strata import by_stratum
 from lmms_plam.stats.units import Units
 
 
@@ -343,6 +344,14 @@ def test_a_constant_difference_may_be_smaller_but_no_greater():
     assert 0.94 < found.difference.ci_low < 0.98
     assert found.p_value < 0.001
     assert "every cluster says the same" in found.difference.notes[0]
+
+
+def test_a_stratum_without_a_right_answer_knows_what_a_right_one_is_worth(rng):
+    scores = np.vstack([np.zeros((30, 2)), 100 * rng.integers(0, 2, (30, 2))])
+    analysis = Analysis.of(make_matrix(scores, strata=np.repeat(["a", "b"], 30)), MEAN)
+    none, _ = by_stratum(analysis, "a", "b")
+    assert none.comparison.difference.value == 0
+    assert none.comparison.difference.ci_high == pytest.approx(2.9 * 100 / 30, rel=0.1)
 
 
 @pytest.mark.parametrize("n", [3, 40])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -127,12 +127,15 @@ class Analysis:
         return cls(matrix, metric, settings, units, drawn)
 
     def of_same(self, matrix: ScoreMatrix) -> Analysis:
-        """Return the same metric's analysis, made the same way, of another matrix.
+        """Return the same metric's analysis, made the same way, of another matrix, such as one of the strata.
+
+        What a document can score is known from this one, should all documents of the other score alike.
 
         Raises:
             DataError: the metric can't be had of these documents.
         """
-        return Analysis.of(matrix, self.metric, self.settings)
+        found = Analysis.of(matrix, self.metric, self.settings)
+        return replace(found, units=replace(found.units, reach=self.units.reach, grain=self.units.grain))
 
     def score(self, variant: str) -> Estimate:
         """Return a variant's score.
