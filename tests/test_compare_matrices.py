@@ -103,7 +103,7 @@ def test_comparisons_of_two_recipes_are_joined_with_their_common_base(scores, tm
     assert {record["variant"]: record["difference"] for record in against}["two/merged"] == pytest.approx(
         scores["two"].mean() - scores["one"].mean()
     )
-    assert "is any of 2 variants better?" in read_notes(capsys, one, two)
+    assert "is any of the 2 recipes better?" in read_notes(capsys, one, two)
 
 
 def read_notes(capsys, *arguments: object) -> str:

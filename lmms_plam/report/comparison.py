@@ -245,7 +245,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
         headlines = [result for result in results if result.task == task and result.headline]
         adjusted = [result.better_p for result in headlines if result.better_p is not None]
         if len(adjusted) > 1:
-            said.append(f"{task}: is any of {len(adjusted)} variants better? p {p_text(min(adjusted))} (max-T)")
+            said.append(f"{task}: is any of the {len(adjusted)} recipes better? p {p_text(min(adjusted))} (max-T)")
     return said
 
 
