@@ -4,10 +4,10 @@ Each row draws many samples from a known population of clusters, at the sizes of
 disagree on 2 to 8% of the answers, and counts how often the 95% interval of the paired difference covers the
 population's, and how often p < 0.05 where the two models are exchangeable. Rows with `--limit` take so many documents
 of the benchmark's real strata, the first ones (where a dataset is sorted by stratum) or random ones, so that strata of
-one cluster are common; their truth is that of the strata that have any. Rows of rare changes go down to models that
-differ on one document in a thousand.
+one cluster are common; their truth is that of the strata that have any. Rows of rare changes go from models that
+differ on one document in a thousand to those that do on three in ten.
 
-    python benchmarks/stats_coverage.py            # all rows, about 25 minutes of one core
+    python benchmarks/stats_coverage.py            # all rows, about 40 minutes of one core
     python benchmarks/stats_coverage.py --samples 1000 --only limit
 """
 
@@ -147,13 +147,14 @@ def images(name: str, n: int, questions: np.ndarray, discordance: float, f1: boo
     return Setting(name, _units(*by_image, count, np.zeros(n_images, dtype=int), "all"), (n,))
 
 
-def rare(discordance: float, tilt: float, n: int) -> Setting:
-    """Models that hardly differ; `tilt` of what they differ on is gained more often than lost."""
+def rare(discordance: float, tilt: float, n: int, pooling: str = "all") -> Setting:
+    """Models that differ on a given share, in ten strata; `tilt` of that is gained more often than lost."""
     gained, lost = discordance * (1 + tilt) / 2, discordance * (1 - tilt) / 2
-    shares = np.array([0.7 - lost, lost, gained, 0.3 - gained])
-    count = (shares * 1_000_000).round()
-    units = _units([[1, 1], [1, 0], [0, 1], [0, 0]], np.ones((4, 2)), count, np.zeros(4), "all")
-    return Setting(f"rare: {n} documents, {discordance:.1%} differ, effect {discordance * tilt:+.2%}", units, (n,))
+    shares = np.array([0.65 - lost, lost, gained, 0.35 - gained])
+    credit, strata = np.tile([[1, 1], [1, 0], [0, 1], [0, 0]], (10, 1)), np.repeat(np.arange(10), 4)
+    units = _units(credit, np.ones((40, 2)), np.tile((shares * 1_000_000).round(), 10), strata, pooling)
+    name = f"rare, {pooling}: {n} documents, {discordance:.1%} differ, effect {discordance * tilt:+.2%}"
+    return Setting(name, units, (n // 10,) * 10)
 
 
 def limited(setting: Setting, name: str, documents: int, each: float, *, is_sorted: bool) -> list[Setting]:
@@ -216,7 +217,13 @@ def settings() -> list[Setting]:
             whole["gqa"] = (images("", 398, asked, d), asked.mean(), False)
             for name, (setting, each, is_sorted) in whole.items():
                 found += limited(setting, f"{name}, {d:.0%},", documents, each, is_sorted=is_sorted)
-    return found + [rare(d, tilt, n) for d in (0.001, 0.003, 0.01) for tilt in (0.0, 0.5, 1.0) for n in (50, 500, 2000)]
+    return found + [
+        rare(d, tilt, n, pooling)
+        for pooling in ("all", "mean", "sum")
+        for d in (0.001, 0.003, 0.01, 0.1, 0.3)
+        for tilt in (0.0, 0.5, 1.0)
+        for n in (50, 500, 2000)
+    ]
 
 
 def measure(setting: Setting, samples: int, draws: int, seed: int) -> dict[str, object]:
@@ -269,7 +276,7 @@ def main() -> None:
         rows.append(row)
         if not arguments.json:
             print(
-                f"{row['setting']:46} coverage {row['coverage']:.3f} ± {row['coverage_se']:.3f}"
+                f"{row['setting']:62} coverage {row['coverage']:.3f} ± {row['coverage_se']:.3f}"
                 f" (missed below {row['below']:.3f}, above {row['above']:.3f}; width {row['width']:.4g})"
                 f"  false positives {row['false_positives']:.3f} ± {row['false_positives_se']:.3f}"
                 f"  {row['method']}, {row['seconds']} s",

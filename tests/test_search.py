@@ -487,6 +487,13 @@ def test_every_pooling_goes_through(metric, perfect):
     assert search.unseen.standard_error > 0
 
 
+def test_strata_of_one_cluster_leave_a_search_its_intervals():
+    recipes = [BASE, *line((18,), steps=4)]
+    found = analyse(surface_of(recipes, scores_of(recipes, 40, flips=0.2), strata=np.arange(40)), QUICK)
+    assert found.in_sample.ci_low < found.in_sample.gain < found.in_sample.ci_high
+    assert found.unseen.standard_error > 0
+
+
 def test_a_pick_that_hardly_differs_from_the_base_is_said_to():
     recipes = [BASE, *line((18,), steps=4)]
     scores = np.repeat(np.random.default_rng(0).random((100, 1)) < 0.5, 5, axis=1).astype(float)

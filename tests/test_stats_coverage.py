@@ -35,8 +35,8 @@ def test_intervals_cover_and_tests_reject_about_as_often_as_they_say(setting, ca
         "mmmu_val, 8%, --limit 50, random",
         "mmstar, 8%, --limit 100, random",
         "mme, 8%, --limit 200, first",
-        "rare: 500 documents, 0.1% differ, effect +0.10%",
-        "rare: 500 documents, 0.3% differ, effect +0.00%",
+        "rare, all: 500 documents, 0.1% differ, effect +0.10%",
+        "rare, all: 500 documents, 0.3% differ, effect +0.00%",
     ],
 )
 def test_intervals_cover_where_strata_hold_one_cluster_and_where_hardly_any_answer_changes(
