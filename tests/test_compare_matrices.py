@@ -111,6 +111,22 @@ def read_notes(capsys, *arguments: object) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
+def test_a_model_has_one_name_over_all_its_tasks_wherever_it_lies(scores, tmp_path, capsys):
+    for run, tasks in (("a", (TASK, "plam_compare_other")), ("b", (TASK,))):
+        for task in tasks:
+            save(tmp_path / run / "plam" / "digits", scores, task=task)
+    assert main(["leaderboard", str(tmp_path), "--json"]) == 0
+    found = {(record["model"], record["task"]) for record in json.loads(capsys.readouterr().out)}
+    assert {model for model, task in found if task == "plam_compare_other"} == {f"a/digits/{name}" for name in scores}
+    assert {f"{run}/digits/base" for run in "ab"} <= {model for model, task in found if task == TASK}
+    for copy, name in (("x", "one"), ("y", "two")):
+        (save(tmp_path / copy, {"base": scores["base"], "merged": scores[name]}) / TASK).rename(
+            tmp_path / f"only_{copy}"
+        )
+    variants = [record["variant"] for record in compare(capsys, tmp_path / "only_x", tmp_path / "only_y")]
+    assert variants == ["only_x/merged", "only_y/merged"]
+
+
 def test_bases_that_answer_otherwise_are_told_apart(scores, tmp_path, capsys):
     one = save(tmp_path / "one", {"base": scores["base"], "merged": scores["one"]})
     two = save(tmp_path / "two", {"base": scores["two"], "merged": scores["one"]})

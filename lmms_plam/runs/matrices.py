@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,16 +151,25 @@ def _name_variants(saved: Sequence[SavedComparison], matrices: Sequence[ScoreMat
 
 
 def _tell_apart(paths: Sequence[tuple[str, ...]], tasks: Sequence[str]) -> list[str]:
-    """Return for each path the shortest end, its last part left out, that no other path of the same task shares."""
-    labels = []
-    for path, task in zip(paths, tasks, strict=True):
-        others = [other for other, of in zip(paths, tasks, strict=True) if of == task and other != path]
-        folders = path[:-1]
-        length = 1
-        while length < len(folders) and any(other[:-1][-length:] == folders[-length:] for other in others):
-            length += 1
-        labels.append("/".join(part for part in folders[-length:] if part not in ("plam", "/")))
-    return labels
+    """Return for each comparison's path the shortest end that tells its model from others.
+
+    A model is the folder above, as runs leave it, and shared by its tasks; the folder itself where two comparisons of
+    one task lie side by side.
+    """
+    above = [path[:-1] for path in paths]
+    side_by_side = {path for path, count in Counter(zip(above, tasks, strict=True)).items() if count > 1}
+    models = [
+        path if (folder, task) in side_by_side else folder
+        for path, folder, task in zip(paths, above, tasks, strict=True)
+    ]
+    return [_shortest_end(model, set(models) - {model}) for model in models]
+
+
+def _shortest_end(path: tuple[str, ...], others: set[tuple[str, ...]]) -> str:
+    length = 1
+    while length < len(path) and any(other[-length:] == path[-length:] for other in others):
+        length += 1
+    return "/".join(part for part in path[-length:] if part not in ("plam", "/"))
 
 
 def _say_what_is_there(place: Path) -> str:
