@@ -5,8 +5,9 @@
 
 What counts as FLOPs, `benchmarks/flops.py` says: attention in full, causal or not. Times are the best of `--repeats`
 runs in turns, of one run per cut a single one; the CPU column is CPU seconds, which other work on the machine doesn't
-touch. Weights are random, and all answers run to their full length. The last lines compare base and merged, with
-attention weights replaced from two thirds of the depth on.
+touch. Weights are random, and all answers run to their full length. Further lines: early hiding and windows of four
+layers, with vision hidden from text alone and from vision too; attention silent from each layer on; and base and
+merged, with attention weights replaced from two thirds of the depth on.
 """
 
 from __future__ import annotations
@@ -175,6 +176,27 @@ def main() -> None:
             f"{cost['family'].wall:.3f} s, {equal} of {depth + 1} answers equal",
             flush=True,
         )
+    width = 4
+    places = {
+        f"hidden below k, all {depth - 1} k": [Variant(f"early {k}", 0, until=k) for k in range(1, depth)],
+        f"hidden in windows of {width}, all {depth - width + 1}": [
+            Variant(f"window {k}", k, until=k + width) for k in range(depth - width + 1)
+        ],
+        f"attention silent from k on, all {depth}": [Variant(f"silent {k}", silent=k) for k in range(depth)],
+    }
+    for words, variants in places.items():
+        for scope in ("text",) if "silent" in words else ("text", "all"):
+            prompt = build_prompt(model, CASES[-1])
+            cost = measure(
+                {
+                    "ordinary": lambda prompt=prompt: model.generate(**prompt),
+                    "family": lambda prompt=prompt, variants=variants, scope=scope: generate_family(
+                        model, variants, prompt, query_scope=scope
+                    ),
+                },
+                1,
+            )
+            print(f"{words}, queries={scope}: {cost['family'] / cost['ordinary']} times an ordinary run", flush=True)
     start = -(-2 * depth // 3)
     merged, pair = half_merged(model, start), [Variant("base"), Variant("merged", None, "merged")]
     for case in CASES[1:]:

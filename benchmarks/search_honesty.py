@@ -39,10 +39,10 @@ from lmms_plam.search.crossfit import CrossFit, Plan, always, cross_fit
 from lmms_plam.search.pick import best, gentlest_first
 from lmms_plam.search.racing import plainly_behind
 from lmms_plam.search.record import Recipe, SearchRecord
-from lmms_plam.search.simultaneous import any_better, simultaneous
 from lmms_plam.search.surface import Surface
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
+from lmms_plam.stats.simultaneous import any_better, simultaneous
 from lmms_plam.stats.spread import standard_errors
 
 ACCURACY, FLIPS, BLOCK = 0.62, 0.04, 100

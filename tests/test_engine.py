@@ -343,6 +343,12 @@ def test_models_without_vision_in_the_sequence_are_refused_by_name():
         ([], "at least one"),
         ([Variant("a"), Variant("a", 1)], "'a' is there twice"),
         ([Variant("a", 6)], r"cut 6 is not in 0\.\.5"),
+        (
+            [Variant("a", 3, until=2)],
+            r"hidden from layer 3 can't be read again from layer 2 on, which is not in 3\.\.5",
+        ),
+        ([Variant("a", 3, until=6)], r"from layer 6 on, which is not in 3\.\.5"),
+        ([Variant("a", until=2)], "hidden from layer None"),
         ([Variant("a", None, "merged")], "no weight set 'merged'"),
     ],
 )

@@ -8,23 +8,43 @@ import pytest
 import torch
 from checkpoints import FAMILIES
 from engine_prompts import hidden_from, logits_under, model_for, prompts_for
-from engine_reference import dropped
+from engine_reference import compacted, dropped
 
-from lmms_plam.model import Variant, find_decoder, generate_family, masked, vision_positions
+from lmms_plam.errors import UnsupportedError
+from lmms_plam.model import (
+    Variant,
+    damaged,
+    find_decoder,
+    generate_family,
+    masked,
+    run_plainly,
+    vision_positions,
+)
 
 TOLERANCE = 1e-4
 
 
-def check_all_cuts(model, prompts, reference, **options):
-    cuts = range(find_decoder(model).depth + 1)
-    result = generate_family(model, [Variant(str(cut), cut) for cut in cuts], prompts, keep_logits=True, **options)
-    for cut in cuts:
-        tokens, logits = logits_under(model, prompts, reference(cut))
-        for row, answer in enumerate(result.tokens[cut]):
-            assert answer == tokens[row, : len(answer)].tolist(), f"cut {cut}, prompt {row}"
-            difference = (result.logits[cut][row] - logits[row, : len(answer)]).abs().max()
-            assert difference <= TOLERANCE, f"cut {cut}, prompt {row}: logits differ by {difference}"
+def check_all(model, variants, prompts, reference, **options):
+    result = generate_family(model, variants, prompts, keep_logits=True, **options)
+    for place, variant in enumerate(variants):
+        tokens, logits = logits_under(model, prompts, reference(variant))
+        for row, answer in enumerate(result.tokens[place]):
+            assert answer == tokens[row, : len(answer)].tolist(), f"{variant}, prompt {row}"
+            difference = (result.logits[place][row] - logits[row, : len(answer)]).abs().max()
+            assert difference <= TOLERANCE, f"{variant}, prompt {row}: logits differ by {difference}"
     return result
+
+
+def check_all_cuts(model, prompts, reference, **options):
+    cuts = [Variant(str(cut), cut) for cut in range(find_decoder(model).depth + 1)]
+    return check_all(model, cuts, prompts, lambda variant: reference(variant.cut), **options)
+
+
+def windows(model):
+    """Runs of layers in which vision is hidden: none, early ones, single layers, one in the middle, one to the end."""
+    depth = find_decoder(model).depth
+    runs = [(2, 2), (0, 1), (0, depth - 1), (0, 3), (2, 3), (depth - 2, depth - 1), (1, 4), (3, depth)]
+    return [Variant(f"{cut}-{until}", cut, until=until) for cut, until in runs]
 
 
 CASES = [
@@ -59,6 +79,40 @@ def test_query_scopes_equal_both_references(family, scope, attention):
     vision = vision_positions(model, prompts["input_ids"], prompts)
     for hidden in (masked, dropped):
         check_all_cuts(model, prompts, lambda cut, hidden=hidden: hidden(model, vision, cut, scope), query_scope=scope)
+
+
+@pytest.mark.parametrize("hidden", [masked, dropped])
+@pytest.mark.parametrize("scope", ["all", "text", "last"])
+@pytest.mark.parametrize(
+    ("family", "kind"), [(family, kind) for family, kind in CASES if kind in ("images", "one image", "mixed")]
+)
+def test_vision_that_can_be_read_again_equals_both_references(family, kind, scope, hidden):
+    model, prompts = model_for(family), prompts_for(family, kind)
+    vision = vision_positions(model, prompts["input_ids"], prompts)
+
+    def reference(variant):
+        return hidden(model, vision, variant.cut, scope, until=variant.until)
+
+    check_all(model, windows(model), prompts, reference, query_scope=scope)
+
+
+@pytest.mark.parametrize("form", ["authors_qwen2_5", "authors_qwen3"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava"])
+def test_the_authors_masking_is_their_compaction_taken_literally(family, form):
+    model, prompts = model_for(family), prompts_for(family, "one image")
+    vision = vision_positions(model, prompts["input_ids"], prompts)
+    for cut in range(find_decoder(model).depth):
+        expected = logits_under(model, prompts, compacted(model, vision, cut, form))
+        found = logits_under(model, prompts, damaged(model, vision, cut, form))
+        assert torch.equal(found[0], expected[0])
+        assert (found[1] - expected[1]).abs().max() <= TOLERANCE
+    assert run_plainly(model, [Variant("2", 2)], prompts, query_scope=form).tokens
+    with pytest.raises(UnsupportedError, match="'authors_qwen"):
+        generate_family(model, [Variant("2", 2)], prompts, query_scope=form)
+    with pytest.raises(UnsupportedError, match="one prompt at a time"):
+        run_plainly(model, [Variant("2", 2)], prompts_for(family), query_scope=form)
+    with pytest.raises(UnsupportedError, match="never lets it be read again"):
+        run_plainly(model, [Variant("2", 2, until=3)], prompts, query_scope=form)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

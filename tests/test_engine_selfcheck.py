@@ -25,7 +25,8 @@ from lmms_plam.model import (
     reference,
     run_plainly,
 )
-from lmms_plam.model.decoding import Lineup
+from lmms_plam.model.answers import Group
+from lmms_plam.model.decoding import Lineup, Shelf
 
 WAYS = {"engine": generate_family, "plain": run_plainly}
 
@@ -80,15 +81,16 @@ def test_replaced_weights_are_checked_too():
     assert (found.deviation, found.variants) == ("", 4)
 
 
-def reads_all(self, layer):
-    return self.rows
+def reads_all(self, prompt, answers, layer, branches):
+    states = self._layout.read(self._tree.root, prompt, self._states(self._tree.root, layer, branches))
+    return [Shelf(list(range(len(answers))), states, "common")]
 
 
 def hides_in_prefill_only(original):
     """What transformers 5.24 made of the reference: without the cache's name it saw no step after the first."""
 
     @contextmanager
-    def masked(model, vision, *rest):
+    def masked(model, vision, *rest, **options):
         calls = 0
 
         def note(module, args, kwargs):
@@ -97,7 +99,7 @@ def hides_in_prefill_only(original):
             if calls > 1:
                 inside.__exit__(None, None, None)
 
-        inside = original(model, vision, *rest)
+        inside = original(model, vision, *rest, **options)
         handle = model.register_forward_pre_hook(note, with_kwargs=True)
         inside.__enter__()
         yield
@@ -108,7 +110,7 @@ def hides_in_prefill_only(original):
 
 def broken_engine(monkeypatch, fault):
     if fault == "vision is read when decoding":
-        monkeypatch.setattr(Lineup, "_seeing", reads_all)
+        monkeypatch.setattr(Group, "_shelves", reads_all)
     elif fault == "an unknown argument":
         monkeypatch.setattr(Lineup, "attend", lambda *_: {}["past_key_values"])
     elif fault == "text before the picture is lost":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -59,6 +60,7 @@ def test_other_weights_equal_separate_runs(family, attention):
     sets = {
         one.name: one
         for one in (
+            other_weights(model, "early", range(5)),
             other_weights(model, "late", [4]),
             other_weights(model, "merged", [3, 4]),
             other_weights(model, "middle", [3], parts=("self_attn", "mlp")),
@@ -66,21 +68,47 @@ def test_other_weights_equal_separate_runs(family, attention):
     }
     variants = [Variant("base"), *(Variant(name, None, name) for name in sets)]
     variants += [Variant("2", 2), Variant("merged 2", 2, "merged"), Variant("merged 4", 4, "merged")]
-    variants += [Variant("merged 3", 3, "merged"), Variant("late 0", 0, "late")]
+    variants += [Variant("merged 3", 3, "merged"), Variant("late 0", 0, "late"), Variant("2-4", 2, until=4)]
+    variants += [Variant("merged 2-4", 2, "merged", until=4), Variant("early 0-2", 0, "early", until=2)]
     result = generate_family(model, variants, prompts, weights=list(sets.values()), keep_logits=True)
     for variant, answers, logits in zip(variants, result.tokens, result.logits, strict=True):
         other = holding(model, sets.get(variant.weights))
-        cut = find_decoder(model).depth if variant.cut is None else variant.cut
+        layers = variant.hidden(find_decoder(model).depth)
         for hidden in (masked, dropped):
-            tokens, reference = logits_under(other, prompts, hidden(other, vision, cut))
+            hiding = hidden(other, vision, layers.start, until=layers.stop)
+            tokens, reference = logits_under(other, prompts, hiding)
             for row, answer in enumerate(answers):
                 assert answer == tokens[row, : len(answer)].tolist(), f"{variant}, prompt {row}"
                 assert (logits[row] - reference[row, : len(answer)]).abs().max() <= TOLERANCE
-    for logits in result.logits[1:4]:
+    for logits in result.logits[1:5]:
         assert (logits[0][0] - result.logits[0][0][0]).abs().max() > 0.01, "these weights make no difference"
     assert result.tokens == run_plainly(model, variants, prompts, weights=list(sets.values())).tokens
     one_by_one = generate_family(model, variants, prompts, weights=list(sets.values()), memory_budget=1)
     assert result.tokens == one_by_one.tokens
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma3"])
+def test_silent_attention_equals_an_output_projection_of_zeros(family, attention):
+    model, prompts = model_for(family, attention), prompts_for(family)
+    decoder, merged = find_decoder(model), other_weights(model, "merged", [3, 4])
+    variants = [Variant(str(start), silent=start) for start in range(decoder.depth + 1)]
+    variants += [Variant("cut", 2), Variant("0-3", 0, until=3), Variant("merged", None, "merged", silent=4)]
+    result = generate_family(model, variants, prompts, weights=[merged], keep_logits=True)
+    for variant, answers, logits in zip(variants, result.tokens, result.logits, strict=True):
+        if variant.silent is None:
+            continue
+        other = holding(model, merged if variant.weights else None)
+        for layer in find_decoder(other).layers[variant.silent :]:
+            layer.self_attn.o_proj.weight.data.zero_()
+        tokens, reference = logits_under(other, prompts, nullcontext())
+        for row, answer in enumerate(answers):
+            assert answer == tokens[row, : len(answer)].tolist(), f"{variant}, prompt {row}"
+            assert (logits[row] - reference[row, : len(answer)]).abs().max() <= TOLERANCE, f"{variant}, prompt {row}"
+    assert (result.logits[2][0][0] - result.logits[5][0][0]).abs().max() > 0.01, "silence makes no difference"
+    assert result.tokens == run_plainly(model, variants, prompts, weights=[merged]).tokens
+    with pytest.raises(UnsupportedError, match="'both' hides vision and silences attention"):
+        generate_family(model, [Variant("both", 2, silent=3)], prompts)
 
 
 def test_base_and_merged_share_the_layers_below_the_start():
@@ -129,10 +157,7 @@ def test_weights_that_do_not_fit_are_refused(layers, error, message):
 
 def test_what_replaced_weights_cannot_be_combined_with_is_refused():
     model, prompts = model_for("qwen3_vl"), prompts_for("qwen3_vl")
-    early, late = other_weights(model, "early", [1, 2, 3]), other_weights(model, "late", [3, 4])
-    with pytest.raises(UnsupportedError, match=r"starts at layer 1;.*adds vision features to the states after layer 2"):
-        generate_family(model, [Variant("m", None, "early")], prompts, weights=[early])
-    assert run_plainly(model, [Variant("m", None, "early")], prompts, weights=[early]).tokens
+    late = other_weights(model, "late", [3, 4])
     with pytest.raises(UnsupportedError, match="query scope 'last'"):
         generate_family(model, [Variant("m", 2, "late")], prompts, weights=[late], query_scope="last")
 

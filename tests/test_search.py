@@ -18,12 +18,12 @@ from lmms_plam.search.labelfree import agreement
 from lmms_plam.search.pick import best, borders, gentlest_first, near_best
 from lmms_plam.search.racing import blocks, plainly_behind
 from lmms_plam.search.result import SearchSettings
-from lmms_plam.search.simultaneous import any_better, simultaneous
 from lmms_plam.search.surface import Surface, neighbours
 from lmms_plam.search.transfer import add_transfer
 from lmms_plam.stats.comparison import Analysis, Settings
 from lmms_plam.stats.metrics import METRICS, find_metric, register
 from lmms_plam.stats.significance import max_t, sign_flip
+from lmms_plam.stats.simultaneous import any_better, simultaneous
 from lmms_plam.stats.spread import spread, standard_errors
 from lmms_plam.stats.units import Units
 

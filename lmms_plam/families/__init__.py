@@ -12,5 +12,6 @@ from __future__ import annotations
 from lmms_plam.families.comparison import Comparison
 from lmms_plam.families.probe import MaskingProbe
 from lmms_plam.families.search import RecipeSearch
+from lmms_plam.families.visibility import EarlyProbe, HeadroomProbe, WindowProbe
 
-__all__ = ["Comparison", "MaskingProbe", "RecipeSearch"]
+__all__ = ["Comparison", "EarlyProbe", "HeadroomProbe", "MaskingProbe", "RecipeSearch", "WindowProbe"]

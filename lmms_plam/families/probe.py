@@ -46,7 +46,8 @@ class ProbeOptions(FamilyOptions):
     Attributes:
         cuts: `all`; `every N`: every n-th layer and the last four cuts, then each layer around the onset that these
             show; or a list of layers (`0 8 16 24` on the command line). 0 and the full depth are always there.
-        queries: from which queries vision is hidden: `all`, `text` or `last` (see lmms_plam.model.QueryScope).
+        queries: from which queries vision is hidden: `all`, `text`, `last`, or `authors_qwen2_5` and `authors_qwen3`,
+            which do what the authors' code does instead (see lmms_plam.model.QueryScope).
         weights: `base`, the untouched VLM whatever is merged, or `merged`.
     """
 
@@ -101,8 +102,8 @@ class MaskingProbe(FamilyTask):
 
     @classmethod
     def overrides(cls, settings: ModelConfig) -> Mapping[str, Any]:
-        """Return what the model config says of probes."""
-        return settings.probe
+        """Return what the model config says of probes; the width is that of windows."""
+        return {name: value for name, value in settings.probe.items() if name != "width"}
 
     @classmethod
     def foresee(cls, config: Mapping[str, Any], outline: Outline) -> ProbeOptions:

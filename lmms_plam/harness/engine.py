@@ -144,7 +144,7 @@ class Engine:
                         f"logit {found.largest:.1e} where rounding allows {found.allowed:.1e}"
                     )
         depth = find_decoder(self._model).depth
-        hides = any(variant.cut is not None and variant.cut < depth for variant in variants)
+        hides = any(variant.hidden(depth) for variant in variants)
         if hides and task not in self._looked_at_hiding and self._shows_pictures(inputs):
             self._looked_at_hiding.add(task)
             self._prove_hiding(task, inputs)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from lmms_plam.model.family import MEMORY_BUDGET, FamilyResult, generate_family
 from lmms_plam.model.host import Decoder, find_decoder, vision_positions
 from lmms_plam.model.lanes import QueryScope
-from lmms_plam.model.reference import masked, run_plainly
+from lmms_plam.model.masks import damaged, masked
+from lmms_plam.model.reference import run_plainly
 from lmms_plam.model.selfcheck import EngineCheck, HidingCheck, check_engine, check_hiding
 from lmms_plam.model.variants import Variant, WeightSet, installed
 
@@ -23,6 +24,7 @@ __all__ = [
     "WeightSet",
     "check_engine",
     "check_hiding",
+    "damaged",
     "find_decoder",
     "generate_family",
     "installed",

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lmms_plam.model.batch import Batch
 from lmms_plam.model.branches import Branches, Layout, run_branches
-from lmms_plam.model.decoding import DecodingBatch, Lineup, keep_rows
+from lmms_plam.model.decoding import DecodingBatch, Lineup, Shelf, ShelfKind, keep_rows
 from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.trunk import Trunk
-from lmms_plam.model.variants import Tree, Variant, WeightSet
+from lmms_plam.model.variants import Node, Tree, Variant, WeightSet
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +57,7 @@ class Group:
         """Fill in these answers, of variants of this group, to their ends."""
         batch = self._batch
         branches = run_branches(batch, self._tree, self._trunk, self._layout, self._weights)
-        live = sorted(answers, key=lambda answer: (answer.variant.weights or "", answer.prompt, -self._cut(answer)))
+        live = sorted(answers, key=lambda answer: (answer.variant.weights or "", answer.prompt))
         inputs = batch.next_inputs()
         logits = self._first_logits(live, branches, next(inputs)[1])
         ids = batch.input_ids[[answer.prompt for answer in live]]
@@ -81,9 +81,6 @@ class Group:
             (position, step), sizes = next(inputs), [part.rows for part in parts]
             shares = tokens.split_with_sizes(sizes)
             logits = torch.cat([part.step(share, position, step) for part, share in zip(parts, shares, strict=True)])
-
-    def _cut(self, answer: Answer) -> int:
-        return self._batch.decoder.depth if answer.variant.cut is None else answer.variant.cut
 
     def _first_logits(self, live: Sequence[Answer], branches: Branches, inputs: Mapping[str, Any]) -> Tensor:
         """Logits [answers, vocabulary] for the first new token: the trunk's own, and the branches' read out."""
@@ -111,20 +108,29 @@ class Group:
 
     def _lineup(self, prompt: int, answers: Sequence[Answer], branches: Branches) -> Lineup:
         """Collect the keys and values that answers to one prompt, of the same weights, may read."""
-        start = self._batch.prompts.starts[prompt]
-        seen: list[KeysValues | None] = []
-        blind: list[KeysValues | None] = []
-        for layer in range(self._batch.decoder.depth):
-            nodes = [self._tree.at(answer.variant, layer) for answer in answers]
-            first = nodes[0]
-            keys, values = self._trunk.states(layer) if first is self._tree.root else branches.states[layer][first]
-            row = slice(prompt, prompt + 1)
-            seen.append(None if first.blind else (keys[row, :, start:], values[row, :, start:]))
-            own = [self._layout.text_states(node, prompt, branches.states[layer][node]) for node in nodes if node.blind]
-            blind.append(
-                (torch.cat([keys for keys, _ in own]), torch.cat([values for _, values in own])) if own else None
-            )
-        positions = torch.arange(self._batch.length, device=self._batch.input_ids.device)
-        cuts = [self._cut(answer) for answer in answers]
-        text = positions[self._batch.prompts.text[prompt]]
-        return Lineup(prompt, cuts, seen, positions[start:], blind, text)
+        prompts, device = self._batch.prompts, self._batch.input_ids.device
+        positions = torch.arange(self._batch.length, device=device)
+        real, text = positions[prompts.starts[prompt] :], positions[prompts.text[prompt]]
+        shelves = [self._shelves(prompt, answers, layer, branches) for layer in range(self._batch.decoder.depth)]
+        return Lineup(prompt, len(answers), shelves, {"common": real, "whole": real, "text": text})
+
+    def _shelves(self, prompt: int, answers: Sequence[Answer], layer: int, branches: Branches) -> list[Shelf]:
+        """Collect what these answers may read at a layer."""
+        by_kind: dict[ShelfKind, list[tuple[int, Node]]] = {}
+        for row, answer in enumerate(answers):
+            node = self._tree.at(answer.variant, layer)
+            if not node.silent:
+                kind: ShelfKind = "text" if node.blind else "whole" if node.returns else "common"
+                by_kind.setdefault(kind, []).append((row, node))
+        shelves = []
+        for kind, owned in by_kind.items():
+            nodes = [node for _, node in owned]
+            if kind == "common":  # with the same weights, and seeing all along, they are of one node
+                nodes = nodes[:1]
+            read = [self._layout.read(node, prompt, self._states(node, layer, branches)) for node in nodes]
+            states = torch.cat([keys for keys, _ in read]), torch.cat([values for _, values in read])
+            shelves.append(Shelf([row for row, _ in owned], states, kind))
+        return shelves
+
+    def _states(self, node: Node, layer: int, branches: Branches) -> KeysValues:
+        return self._trunk.states(layer) if node is self._tree.root else branches.states[layer][node]

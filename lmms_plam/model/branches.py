@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.batch import Batch
-from lmms_plam.model.lanes import KeysValues, Lane, Prompts, QueryScope, last_only, text_lane
+from lmms_plam.model.host import attention_silenced
+from lmms_plam.model.lanes import KeysValues, Lane, Prompts, QueryScope, last_only, last_positions, lay_out
 from lmms_plam.model.trunk import Keep, Trunk
 from lmms_plam.model.variants import Node, Tree, WeightSet, installed
 
@@ -33,36 +34,46 @@ class Layout:
     def __init__(self, prompts: Prompts, scope: QueryScope):
         self._prompts = prompts
         self._scope = scope
-        self._lanes: dict[bool, tuple[Lane, list[Tensor | None]]] = {}
+        self._lanes: dict[tuple[bool, bool], Lane] = {}
+        self._last = last_positions(prompts, scope)
+        self._columns: dict[tuple[Lane, bool], list[Tensor | None]] = {}
 
     def lane(self, node: Node) -> Lane | None:
-        """Return the lane of a blind node; None for one that sees: it computes every position of every prompt."""
-        return self._laid_out(node)[0] if node.blind else None
+        """Return a node's lane; None where everything is read: it computes every position of every prompt."""
+        if node.silent:
+            return self._last
+        if not (node.blind or node.returns):
+            return None
+        if node.parent is not None and (inherited := self.lane(node.parent)) is not None:
+            return inherited
+        borrowing = all(variant.weights is None for variant in node.variants)
+        if not borrowing and self._scope == "last":
+            raise UnsupportedError("query scope 'last' for variants with replaced weights")
+        kind = borrowing, node.returns
+        if kind not in self._lanes:
+            self._lanes[kind] = lay_out(self._prompts, self._scope, *kind)
+        return self._lanes[kind]
 
     def row(self, node: Node, prompt: int) -> int:
         """Return the row of a prompt among those of a node."""
-        return self._prompts.seeing.index(prompt) if node.blind else prompt
+        return prompt if self.lane(node) in (None, self._last) else self._prompts.seeing.index(prompt)
 
-    def text_states(self, node: Node, prompt: int, states: KeysValues) -> KeysValues:
-        """Keys and values [1, heads, text length, dim] of a prompt's text, out of those of a blind node."""
-        row = self.row(node, prompt)
-        columns = self._laid_out(node)[1][row]
+    def read(self, node: Node, prompt: int, states: KeysValues) -> KeysValues:
+        """Keys and values [1, heads, positions, dim] that answers to a prompt read, out of those of a node."""
+        row, lane = self.row(node, prompt), self.lane(node)
         keys, values = (part[row : row + 1] for part in states)
+        if lane is None:
+            start = self._prompts.starts[prompt]
+            return keys[:, :, start:], values[:, :, start:]
+        if (lane, node.blind) not in self._columns:
+            self._columns[lane, node.blind] = lane.columns(node.blind)
+        columns = self._columns[lane, node.blind][row]
         return (keys, values) if columns is None else (keys[:, :, columns], values[:, :, columns])
 
     def entrance(self, node: Node) -> Callable[[Tensor], Tensor]:
         """Return the selection of a node's states from those of all positions."""
         lane = self.lane(node)
         return lane.take if lane is not None else lambda states: states
-
-    def _laid_out(self, node: Node) -> tuple[Lane, list[Tensor | None]]:
-        borrowing = all(variant.weights is None for variant in node.variants)
-        if not borrowing and self._scope == "last":
-            raise UnsupportedError("query scope 'last' for variants with replaced weights")
-        if borrowing not in self._lanes:
-            lane = text_lane(self._prompts, self._scope, borrowing)
-            self._lanes[borrowing] = lane, lane.text_columns()
-        return self._lanes[borrowing]
 
 
 def what_to_keep(trees: Sequence[Tree], layout: Layout) -> Keep:
@@ -99,37 +110,31 @@ def run_branches(batch: Batch, tree: Tree, trunk: Trunk, layout: Layout, weights
         weights: weight sets by name.
 
     Raises:
-        UnsupportedError: weights replaced below a layer at which the model still adds vision features.
+        UnsupportedError: a decoder layer that doesn't take part as the engine knows it.
         MergeError: weights that don't fit the model.
     """
-    for node in tree.nodes[1:]:
-        if not node.blind and any(node.start <= layer < node.end - 1 for layer in trunk.added):
-            name, model = next(iter(node.variants)).weights, type(batch.model).__name__
-            raise UnsupportedError(
-                f"weight set '{name}' starts at layer {node.start}; {model} adds vision features to the states after "
-                f"layer {max(trunk.added)}: start above it"
-            )
     hidden: dict[Node, Tensor] = {}
     states: list[dict[Node, KeysValues]] = []
     for index, layer in enumerate(batch.decoder.layers):
         for node in tree.nodes[1:]:
             if node.start == index:
                 hidden[node] = _enter(node, tree, trunk, layout, hidden)
-        together: dict[tuple[Lane | Node, Hashable], list[Node]] = {}
+        together: dict[tuple[Lane | Node, bool, bool, Hashable], list[Node]] = {}
         for node in hidden:
             if index < node.end:
                 own = node.weights(index, weights)
                 key = own.key(index) if own is not None else None
-                together.setdefault((layout.lane(node) or node, key), []).append(node)
+                together.setdefault((layout.lane(node) or node, node.blind, node.silent, key), []).append(node)
         entering, hidden = hidden, {}
         states.append({})
         for nodes in together.values():
             rows = torch.cat([entering[node] for node in nodes])
-            with installed(nodes[0].weights(index, weights), {index: layer}):
-                output, both = _run_layer(batch, index, rows, layout.lane(nodes[0]), trunk)
+            silent = {index: slice(None)} if nodes[0].silent else {}
+            with installed(nodes[0].weights(index, weights), {index: layer}), attention_silenced(batch.decoder, silent):
+                output, both = _run_layer(batch, index, rows, nodes[0], layout, trunk)
             parts = (tensor.chunk(len(nodes)) for tensor in (output, *both))
             for node, state, keys, values in zip(nodes, *parts, strict=True):
-                hidden[node] = state
+                hidden[node] = _with_added(state, trunk.added.get(index), node, layout)
                 states[index][node] = keys, values
     return Branches(states, hidden)
 
@@ -138,7 +143,14 @@ def _enter(node: Node, tree: Tree, trunk: Trunk, layout: Layout, hidden: Mapping
     """Return the hidden states with which a node starts: its parent's, at its own positions."""
     if node.parent is None or node.parent is tree.root:
         return trunk.entering[node.start][layout.lane(node)]
-    return hidden[node.parent] if node.parent.blind else layout.entrance(node)(hidden[node.parent])
+    return hidden[node.parent] if layout.lane(node.parent) else layout.entrance(node)(hidden[node.parent])
+
+
+def _with_added(states: Tensor, added: Tensor | None, node: Node, layout: Layout) -> Tensor:
+    """Add to a layer's result what the model adds to vision tokens behind it, for a node that computes them."""
+    if added is None or node.silent or (node.blind and not node.returns):
+        return states
+    return (states.float() + layout.entrance(node)(added)).to(states.dtype)
 
 
 class _HandoverError(Exception):
@@ -171,7 +183,9 @@ class _LayerCache:
         return self.held
 
 
-def _run_layer(batch: Batch, index: int, hidden: Tensor, lane: Lane | None, trunk: Trunk) -> tuple[Tensor, KeysValues]:
+def _run_layer(
+    batch: Batch, index: int, hidden: Tensor, node: Node, layout: Layout, trunk: Trunk
+) -> tuple[Tensor, KeysValues]:
     """Run a decoder layer on branches side by side; of the last layer, only what the next token needs.
 
     Returns:
@@ -179,9 +193,10 @@ def _run_layer(batch: Batch, index: int, hidden: Tensor, lane: Lane | None, trun
     """
     layer: nn.Module = batch.decoder.layers[index]
     arguments, borrowed = trunk.arguments[index], None
+    lane = layout.lane(node)
     if lane is not None:
         eager = hidden.dtype if batch.decoder.attention == "eager" else None
-        arguments = lane.arguments(arguments, len(hidden) // len(lane.prompts), eager)
+        arguments = lane.arguments(arguments, node.blind, len(hidden) // len(lane.prompts), eager)
         borrowed = lane.borrow(trunk.states(index))
     cache = _LayerCache(borrowed)
     if index == batch.decoder.depth - 1 and hidden.shape[1] > 1:

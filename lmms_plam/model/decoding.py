@@ -1,92 +1,103 @@
 """Decoding: the next tokens of many answers from one forward of the model, each row reading what its variant may.
 
 A row is an answer, of one variant to one prompt. The model runs as it always does; only its attention function is
-wrapped meanwhile: rows that still see at a layer share one copy of the prompt's keys and values, blind rows have short
-ones of their own. The model's own attention then does the arithmetic.
+wrapped meanwhile: rows that have seen all along share one copy of the prompt's keys and values at a layer, the others
+have their own. The model's own attention then does the arithmetic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from lmms_plam.model.batch import Batch
-from lmms_plam.model.host import attention_replaced
+from lmms_plam.model.host import attention_replaced, attention_silenced
 from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.variants import WeightSet, installed
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 """Queries, keys and values [rows, heads, length, dim] and a mask, to attention [rows, length, heads, dim]."""
 
+ShelfKind = Literal["common", "whole", "text"]
+
 Part = TypeVar("Part", "Lineup", "DecodingBatch")
 
 
-class Lineup:
-    """Answers to one prompt that go on with the same weights, ordered by falling cut.
+@dataclass(slots=True)
+class Shelf:
+    """Keys and values that answers of a lineup read at a layer.
 
-    At a layer, the rows with a higher cut see; they come first. They all read one copy of the prompt's keys, followed
-    step by step by every row's new one, of which a mask leaves each row its own. The other rows are blind and read
-    short keys of their own.
+    Attributes:
+        rows: the answers.
+        states: those of the prompt, and of new tokens as they come: one copy in common, followed at each step by every
+            answer's new one, of which a mask leaves each its own; or as many copies as answers.
+        kind: whether they are common to these answers, or their own, and then whether vision is among them.
+    """
+
+    rows: list[int]
+    states: KeysValues
+    kind: ShelfKind
+
+
+class Lineup:
+    """Answers to one prompt that go on with the same weights.
+
+    At a layer, those that have never been kept from vision read one copy of the prompt's keys and values; the others
+    have their own, short ones where vision is hidden, or none where attention is silent.
 
     Args:
         prompt: index of the prompt.
-        cuts: by row, the cut layer; the depth for rows that always see.
-        seen: by layer, keys and values of the whole prompt, one row; None where no row sees.
-        seen_positions: [length], their positions.
-        blind: by layer, keys and values of the text, as many rows as are blind; None where every row sees.
-        blind_positions: [length], their positions.
+        rows: the number of answers.
+        shelves: by layer, keys and values; each answer is on one shelf of each layer, or silent there.
+        positions: by kind of shelf, the positions [length] of the prompt's keys.
     """
 
     def __init__(
-        self,
-        prompt: int,
-        cuts: Sequence[int],
-        seen: Sequence[KeysValues | None],
-        seen_positions: Tensor,
-        blind: Sequence[KeysValues | None],
-        blind_positions: Tensor,
+        self, prompt: int, rows: int, shelves: Sequence[Sequence[Shelf]], positions: Mapping[ShelfKind, Tensor]
     ):
         self.prompt = prompt
-        self._cuts = list(cuts)
-        self._seen, self._seen_positions = list(seen), seen_positions
-        self._blind, self._blind_positions = list(blind), blind_positions
-        self._names = torch.arange(len(cuts), device=seen_positions.device)  # of the rows, for life
-        self._owners = torch.full_like(seen_positions, -1)  # of the columns of `seen`; -1: the prompt's, for all
-        self._alone = len(cuts) == 1
+        self.rows = rows
+        self._shelves = [list(own) for own in shelves]
+        self._positions = dict(positions)
+        self._names = torch.arange(rows, device=positions["common"].device)  # of the answers, for life
+        self._owners = torch.full_like(positions["common"], -1)  # of the common columns; -1: the prompt's, for all
+        self._alone = rows == 1
         self._own: Tensor | None = None
 
-    @property
-    def rows(self) -> int:
-        """The number of answers."""
-        return len(self._cuts)
-
     def advance(self, position: int) -> None:
-        """Make room for the next token of every row, at this position."""
+        """Make room for the next token of every answer, at this position."""
         self._owners = torch.cat([self._owners, self._names])
-        self._seen_positions = _extended(self._seen_positions, position, self.rows)
-        self._blind_positions = _extended(self._blind_positions, position, 1)
+        for kind, positions in self._positions.items():
+            times = self.rows if kind == "common" else 1
+            self._positions[kind] = torch.cat([positions, positions.new_full((times,), position)])
         if not self._alone:
-            self._own = ((self._owners == -1) | (self._owners == self._names[:, None]))[None, None]
+            self._own = (self._owners == -1) | (self._owners == self._names[:, None])
 
     def keep(self, rows: list[int]) -> None:
-        """Drop all other rows."""
-        for layer, blind in enumerate(self._blind):
-            seeing = self._seeing(layer)
-            if blind is not None:
-                left = torch.tensor([row - seeing for row in rows if row >= seeing], device=self._names.device)
-                self._blind[layer] = (blind[0][left], blind[1][left]) if len(left) else None
-            if rows[0] >= seeing:
-                self._seen[layer] = None
-        self._cuts = [self._cuts[row] for row in rows]
+        """Drop all other answers."""
+        places = {row: place for place, row in enumerate(rows)}
+        for layer, shelves in enumerate(self._shelves):
+            kept = []
+            for shelf in shelves:
+                left = [place for place, row in enumerate(shelf.rows) if row in places]
+                if left and shelf.kind != "common" and len(left) < len(shelf.rows):
+                    shelf.states = shelf.states[0][left], shelf.states[1][left]
+                if left:
+                    shelf.rows = [places[shelf.rows[place]] for place in left]
+                    kept.append(shelf)
+            self._shelves[layer] = kept
+        self.rows = len(rows)
         self._names = self._names[rows]
 
     def attend(
         self, layer: int, attention: Attention, mask: Tensor | None, query: Tensor, key: Tensor, value: Tensor
     ) -> Tensor:
-        """Attend from the rows' new tokens.
+        """Attend from the answers' new tokens.
 
         Args:
             layer: index of the decoder layer.
@@ -100,27 +111,23 @@ class Lineup:
         Returns:
             [rows, 1, heads, dim].
         """
-        seeing = self._seeing(layer)
-        outputs = []
-        if (seen := self._seen[layer]) is not None:
-            seen = self._seen[layer] = _joined(seen, key.transpose(0, 2), value.transpose(0, 2))
-            own = None if self._own is None else self._own[:, :, :seeing]
-            visible = None if mask is None else mask[:1, ..., self._seen_positions]
-            output, _ = attention(query[:seeing].transpose(0, 2), *seen, _both(own, visible))
-            outputs.append(output.transpose(0, 1))
-        if (blind := self._blind[layer]) is not None:
-            blind = self._blind[layer] = _joined(blind, key[seeing:], value[seeing:])
-            visible = None if mask is None else mask[:1, ..., self._blind_positions]
-            outputs.append(attention(query[seeing:], *blind, visible)[0])
-        return torch.cat(outputs)
+        attention_of = query.new_zeros(len(query), 1, query.shape[1], value.shape[-1])
+        for shelf in self._shelves[layer]:
+            visible = None if mask is None else mask[:1, ..., self._positions[shelf.kind]]
+            queries = query[shelf.rows]
+            if shelf.kind == "common":
+                shelf.states = _joined(shelf.states, key.transpose(0, 2), value.transpose(0, 2))
+                own = None if self._own is None else self._own[shelf.rows][None, None]
+                output, _ = attention(queries.transpose(0, 2), *shelf.states, _both(own, visible))
+                attention_of[shelf.rows] = output.transpose(0, 1)
+            else:
+                shelf.states = _joined(shelf.states, key[shelf.rows], value[shelf.rows])
+                attention_of[shelf.rows] = attention(queries, *shelf.states, visible)[0]
+        return attention_of
 
-    def _seeing(self, layer: int) -> int:
-        """Count the rows that see at this layer."""
-        return sum(cut > layer for cut in self._cuts)
-
-
-def _extended(positions: Tensor, position: int, times: int) -> Tensor:
-    return torch.cat([positions, positions.new_full((times,), position)])
+    def silent(self, layer: int) -> list[int]:
+        """Return the answers to which attention adds nothing at a layer."""
+        return sorted(set(range(self.rows)).difference(*(shelf.rows for shelf in self._shelves[layer])))
 
 
 def _joined(old: KeysValues, key: Tensor, value: Tensor) -> KeysValues:
@@ -185,9 +192,26 @@ class DecodingBatch:
         rows = self._batch.for_rows(inputs, [lineup.prompt for lineup in self._lineups for _ in range(lineup.rows)])
         rows["input_ids"] = tokens[:, None]
         decoder = self._batch.decoder
-        with installed(self._weights, decoder.by_index()), attention_replaced(decoder, self._attend):
+        with (
+            installed(self._weights, decoder.by_index()),
+            attention_replaced(decoder, self._attend),
+            attention_silenced(decoder, self._silent()),
+        ):
             logits: Tensor = self._batch.model(**rows, return_dict=True).logits
         return logits[:, -1].float()
+
+    def _silent(self) -> dict[int, list[int]]:
+        """By layer, the rows to which attention adds nothing."""
+        firsts = list(accumulate((lineup.rows for lineup in self._lineups), initial=0))
+        found = {
+            layer: [
+                first + row
+                for first, lineup in zip(firsts, self._lineups, strict=False)
+                for row in lineup.silent(layer)
+            ]
+            for layer in range(self._batch.decoder.depth)
+        }
+        return {layer: rows for layer, rows in found.items() if rows}
 
     def _attend(
         self, layer: int, attention: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None

@@ -11,18 +11,19 @@ A read-out of attention would hang on `run_trunk` (prefill) and `DecodingBatch.s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
+from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.answers import Answer, Group
 from lmms_plam.model.batch import Batch, Rules
 from lmms_plam.model.branches import Layout, what_to_keep
 from lmms_plam.model.host import CACHE, find_decoder
-from lmms_plam.model.lanes import QueryScope
+from lmms_plam.model.lanes import AUTHORS, QueryScope
 from lmms_plam.model.support import check_generation, check_request
 from lmms_plam.model.trunk import run_trunk
 from lmms_plam.model.variants import Variant, WeightSet, check_variants, grow_tree
@@ -83,6 +84,12 @@ def generate_family(
     sets = {one.name: one for one in weights}
     check_variants(variants, sets, decoder.depth)
     check_request(model, decoder, generate_kwargs)
+    if query_scope in AUTHORS:
+        raise UnsupportedError(f"the authors' masking ('{query_scope}') shares nothing between cuts")
+    if both := [one.name for one in variants if one.silent is not None and one.hidden(decoder.depth)]:
+        raise UnsupportedError(
+            f"variant '{both[0]}' hides vision and silences attention, which the engine can't combine"
+        )
 
     def loop(
         model: PreTrainedModel,
@@ -115,9 +122,12 @@ def _answer_all(
     def ask(variant: Variant) -> list[Answer]:
         """Return the answers that will be this variant's; variants alike on a prompt have one in common."""
         own = []
+        hidden = variant.hidden(batch.decoder.depth)
         for prompt in range(len(batch)):
-            blind = variant.cut is not None and variant.cut < batch.decoder.depth and prompt in batch.prompts.seeing
-            alike = Variant("", variant.cut if blind else None, variant.weights)
+            silent = variant.silent if variant.silent != batch.decoder.depth else None
+            alike = Variant("", weights=variant.weights, silent=silent)
+            if hidden and prompt in batch.prompts.seeing:
+                alike = replace(alike, cut=hidden.start, until=hidden.stop)
             own.append(answers.setdefault(alike, {}).setdefault(prompt, Answer(alike, prompt)))
         return own
 
@@ -158,7 +168,11 @@ def _size(batch: Batch, variant: Variant) -> int:
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     computed = 0
     if variant != _UNTOUCHED:
-        computed = batch.length if variant.cut is None else int(batch.prompts.text.sum(dim=1).max())
+        hidden = variant.hidden(batch.decoder.depth)
+        blind = hidden and hidden.stop == batch.decoder.depth
+        computed = int(batch.prompts.text.sum(dim=1).max()) if blind else batch.length
+        if variant.silent is not None and variant.weights is None:
+            computed = 1
     new = batch.rules.config.max_length - batch.length
     states = 2 * batch.decoder.depth * heads * dim * (2 * computed + new)  # prefill's, and copied for decoding
     work = computed * (4 * config.hidden_size + 3 * config.intermediate_size)

@@ -230,6 +230,35 @@ def padding_of(config: GenerationConfig) -> Any:
 
 
 @contextmanager
+def attention_silenced(decoder: Decoder, where: Mapping[int, Any], least: int = 1) -> Iterator[None]:
+    """Have attention add nothing to some hidden states, by layer, while open.
+
+    Args:
+        decoder: the decoder.
+        where: by layer, an index into hidden states [rows, positions, width].
+        least: calls with fewer positions are left alone.
+    """
+
+    def silence(chosen: Any) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+            if output[0].shape[1] < least:
+                return output
+            states = output[0].clone()
+            states[chosen] = 0
+            return (states, *output[1:])
+
+        return hook
+
+    attentions = {layer: decoder.layers[layer].get_submodule("self_attn") for layer in where}
+    handles = [attentions[layer].register_forward_hook(silence(chosen)) for layer, chosen in where.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def attention_replaced(decoder: Decoder, attend: Callable[..., Tensor]) -> Iterator[None]:
     """Have all attention of the decoder's implementation computed by `attend` while open.
 

@@ -1,23 +1,24 @@
 """The same variants the plain way, one run of the model each: what the family engine is tested against.
 
-`masked` rewrites the attention mask that each late decoder layer is given. `run_plainly` does so for what the engine
-refuses: it costs a whole run for each variant, and any way of generating will do.
+`run_plainly` hides vision by rewriting attention masks (`masks`), for what the engine refuses: it costs a whole run for
+each variant, and any way of generating will do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.family import FamilyResult
-from lmms_plam.model.host import find_decoder, take_cache, vision_positions
-from lmms_plam.model.lanes import QueryScope
+from lmms_plam.model.host import attention_silenced, find_decoder, vision_positions
+from lmms_plam.model.lanes import AUTHORS, QueryScope
+from lmms_plam.model.masks import damaged, masked
 from lmms_plam.model.support import setting
 from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed
 
@@ -58,10 +59,15 @@ def run_plainly(
     trunk = generate(model, **generate_kwargs, **kept)
     tokens, logits = [], []
     for variant in variants:
-        output, cut = trunk, decoder.depth if variant.cut is None else variant.cut
-        if cut < decoder.depth or variant.weights is not None:
+        output, hidden = trunk, variant.hidden(decoder.depth)
+        silent = range(decoder.depth if variant.silent is None else variant.silent, decoder.depth)
+        if hidden or silent or variant.weights is not None:
             chosen = sets[variant.weights] if variant.weights is not None else None
-            with installed(chosen, decoder.by_index()), masked(model, vision, cut, query_scope):
+            with (
+                installed(chosen, decoder.by_index()),
+                _hiding(model, vision, hidden, query_scope),
+                attention_silenced(decoder, dict.fromkeys(silent, slice(None))),
+            ):
                 output = generate(model, **generate_kwargs, **kept)
         sequences = getattr(output, "sequences", output)
         tokens.append([_ended(row, model, generate_kwargs) for row in sequences[:, input_ids.shape[1] :].tolist()])
@@ -69,6 +75,14 @@ def run_plainly(
             steps = torch.stack(output.logits, dim=1).float()
             logits.append([row[: len(own)] for row, own in zip(steps, tokens[-1], strict=True)])
     return FamilyResult(tokens, trunk, vision.sum(dim=1).tolist(), logits if keep_logits else None)
+
+
+def _hiding(model: PreTrainedModel, vision: Tensor, layers: range, scope: QueryScope) -> AbstractContextManager[None]:
+    if scope not in AUTHORS:
+        return masked(model, vision, layers.start, scope, until=layers.stop)
+    if layers and layers.stop < find_decoder(model).depth:
+        raise UnsupportedError("the authors' masking hides vision from a layer on, and never lets it be read again")
+    return damaged(model, vision, layers.start, scope) if layers else nullcontext()
 
 
 def _ended(tokens: list[int], model: PreTrainedModel, generate_kwargs: Mapping[str, Any]) -> list[int]:
@@ -80,51 +94,3 @@ def _ended(tokens: list[int], model: PreTrainedModel, generate_kwargs: Mapping[s
     while tokens and tokens[-1] == padding:
         tokens = tokens[:-1]
     return tokens
-
-
-@contextmanager
-def masked(model: PreTrainedModel, vision: Tensor, cut: int, scope: QueryScope = "all") -> Iterator[None]:
-    """Hide vision in layers `cut` and later through the attention mask that these layers are given.
-
-    Args:
-        model: the vision-language model.
-        vision: bool [prompts, length], the vision tokens of the prompts that will be run.
-        cut: the cut layer.
-        scope: from which queries vision is hidden.
-    """
-    decoder = find_decoder(model)
-
-    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        layer, queries = module.self_attn.layer_idx, hidden.shape[1]
-        _, cache = take_cache(dict(kwargs))
-        if cache is None and queries < vision.shape[1]:
-            raise UnsupportedError(f"{type(module).__name__} is called without a cache, so that its keys can't be told")
-        start = cache.get_seq_length(layer) if cache is not None else 0
-        length, offset = cache.get_mask_sizes(queries, layer) if cache is not None else (queries, 0)
-        query = torch.arange(start, start + queries, device=hidden.device)[:, None]
-        key = torch.arange(offset, offset + length, device=hidden.device)
-        beams = vision.repeat_interleave(len(hidden) // len(vision), dim=0).to(hidden.device)
-        is_vision = nn.functional.pad(beams, (0, max(0, offset + length - vision.shape[1])))[:, None, :]
-        visible = ~is_vision[:, :, offset : offset + length] | (query == key)
-        if scope == "last":
-            visible = visible | (query < vision.shape[1] - 1)
-        elif scope == "text":
-            visible = visible | is_vision[:, 0, start : start + queries, None]
-        mask = kwargs.get("attention_mask")
-        if mask is None:
-            mask = (key <= query)[None, None]
-        if mask.dtype == torch.bool:
-            mask = mask & visible[:, None]
-            if decoder.attention == "eager":
-                mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
-        else:
-            mask = mask.masked_fill(~visible[:, None], torch.finfo(mask.dtype).min)
-        return args, {**kwargs, "attention_mask": mask}
-
-    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in decoder.layers[cut:]]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -149,7 +149,7 @@ def check_hiding(model: PreTrainedModel, answer: Answer, generate_kwargs: Mappin
 
 def _some_of(variants: Sequence[Variant], depth: int) -> list[Variant]:
     """Return the untouched variant and some of those asked, spread evenly, or else cuts."""
-    asked = [one for one in variants if one.weights is not None or (one.cut is not None and one.cut < depth)]
+    asked = [one for one in variants if one.weights is not None or one.silent is not None or one.hidden(depth)]
     if len(asked) < 2:
         asked += [Variant(f"cut {cut}", cut) for cut in (0, depth // 2)]
     step = max(1, -(-(len(asked) - 1) // 3))

@@ -32,7 +32,7 @@ class Trunk:
         cache_name: what its layers call the cache among their arguments.
         arguments: by layer, the keyword arguments of its call, without hidden states and cache.
         entering: by layer and key, what was kept of the hidden states that enter it.
-        added: layers after which the model changed the states of vision tokens (DeepStack adds features there).
+        added: by layer, what the model added to the states of vision tokens after it (DeepStack does), float32.
         logits: [prompts, vocabulary], float32, for the first new token.
     """
 
@@ -40,7 +40,7 @@ class Trunk:
     cache_name: str = CACHE
     arguments: list[dict[str, Any]] = field(default_factory=list)
     entering: dict[int, dict[object, Tensor]] = field(default_factory=dict)
-    added: list[int] = field(default_factory=list)
+    added: dict[int, Tensor] = field(default_factory=dict)
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def states(self, layer: int) -> KeysValues:
@@ -78,7 +78,7 @@ def run_trunk(batch: Batch, keep: Keep) -> Trunk:
         if output_before is not None and hidden is not output_before:
             if (hidden != output_before)[batch.prompts.text].any():
                 raise UnsupportedError(f"{name} changes the states of text between layers {index - 1} and {index}")
-            trunk.added.append(index - 1)
+            trunk.added[index - 1] = hidden.float() - output_before.float()
         trunk.arguments.append(arguments)
         trunk.entering[index] = {key: select(hidden) for key, select in keep.get(index, {}).items()}
         output_before = output

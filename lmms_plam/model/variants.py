@@ -22,14 +22,22 @@ class Variant:
 
     Attributes:
         name: what it is called in results, such as "12", "base" or "merged".
-        cut: the cut layer k: vision tokens can be read in decoder layers 0..k-1 and are hidden as keys from layer k
-            on. None, or the depth: they can be read everywhere.
+        cut: the first decoder layer in which vision tokens are hidden as keys. None, or the depth: they can be read
+            everywhere.
         weights: name of a `WeightSet`; None: the weights as loaded.
+        until: the first layer after the cut in which they can be read again. None: they stay hidden.
+        silent: the first layer from which on attention adds nothing to the hidden states. None: it always does.
     """
 
     name: str
     cut: int | None = None
     weights: str | None = None
+    until: int | None = None
+    silent: int | None = None
+
+    def hidden(self, depth: int) -> range:
+        """Return the layers of a model of this depth in which vision is hidden."""
+        return range(0) if self.cut is None else range(self.cut, depth if self.until is None else self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,8 @@ class Node:
     Attributes:
         start: first layer.
         blind: vision is hidden here.
+        returns: vision was hidden here or before, and can be read here or later: what it computes is not the trunk's.
+        silent: attention adds nothing, so that no position reads another.
         end: the layer at which its last variant has left it, or the depth.
         parent: the node that it grows from, None for the root.
         variants: the variants that pass through it or end in it, with the layer at which each leaves it.
@@ -111,6 +121,8 @@ class Node:
 
     start: int
     blind: bool = False
+    returns: bool = False
+    silent: bool = False
     end: int = 0
     parent: Node | None = None
     variants: dict[Variant, int] = field(default_factory=dict)
@@ -152,17 +164,17 @@ def grow_tree(variants: Sequence[Variant], weights: Mapping[str, WeightSet], dep
     root = Node(start=0)
     nodes, paths = [root], {variant: [root] for variant in variants}
     for layer in range(depth):
-        groups: dict[Node, dict[tuple[bool, Hashable], list[Variant]]] = {}
+        groups: dict[Node, dict[tuple[_Reading, Hashable], list[Variant]]] = {}
         for variant, path in paths.items():
-            blind = variant.cut is not None and variant.cut <= layer
             key = weights[variant.weights].key(layer) if variant.weights is not None else None
-            groups.setdefault(path[-1], {}).setdefault((blind, key), []).append(variant)
+            groups.setdefault(path[-1], {}).setdefault((_reading(variant, layer, depth), key), []).append(variant)
         for node, alike in groups.items():
-            staying = [key for key in alike if key[0] == node.blind and (key[1] is None or node is not root)]
+            own = node.blind, node.returns, node.silent
+            staying = [key for key in alike if key[0] == own and (key[1] is None or node is not root)]
             stays = min(staying, key=lambda key: key[1] is not None, default=None)
             for key, members in alike.items():
                 if key != stays:
-                    nodes.append(Node(layer, blind=key[0], parent=node))
+                    nodes.append(Node(layer, *key[0], parent=node))
                     for variant in members:
                         paths[variant].append(nodes[-1])
     for variant, path in paths.items():
@@ -172,11 +184,22 @@ def grow_tree(variants: Sequence[Variant], weights: Mapping[str, WeightSet], dep
     return Tree(nodes, paths)
 
 
+_Reading = tuple[bool, bool, bool]
+
+
+def _reading(variant: Variant, layer: int, depth: int) -> _Reading:
+    """Say of a variant at a layer what a node calls blind, returns and silent."""
+    hidden = variant.hidden(depth)
+    returns = bool(hidden) and hidden.start <= layer and hidden.stop < depth
+    return layer in hidden, returns, variant.silent is not None and variant.silent <= layer
+
+
 def check_variants(variants: Sequence[Variant], weights: Mapping[str, WeightSet], depth: int) -> None:
     """Refuse a family that can't be meant.
 
     Raises:
-        ConfigError: no variants, a name given twice, a cut outside 0..depth, or an unknown or misplaced weight set.
+        ConfigError: no variants, a name given twice, layers to hide outside 0..depth, or an unknown or misplaced weight
+            set.
     """
     names = [variant.name for variant in variants]
     if not names:
@@ -186,6 +209,16 @@ def check_variants(variants: Sequence[Variant], weights: Mapping[str, WeightSet]
     for variant in variants:
         if variant.cut is not None and not 0 <= variant.cut <= depth:
             raise ConfigError(f"variant '{variant.name}': cut {variant.cut} is not in 0..{depth}, the model's layers")
+        if variant.until is not None and not (variant.cut is not None and variant.cut <= variant.until <= depth):
+            raise ConfigError(
+                f"variant '{variant.name}': vision hidden from layer {variant.cut} can't be read again from layer "
+                f"{variant.until} on, which is not in {variant.cut}..{depth}"
+            )
+        if variant.silent is not None and not 0 <= variant.silent <= depth:
+            raise ConfigError(
+                f"variant '{variant.name}': attention can't fall silent at layer {variant.silent}, which is not in "
+                f"0..{depth}"
+            )
         if variant.weights is not None and variant.weights not in weights:
             known = ", ".join(weights) or "none"
             raise ConfigError(

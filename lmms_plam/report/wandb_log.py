@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmms_plam.probes.record import Probe
+from lmms_plam.probes.visibility import Visibility
 from lmms_plam.report.comparison import FOREST, records
 from lmms_plam.report.curve import PICTURES
 from lmms_plam.report.heatmap import SURFACE
 from lmms_plam.report.pictures import picture
 from lmms_plam.report.search import ABLATION, numbers
 from lmms_plam.report.sweep import SWEEP
+from lmms_plam.report.visibility import PICTURES as VISIBILITY
 from lmms_plam.scoring.changes import Changes
 from lmms_plam.scoring.examples import Example
 from lmms_plam.search.result import TUNED_HERE, Search
@@ -54,6 +56,36 @@ def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, example
         run.log({f"{task}/answers": _answers(wandb, matrix, examples)})
 
     _log_files(run, task, "masking-probe", folder, record)
+
+
+def log_visibility(run: Any, task: str, found: Visibility, numbers: Mapping[str, Any], folder: Path) -> None:
+    """Log early hiding, windows or headroom to a W&B run that is under way, online or offline.
+
+    It logs each kind's differences with the layer as their step (`TASK/early/...`), the numbers of lmms-eval's table
+    and the findings in the summary, the picture (`TASK/picture`), and the folder's files as an artifact of type
+    `visibility`.
+
+    Args:
+        run: `wandb.run`.
+        task: its name.
+        found: what was found.
+        numbers: of lmms-eval's table.
+        folder: holds matrix, record and pictures.
+    """
+    import wandb
+
+    for kind, contrasts in found.contrasts.items():
+        step = f"{task}/{kind}/layer"
+        run.define_metric(step, hidden=True)
+        run.define_metric(f"{task}/{kind}/*", step_metric=step)
+        for one in contrasts:
+            values = {"score": one.score, "difference": one.difference, "low": one.low, "high": one.high}
+            run.log({step: one.place.border, **{f"{task}/{kind}/{name}": value for name, value in values.items()}})
+    record = found.to_dict()
+    for name, value in {**numbers, "findings": record["findings"]}.items():
+        run.summary[f"{task}/{name}"] = value
+    run.log({f"{task}/picture": wandb.Image(str(folder / VISIBILITY[0]))})
+    _log_files(run, task, "visibility", folder, record)
 
 
 def log_comparison(run: Any, results: Sequence[Result], changes: Changes, folder: Path) -> None:

@@ -21,12 +21,12 @@ from lmms_plam.search.result import (
     SearchSettings,
     Stability,
 )
-from lmms_plam.search.simultaneous import Band, any_better, simultaneous
 from lmms_plam.search.surface import Surface, neighbours
 from lmms_plam.stats.bootstrap import interval
 from lmms_plam.stats.comparison import FEW_CLUSTERS
 from lmms_plam.stats.matrix import IntArray
 from lmms_plam.stats.metrics import find_metric
+from lmms_plam.stats.simultaneous import Band, any_better, simultaneous
 from lmms_plam.stats.spread import spread
 from lmms_plam.stats.units import Units
 
