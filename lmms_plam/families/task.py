@@ -84,7 +84,7 @@ class FamilyTask(ConfigurableMessagesTask):
             self._filters = self._filters[:1]
             logger.warning(f"{self.options.task}: answers are filtered by '{self._filters[0].name}' only, the first")
         self.variants = self.make_variants()
-        self.numbers = self.make_numbers()
+        self.table_numbers = self.make_numbers()
         self.left_out: set[tuple[int, str]] = set()
         if self.course is not None:
             model.courses[self.options.task] = self.course
@@ -224,7 +224,7 @@ class FamilyTask(ConfigurableMessagesTask):
             ]
         except DataError as error:  # fails this task's report, and not the other tasks of the run
             scored = {"error": str(error)}
-        return {name: None if place else scored for place, name in enumerate(self.numbers)}
+        return {name: None if place else scored for place, name in enumerate(self.table_numbers)}
 
     @property
     def _unscored(self) -> bool:
@@ -274,11 +274,11 @@ class FamilyTask(ConfigurableMessagesTask):
         """Return, for each reported number, what lmms-eval calls with all documents' scored answers."""
         if self._unscored:
             return dict(super().aggregation())
-        return {name: partial(self._aggregate, name) for name in self.numbers}
+        return {name: partial(self._aggregate, name) for name in self.table_numbers}
 
     def higher_is_better(self) -> dict[str, bool]:
         """Return which numbers are better when higher."""
-        return dict(super().higher_is_better() if self._unscored else self.numbers)
+        return dict(super().higher_is_better() if self._unscored else self.table_numbers)
 
     def examples(self, doc_ids: Sequence[int]) -> list[Example]:
         """Return what a reader needs to see of documents: question, target and first image."""
@@ -316,7 +316,7 @@ class FamilyTask(ConfigurableMessagesTask):
                 )
                 self.plam.failures[self.options.task] = reason
                 outcome.failed(f"{self.options.task}: {reason}")
-                self._reported = dict.fromkeys(self.numbers)
+                self._reported = dict.fromkeys(self.table_numbers)
         return self._reported
 
     def _report(self, items: list[Logged], matrix_file: Path) -> dict[str, float | None]:

@@ -182,5 +182,8 @@ def _say_what_is_there(place: Path) -> str:
             " among its recipes is worth"
         )
     if matrices:
-        return f"{matrices[0].parent} has no {RECORD}: an earlier version wrote it, so run the comparison again"
+        return (
+            f"{matrices[0].parent} has no {RECORD}: it is another study's matrix, or a comparison's and"
+            " an earlier version wrote it, so run the comparison again"
+        )
     return f"{place} holds no comparison's {MATRIX}"
