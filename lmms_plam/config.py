@@ -6,8 +6,11 @@ they come from `--model_args`, and refuses what it doesn't know with the nearest
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,6 +63,10 @@ def _recipe_or_none(value: Any) -> Any:
     return fields
 
 
+_THE_MODEL = {"vlm", "vlm_revision", "base_lm", "base_lm_revision", "backend", "backend_args", "merge", "recipes"}
+"""The fields that say which model it is, not how it is asked."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
@@ -103,6 +110,17 @@ class MergeRecipe(_Frozen):
         if self.qk_norms and not {"q", "k"} <= set(self.modules):
             raise ValueError("qk_norms needs both q and k among the modules")
         return self
+
+
+def recipe_in_words(recipe: MergeRecipe) -> str:
+    """Return a recipe as `--model_args` would give it: its start layer and coefficients, and what isn't the default."""
+    always = ("start_layer", "lambda_lm", "lambda_vlm")
+    fields = recipe.model_dump(mode="json")
+    return ", ".join(
+        f"{name}={'+'.join(value) if isinstance(value, list) else value}"
+        for name, value in fields.items()
+        if name in always or getattr(recipe, name) != MergeRecipe.model_fields[name].default
+    )
 
 
 class ModelConfig(_Frozen):
@@ -185,6 +203,24 @@ def load_config(name_or_path: str = DEFAULT_CONFIG, overrides: Mapping[str, Any]
         return ModelConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigError(_explain(error, path)) from None
+
+
+def folder_name(config: ModelConfig, overrides: Iterable[str] = ()) -> str:
+    """Return the name of the folder for a model's probes, comparisons and searches: the config's.
+
+    Where the command line changed what the model is, six digits tell it from the config's own model, unless the command
+    line names it (`name=...`).
+
+    Args:
+        config: the resolved config.
+        overrides: the dotted fields that the command line set.
+    """
+    name = re.sub(r"[^\w.+-]+", "_", config.name).strip(".") or "model"
+    changed = {field.partition(".")[0] for field in overrides}
+    if "name" in changed or not changed & _THE_MODEL:
+        return name
+    content = json.dumps(config.model_dump(mode="json", include=_THE_MODEL), sort_keys=True)
+    return f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:6]}"
 
 
 def _find(name_or_path: str) -> Path:

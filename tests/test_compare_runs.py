@@ -151,7 +151,15 @@ def test_the_table_and_the_folder_say_the_same(runs, capsys, tmp_path, monkeypat
     assert "merged against base" in printed.out
     assert "only is only in" in printed.err
     with (tmp_path / "out" / "comparison.csv").open() as file:
-        assert [row["metric"] for row in csv.DictReader(file)] == [record["metric"] for record in records]
+        rows = list(csv.DictReader(file))
+    assert [row["metric"] for row in rows if not row["stratum"]] == [record["metric"] for record in records]
+    by_stratum = [(record["metric"], one) for record in records for one in record["by_stratum"]]
+    assert [(row["metric"], row["stratum"]) for row in rows if row["stratum"]] == [
+        (metric, one["stratum"]) for metric, one in by_stratum
+    ]
+    assert by_stratum
+    assert all(one["exploratory"] for _, one in by_stratum)
+    assert "by stratum: merged against base (exploratory)" in (tmp_path / "out" / "comparison.html").read_text()
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "<svg" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
@@ -685,7 +693,7 @@ def test_the_leaderboard_comes_as_markdown_and_files(board, capsys, tmp_path):
     arguments = ["leaderboard", str(board), "--reference", "base", "--draws", "2000"]
     assert main([*arguments, "--markdown", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "| twin | 0." in printed
+    assert re.search(r"\| \d \| twin \| \d+\.\d\d \| 0\.", printed)
     assert "not run" in printed
     assert printed.strip() == (out / "leaderboard.md").read_text().strip()
     assert sorted(path.name for path in out.iterdir()) == [

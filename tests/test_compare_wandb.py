@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from family_folders import of_model
 from PIL import Image
 from test_harness_runs import evaluate
 from test_plateau_wandb import items, read_back
@@ -70,7 +71,7 @@ def comparison(tmp_path, monkeypatch):
 
 
 def test_an_offline_run_holds_plot_numbers_changed_documents_and_files(comparison):
-    folder = comparison / "runs" / "plam" / TASK
+    folder = of_model(comparison / "runs") / TASK
     records = read_back(comparison / "wandb")
     summary = {}
     for record in records:

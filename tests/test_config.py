@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lmms_plam.config import ALL_MODULES, ATTENTION, MergeRecipe, load_config, shipped_configs
+from lmms_plam.config import ALL_MODULES, ATTENTION, MergeRecipe, folder_name, load_config, shipped_configs
 from lmms_plam.errors import ConfigError
 
 
@@ -113,3 +114,15 @@ def test_broken_yaml_is_named(tmp_path):
     path.write_text("vlm: [unclosed")
     with pytest.raises(ConfigError, match=r"broken\.yaml is no valid YAML"):
         load_config(str(path))
+
+
+def test_a_models_folder_is_called_as_its_config_and_another_recipes_otherwise():
+    def name(**overrides):
+        return folder_name(load_config("digits", overrides), overrides)
+
+    assert name() == "digits"
+    assert name(**{"probe.cuts": "all", "engine_check": False}) == "digits"
+    assert name(**{"merge.start_layer": 3}) == name(**{"merge.start_layer": 3, "probe.cuts": "all"})
+    assert re.fullmatch("digits-[0-9a-f]{6}", name(**{"merge.start_layer": 3}))
+    assert len({name(), name(merge="none"), *(name(**{"merge.start_layer": k}) for k in range(4))}) == 6
+    assert name(**{"merge.start_layer": 3, "name": "../ a / b"}) == "_a_b"

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from command_line import CommandLine
+from family_folders import of_model
 from safetensors.torch import load_file, save_file
 from tiny_tasks import write_tasks
 
@@ -233,7 +234,7 @@ def test_a_traceback_is_there_for_the_asking(lmms_eval, folder):
 
 def test_answers_given_before_a_failure_are_kept(lmms_eval, folder, tmp_path):
     lmms_eval(command(folder, "well", "probe_pad", f"--output_path {tmp_path}"))
-    lines = (tmp_path / "plam" / "probe_pad" / "answers.0.jsonl").read_text().split("\n")
+    lines = (of_model(tmp_path) / "probe_pad" / "answers.0.jsonl").read_text().split("\n")
     kept = {json.loads(line)["doc_id"] for line in lines if line}
     assert kept
     assert 2 not in kept
@@ -274,7 +275,7 @@ def test_of_several_evaluations_one_fails_and_the_others_run(lmms_eval, folder, 
 @pytest.mark.parametrize(
     ("tasks", "output", "words"),
     [
-        ("probe_interrupted", True, "kept in {tmp_path}/plam/probe_interrupted, and the same command goes on"),
+        ("probe_interrupted", True, "kept in {tmp_path}/plam/well/probe_interrupted, and the same command goes on"),
         ("probe_interrupted", False, "interrupted; without --output_path no answers are kept"),
         ("interrupted", True, "interrupted"),
     ],

@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from family_folders import of_model
 from PIL import Image
 from test_harness_runs import config_file, evaluate
 from tiny_tasks import COUNT, picture
@@ -49,7 +50,7 @@ def run(own, generated):
 
 
 def answers(output: Path) -> list[list[str]]:
-    return ScoreMatrix.read(output / "plam" / PROBE / "matrix.parquet").answers.tolist()
+    return ScoreMatrix.read(of_model(output) / PROBE / "matrix.parquet").answers.tolist()
 
 
 def test_other_images_are_asked_again(pairs, own, run, tmp_path):

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from family_folders import of_model
 from lmms_eval.api.task import ConfigurableTask
 from test_harness_runs import config_file, evaluate
 
@@ -62,7 +63,7 @@ def own(task_folder, tmp_path):
 
 
 def matrix(folder, task) -> ScoreMatrix:
-    return ScoreMatrix.read(folder / "plam" / task / "matrix.parquet")
+    return ScoreMatrix.read(of_model(folder) / task / "matrix.parquet")
 
 
 def column(found: ScoreMatrix, variant: str) -> list[str]:
@@ -111,7 +112,7 @@ def test_documents_that_show_the_same_image_undeclared_are_said(pairs, own, tmp_
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE)
     tasks = ["unsaid_compare", "half_compare"]
     evaluate("plam", f"config={path}", tasks, limit=None, include=own, output=tmp_path / "runs")
-    said = (tmp_path / "runs" / "plam" / "comparison.md").read_text()
+    said = (of_model(tmp_path / "runs") / "comparison.md").read_text()
     assert "unsaid_compare: 4 of 5 questions share their image with another ('image')" in said
     assert said.count("share their image") == 1
 
@@ -158,7 +159,7 @@ def test_documents_that_show_no_curve_leave_matrix_and_answers_for_a_larger_run(
     results = evaluate("plam", "config=digits", [PROBE, "plam_digits"], output=tmp_path, limit=limit)
     assert results["results"][PROBE]["onset,none"] is None
     assert results["results"]["plam_digits"]["accuracy,none"] > 0
-    assert {path.name for path in (tmp_path / "plam" / PROBE).iterdir()} == {"answers.0.jsonl", "matrix.parquet"}
+    assert {path.name for path in (of_model(tmp_path) / PROBE).iterdir()} == {"answers.0.jsonl", "matrix.parquet"}
 
 
 def test_the_cache_asks_again_only_what_was_answered_with_nothing(pairs, tmp_path, generated, monkeypatch):
@@ -227,7 +228,7 @@ def test_what_a_killed_run_answered_is_not_computed_again(tmp_path, generated):
     arguments = f"--model plam --model_args config=digits --tasks {PROBE} --limit {limit} --output_path {output}"
     command = [sys.executable, "-m", "lmms_eval", *arguments.split()]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
-    journal = output / "plam" / PROBE / "answers.0.jsonl"
+    journal = output / "plam" / "digits" / PROBE / "answers.0.jsonl"
     with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 20 * 13):
             time.sleep(0.01)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from family_folders import of_model
 from loguru import logger
 from test_harness_runs import config_file, evaluate
 
+from lmms_plam.cli import main
 from lmms_plam.errors import ConfigError, DataError, UnsupportedError
 from lmms_plam.paths import data_folder
 
@@ -47,7 +49,7 @@ def test_what_is_no_mean_is_measured_only_as_declared(metadata, measured, pairs,
     tasks, output = ["own", "own_comparison"], tmp_path / "runs"
     results = evaluate("plam", f"config={path}", tasks, include=tmp_path, output=output, limit=14)["results"]
     if measured:
-        table = (tmp_path / "runs" / "plam" / "own_comparison" / "comparison.md").read_text()
+        table = (of_model(tmp_path / "runs") / "own_comparison" / "comparison.md").read_text()
         assert "own_comparison: lower is better" in table
         assert results["own_comparison"]["merged,none"] == pytest.approx(results["own"]["accuracy,none"])
     else:
@@ -57,15 +59,15 @@ def test_what_is_no_mean_is_measured_only_as_declared(metadata, measured, pairs,
 def test_comparisons_of_one_run_are_one_family(tmp_path):
     tasks = ["plam_compare_digits", "plam_compare_digits_text"]
     evaluate("plam", "config=digits", tasks, output=tmp_path, limit=140)
-    alone = [json.loads((tmp_path / "plam" / task / "comparison.json").read_text())[0] for task in tasks]
+    alone = [json.loads((of_model(tmp_path) / task / "comparison.json").read_text())[0] for task in tasks]
     together = sorted(
-        json.loads((tmp_path / "plam" / "comparison.json").read_text()), key=lambda record: record["task"]
+        json.loads((of_model(tmp_path) / "comparison.json").read_text()), key=lambda record: record["task"]
     )
     assert [record["task"] for record in together] == tasks
     assert [record["p_value"] for record in together] == [record["p_value"] for record in alone]
     assert min(record["holm_p"] for record in together) == min(1, 2 * min(record["p_value"] for record in alone))
-    assert "Holm over the 2 differences" in (tmp_path / "plam" / "comparison.md").read_text()
-    assert (tmp_path / "plam" / "forest.svg").is_file()
+    assert "Holm over the 2 differences" in (of_model(tmp_path) / "comparison.md").read_text()
+    assert (of_model(tmp_path) / "forest.svg").is_file()
 
 
 SCORED = """
@@ -196,7 +198,7 @@ def test_a_recipe_beyond_the_decoder_layers_is_named_and_stops_no_probe(tmp_path
     with pytest.raises(UnsupportedError, match=r"recipes\.all_in changes '.*', which lies outside the decoder layers"):
         evaluate("plam", model, ["plam_compare_digits"], limit=2)
     evaluate("plam", model, ["plam_probe_digits"], output=tmp_path, limit=2)
-    assert (tmp_path / "plam" / "plam_probe_digits" / "matrix.parquet").exists()
+    assert (of_model(tmp_path) / "plam_probe_digits" / "matrix.parquet").exists()
 
 
 def test_a_recipe_that_cant_be_planned_is_named(tmp_path):
@@ -208,11 +210,11 @@ def test_a_recipe_that_cant_be_planned_is_named(tmp_path):
 
 
 def test_a_comparison_of_all_tasks_never_outlives_its_run(tmp_path):
-    tasks, every = ["plam_compare_digits", "plam_compare_digits_text"], tmp_path / "plam" / "comparison.md"
+    tasks, every = ["plam_compare_digits", "plam_compare_digits_text"], tmp_path / "plam" / "digits" / "comparison.md"
     evaluate("plam", "config=digits", tasks, output=tmp_path, limit=21)
     assert all(task in every.read_text() for task in tasks)
     evaluate("plam", "config=digits", tasks[:1], output=tmp_path, limit=21)
-    assert (tmp_path / "plam" / tasks[0] / "comparison.md").exists()
+    assert (of_model(tmp_path) / tasks[0] / "comparison.md").exists()
     assert not [path for path in every.parent.iterdir() if path.is_file()]
 
 
@@ -221,9 +223,44 @@ def test_a_perfect_answer_may_score_100(own, tmp_path):
     evaluate("plam", "config=digits", ["own_probe", "own_comparison"], include=folder, output=tmp_path / "a", limit=70)
     own("right")
     evaluate("plam", "config=digits", ["own_probe", "own_comparison"], include=folder, output=tmp_path / "b", limit=70)
-    records = [json.loads((tmp_path / run / "plam" / "own_probe" / "plateau.json").read_text()) for run in "ab"]
+    records = [json.loads((of_model(tmp_path / run) / "own_probe" / "plateau.json").read_text()) for run in "ab"]
     assert [record["perfect"] for record in records] == [100, 1]
     for name in ("onset", "interval", "verdict", "cuts"):
         assert records[0][name] == records[1][name]
-    forests = [(tmp_path / run / "plam" / "own_comparison" / "forest.png").read_bytes() for run in "ab"]
+    forests = [(of_model(tmp_path / run) / "own_comparison" / "forest.png").read_bytes() for run in "ab"]
     assert forests[0] == forests[1]
+
+
+def test_one_models_comparison_never_replaces_anothers_and_shows_all_recipes(tmp_path, capsys):
+    task = "plam_compare_digits_text"
+    late = "config=digits,recipes.late.start_layer=10"
+    results = [
+        evaluate("plam", model, [task], output=tmp_path, limit=42)["results"] for model in (late, "config=digits")
+    ]
+    folders = sorted(path.name for path in (tmp_path / "plam").iterdir())
+    assert len(folders) == 2
+    assert folders[0] == "digits"
+    two, one = (json.loads((tmp_path / "plam" / name / task / "comparison.json").read_text()) for name in folders[::-1])
+    assert [record["variant"] for record in two] == ["merged", "late"]
+    assert [record["variant"] for record in one] == ["merged"]
+    told = results[0][task]
+    for record, prefix in zip(two, ("", "late_"), strict=True):
+        for number in ("difference", "ci_low", "ci_high", "p_value"):
+            assert told[f"{prefix}{number},none"] == pytest.approx(record[number])
+        assert told[f"{record['variant']},none"] == pytest.approx(record["b"])
+    assert told["any_better_p,none"] == pytest.approx(min(record["better_p"] for record in two))
+    assert "late,none" not in results[1][task]
+    assert main(["compare", str(tmp_path), "--json"]) == 0
+    joined = json.loads(capsys.readouterr().out)
+    assert {(record["variant"], record["difference"]) for record in joined} >= {
+        (record["variant"], record["difference"]) for record in two
+    }
+
+
+def test_logged_samples_are_json_to_the_bottom(tmp_path):
+    samples = evaluate("plam", "config=digits", ["plam_compare_digits_text"], limit=7, log_samples=True)["samples"]
+    for sample in samples["plam_compare_digits_text"]:
+        logged = json.loads(json.dumps(sample["base"]))
+        assert [one["variant"] for one in logged] == ["base", "merged"]
+        assert {one["doc_id"] for one in logged} == {sample["doc_id"]}
+        assert all(isinstance(one["values"]["accuracy"], (dict, float)) for one in logged)

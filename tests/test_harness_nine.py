@@ -6,6 +6,7 @@ import json
 
 import pytest
 import yaml
+from family_folders import of_model
 from test_compare_upstream import dependent
 from test_harness_runs import config_file, evaluate
 
@@ -24,7 +25,7 @@ def test_a_benchmark_is_probed_and_compared_in_one_run(pairs, tmp_path, benchmar
     results = evaluate(
         "plam", f"config={path}", tasks, output=tmp_path / "runs", limit=8, gen_kwargs="max_new_tokens=4"
     )
-    probe, comparison = (tmp_path / "runs" / "plam" / task for task in tasks)
+    probe, comparison = (of_model(tmp_path / "runs") / task for task in tasks)
     for folder in (probe, comparison):
         matrix = ScoreMatrix.read(folder / "matrix.parquet")
         assert len(matrix.doc_ids) == min(8, results["n-samples"][folder.name]["original"])
@@ -47,7 +48,7 @@ def test_half_a_unit_under_limit_is_left_out_and_counted(pairs, tmp_path, benchm
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 1})
     task = f"plam_compare_{benchmark}"
     evaluate("plam", f"config={path}", [task], output=tmp_path / "runs", limit=7, gen_kwargs="max_new_tokens=2")
-    folder = tmp_path / "runs" / "plam" / task
+    folder = of_model(tmp_path / "runs") / task
     assert len(ScoreMatrix.read(folder / "matrix.parquet").doc_ids) < 7
     record = json.loads((folder / "comparison.json").read_text())[0]
     assert "incomplete units" in record["notes"][0]

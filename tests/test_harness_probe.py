@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from family_folders import of_model
 from test_harness_runs import config_file, evaluate, exact
 
 from lmms_plam.errors import ConfigError
@@ -18,7 +19,7 @@ PROBE = "plam_probe_digits"
 def probe(config, output, limit=60, **options):
     """Run the probe of digits; return its matrix, its record and its row of the harness's results."""
     results = evaluate("plam", f"config={config}", [PROBE], output=output, limit=limit, **options)
-    folder = output / "plam" / PROBE
+    folder = of_model(output) / PROBE
     record = json.loads((folder / "plateau.json").read_text())
     return ScoreMatrix.read(folder / "matrix.parquet"), record, results["results"][PROBE]
 
@@ -53,7 +54,7 @@ def test_the_untouched_vlm_is_probed_whatever_is_merged(pairs, tmp_path):
     def answers(name, **content):
         model = exact(config_file(pair, tmp_path, **content))
         evaluate(model, "", [PROBE], output=tmp_path / name, limit=8)
-        folder = tmp_path / name / "plam" / PROBE
+        folder = of_model(tmp_path / name) / PROBE
         weights = json.loads((folder / "plateau.json").read_text())["fingerprint"]["weights"]
         return ScoreMatrix.read(folder / "matrix.parquet").answers.tolist(), weights
 
@@ -66,7 +67,7 @@ def test_the_untouched_vlm_is_probed_whatever_is_merged(pairs, tmp_path):
 
 def test_a_start_layer_is_read_from_the_plateau_of_these_weights_only(pairs, tmp_path):
     _, record, _ = probe("digits", tmp_path / "runs")
-    path = tmp_path / "runs" / "plam" / PROBE / "plateau.json"
+    path = of_model(tmp_path / "runs") / PROBE / "plateau.json"
     merged = Plam(config="digits", **{"merge.start_layer": str(path)})
     assert merged.provenance.merge["start_layer"] == record["onset"]
     with pytest.raises(ConfigError, match="is the plateau of other weights"):
@@ -83,7 +84,7 @@ def test_a_run_without_a_curve_leaves_no_other_runs_plateau(tmp_path):
     probe("digits", tmp_path, limit=40)
     results = evaluate("plam", "config=digits", [PROBE], output=tmp_path, limit=4)
     assert results["results"][PROBE]["onset,none"] is None
-    assert {path.name for path in (tmp_path / "plam" / PROBE).iterdir()} == {"answers.0.jsonl", "matrix.parquet"}
+    assert {path.name for path in (of_model(tmp_path) / PROBE).iterdir()} == {"answers.0.jsonl", "matrix.parquet"}
 
 
 def test_the_record_says_from_which_queries_vision_was_hidden(tmp_path):
@@ -98,15 +99,15 @@ def test_documents_without_an_image_are_counted_and_no_plateau_is_no_number(tmp_
         "task: probe_text\nclass: !function lmms_plam.families.MaskingProbe\nof: plam_digits_text\n"
     )
     results = evaluate("plam", "config=digits", ["probe_text"], include=folder, output=tmp_path / "runs", limit=16)
-    record = json.loads((tmp_path / "runs" / "plam" / "probe_text" / "plateau.json").read_text())
+    record = json.loads((of_model(tmp_path / "runs") / "probe_text" / "plateau.json").read_text())
     assert (record["n_documents"], record["n_without_image"]) == (16, 16)
     assert (record["verdict"], record["onset"]) == ("no plateau", None)
     assert results["results"]["probe_text"]["onset,none"] is None
-    matrix = ScoreMatrix.read(tmp_path / "runs" / "plam" / "probe_text" / "matrix.parquet")
+    matrix = ScoreMatrix.read(of_model(tmp_path / "runs") / "probe_text" / "matrix.parquet")
     assert (matrix.answers == matrix.answers[:, :1]).all()
     tasks, model = ["probe_text"], "config=digits,probe.cuts=0 3 6 9"
     evaluate("plam", model, tasks, include=folder, output=tmp_path / "sampled", limit=10, gen_kwargs="temperature=9.0")
-    matrix = ScoreMatrix.read(tmp_path / "sampled" / "plam" / "probe_text" / "matrix.parquet")
-    record = json.loads((tmp_path / "sampled" / "plam" / "probe_text" / "plateau.json").read_text())
+    matrix = ScoreMatrix.read(of_model(tmp_path / "sampled") / "probe_text" / "matrix.parquet")
+    record = json.loads((of_model(tmp_path / "sampled") / "probe_text" / "plateau.json").read_text())
     assert (matrix.answers != matrix.answers[:, :1]).any(), "this test needs answers that differ by chance"
     assert record["n_without_image"] == 10

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from family_folders import of_model
 from test_harness_runs import evaluate
 from tiny_tasks import write_tasks
 
@@ -39,7 +40,7 @@ def run(config: Path, output: Path, *launch: str) -> dict[str, object]:
     assert done.stderr.count("Running on rank") + done.stdout.count("Running on rank") == (2 if launch else 1)
     samples = [json.loads(line) for line in next(output.glob("**/*_samples_plam_digits.jsonl")).open()]
     answers = {sample["doc_id"]: sample["filtered_resps"] for sample in samples}
-    matrices = {task: ScoreMatrix.read(output / "plam" / task / "matrix.parquet") for task in FAMILIES}
+    matrices = {task: ScoreMatrix.read(of_model(output) / task / "matrix.parquet") for task in FAMILIES}
     saved = {
         task: (matrix.doc_ids.tolist(), matrix.variants, matrix.answers.tolist(), matrix.scores.tolist())
         for task, matrix in matrices.items()
@@ -52,7 +53,7 @@ def test_two_processes_answer_as_one_does_and_take_up_what_another_left(pairs, t
     generated.stop_after = 3
     with pytest.raises(KeyboardInterrupt):
         evaluate("plam", f"config={config}", [probe], limit=LIMIT, output=tmp_path / "one")
-    journal = tmp_path / "one" / "plam" / probe / "answers.0.jsonl"
+    journal = of_model(tmp_path / "one") / probe / "answers.0.jsonl"
     journal.write_text(re.sub('"answer": ".*"', '"answer": "taken up"', journal.read_text()))
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2")  # accelerate launch starts one on a CPU

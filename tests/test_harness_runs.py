@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
+from family_folders import of_model
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.loggers import EvaluationTracker
 from lmms_eval.tasks import TaskManager
@@ -159,7 +160,7 @@ def test_the_results_folder_says_what_answered(pairs, tmp_path):
 def test_a_probe_writes_its_curve_and_ends_where_the_plain_run_does(pairs, tmp_path):
     path = config_file(pairs["qwen2_5_vl"], tmp_path)
     results = evaluate(exact(path), "", ["plam_probe_digits", "plam_digits"], output=tmp_path / "runs", limit=8)
-    folder = tmp_path / "runs" / "plam" / "plam_probe_digits"
+    folder = of_model(tmp_path / "runs") / "plam_probe_digits"
     assert {p.name for p in folder.iterdir()} == {
         "matrix.parquet", "curve.json", "plateau.json", "curve.png", "curve.svg"
     }  # fmt: skip
@@ -179,7 +180,7 @@ def test_a_probe_that_the_engine_cannot_share_runs_plainly_and_says_so_once(pair
     tasks = ["plam_probe_digits", "plam_digits"]
     results = evaluate(exact(path), "", tasks, output=tmp_path / "runs", gen_kwargs="num_beams=2")
     logger.remove(sink)
-    matrix = ScoreMatrix.read(tmp_path / "runs" / "plam" / "plam_probe_digits" / "matrix.parquet")
+    matrix = ScoreMatrix.read(of_model(tmp_path / "runs") / "plam_probe_digits" / "matrix.parquet")
     plain = [sample["filtered_resps"][0] for sample in results["samples"]["plam_digits"]]
     assert matrix.answers[:, -1].tolist() == plain
     assert sum("can't apply beam_search" in message and "runs by itself" in message for message in told) == 1
@@ -204,7 +205,7 @@ def test_a_comparison_answers_as_two_separate_runs_do(pairs, tmp_path):
     recipe = {"start_layer": 2, "lambda_lm": 1.0, "lambda_vlm": 0.0}
     path = config_file(pair, tmp_path, merge=recipe)
     evaluate(exact(path), "", ["plam_compare_digits"], output=tmp_path / "runs", limit=8)
-    folder = tmp_path / "runs" / "plam" / "plam_compare_digits"
+    folder = of_model(tmp_path / "runs") / "plam_compare_digits"
     matrix = ScoreMatrix.read(folder / "matrix.parquet")
     assert {"comparison.json", "comparison.html", "forest.svg"} <= {p.name for p in folder.iterdir()}
     for variant, merge in (("base", "none"), ("merged", recipe)):
@@ -218,7 +219,7 @@ def test_further_recipes_stand_beside_the_merge_in_a_comparison(pairs, tmp_path)
     recipes = {"strong": {"start_layer": 1, "lambda_lm": 1.0}}
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 2}, recipes=recipes)
     evaluate("plam", f"config={path}", ["plam_compare_digits"], output=tmp_path / "runs", limit=14)
-    folder = tmp_path / "runs" / "plam" / "plam_compare_digits"
+    folder = of_model(tmp_path / "runs") / "plam_compare_digits"
     assert ScoreMatrix.read(folder / "matrix.parquet").variants == ("base", "merged", "strong")
     assert all(0 <= record["better_p"] <= 1 for record in json.loads((folder / "comparison.json").read_text()))
     assert "is any of the 2 recipes better? p " in (folder / "comparison.md").read_text()
@@ -259,7 +260,7 @@ def test_a_family_task_that_cant_be_meant_says_so(pairs, tmp_path, content, erro
 def test_every_family_answers_a_probe(pair, tmp_path):
     path = config_file(pair, tmp_path)
     evaluate("plam", f"config={path}", ["plam_probe_digits"], output=tmp_path / "runs", limit=2)
-    matrix = ScoreMatrix.read(tmp_path / "runs" / "plam" / "plam_probe_digits" / "matrix.parquet")
+    matrix = ScoreMatrix.read(of_model(tmp_path / "runs") / "plam_probe_digits" / "matrix.parquet")
     assert matrix.scores.shape[0] == 2
 
 
@@ -269,5 +270,5 @@ def test_batches_of_family_requests_reach_their_documents(pairs, tmp_path):
     for batch_size in (1, 4):
         output = tmp_path / f"runs{batch_size}"
         evaluate(exact(path, batch_size=batch_size), "", ["plam_probe_digits"], output=output, limit=6)
-        answers.append(ScoreMatrix.read(output / "plam" / "plam_probe_digits" / "matrix.parquet").answers.tolist())
+        answers.append(ScoreMatrix.read(of_model(output) / "plam_probe_digits" / "matrix.parquet").answers.tolist())
     assert answers[0] == answers[1]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_folders import of_model
 from safetensors import safe_open
 from test_harness_runs import evaluate
 
@@ -214,7 +215,7 @@ def test_the_hosts_own_backend_answers_as_the_fast_forward_pass_does(simple, tru
 
 def test_a_comparison_reports_each_kind_and_group_beside_the_whole(tmp_path):
     evaluate("plam", "config=microworld", ["plam_compare_microworld"], output=tmp_path, limit=5 * len(ASKED))
-    results = json.loads((tmp_path / "plam" / "plam_compare_microworld" / "comparison.json").read_text())
+    results = json.loads((of_model(tmp_path) / "plam_compare_microworld" / "comparison.json").read_text())
     results = [result for result in results if result["variant"] == "merged"]
     assert [result["metric"] for result in results] == ["accuracy", "trained", "unseen", *ASKED]
     by_metric = {result["metric"]: result for result in results}

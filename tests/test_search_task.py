@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from checkpoints import FAMILIES
+from family_folders import of_model
 from test_harness_runs import config_file, evaluate, exact
 from transformers import AutoModelForImageTextToText
 
@@ -33,7 +34,7 @@ def search(model, output, limit=14, **options):
     """Run the search of digits; return its matrix, which cells were asked, and its record."""
     what = ("plam", model) if isinstance(model, str) else (model, "")
     evaluate(*what, [SEARCH], output=output, limit=limit, **options)
-    folder = output / "plam" / SEARCH
+    folder = of_model(output) / SEARCH
     matrix, asked = ScoreMatrix.read_partial(folder / "matrix.parquet", "base")
     return matrix, asked, SearchRecord.read(folder)
 
@@ -101,7 +102,7 @@ def test_a_killed_search_goes_on_where_it_stopped(pairs, tmp_path, generated):
 def test_the_recipe_found_is_a_configs_merge(pairs, tmp_path):
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE, search=SPACE)
     search(exact(path), tmp_path / "runs")
-    folder = tmp_path / "runs" / "plam" / SEARCH
+    folder = of_model(tmp_path / "runs") / SEARCH
     names = {file.name for file in folder.iterdir()}
     assert {"matrix.parquet", "recipes.json", "search.json", "recipe.yaml", "search.html"} <= names
     fields = yaml.safe_load((folder / "recipe.yaml").read_text())

@@ -1,12 +1,14 @@
-"""`plam compare A B`: paired differences between two runs of lmms-eval, on every metric of the tasks in common."""
+"""`plam compare A B`: paired differences between two runs of lmms-eval, or of comparisons' saved matrices."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmms_plam.cli.inference import (
     add_arguments,
@@ -17,10 +19,18 @@ from lmms_plam.cli.inference import (
     stay_offline,
     task_by_task,
 )
-from lmms_plam.errors import DataError
+from lmms_plam.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from lmms_plam.runs.paired import Options
+    from lmms_plam.scoring.changes import Changes
+    from lmms_plam.stats.results import Result
+
+Compared = tuple[list[tuple[list["Result"], "Changes"]], list[str]]
+"""By task, its differences and the documents that change; and a line for each task that is left out."""
 
 NAME = "compare"
-HELP = "compare two runs of lmms-eval (--log_samples), with intervals and p-values"
+HELP = "compare two runs of lmms-eval (--log_samples), or comparisons' matrices again, with intervals and p-values"
 EXIT_CODES = (
     "exit code: 0 if every task in common was compared; 1 if some had to be left out; 2 if nothing was compared"
 )
@@ -29,41 +39,107 @@ EXIT_CODES = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXIT_CODES
-    parser.add_argument("a", type=Path, help="folder, or results file, of the reference run")
-    parser.add_argument("b", type=Path, help="folder, or results file, of the other run; differences are B - A")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="two folders, or results files, of runs, the reference first: differences are B - A; or any number of"
+        " folders with comparisons' matrices (OUTPUT/plam, or MODEL or MODEL/TASK in it): all their variants",
+    )
+    parser.add_argument("--reference", metavar="VARIANT", help="of matrices: compare with this one (default: the base)")
     add_arguments(parser)
+    parser.add_argument("--csv", action="store_true", help="print the records as CSV")
     parser.add_argument("--out", type=Path, help="folder for comparison.json, .csv, .md, .html and forest.svg, .png")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare task by task and print a table or JSON."""
     stay_offline()
-    from lmms_plam.report.comparison import records, table, write
-    from lmms_plam.runs.paired import compare_task, runs_by_task
+    from lmms_plam.report.comparison import records, table, to_csv, write
     from lmms_plam.stats.results import adjust_results
 
     options = read_options(arguments)
-    label_a, label_b = _labels(arguments.a, arguments.b)
-    a, b = runs_by_task(arguments.a, label_a), runs_by_task(arguments.b, label_b)
-    common = [task for task in a if task in b]
-    if any(a[task].results_file.samefile(b[task].results_file) for task in common):
-        raise DataError(f"{arguments.a} and {arguments.b} are the same run")
-    if not common:
-        raise DataError(f"no task in common: {arguments.a} has {', '.join(a)}; {arguments.b} has {', '.join(b)}")
-    say(f"{task} is only in {arguments.a if task in a else arguments.b}" for task in sorted(set(a) ^ set(b)))
-    tasks = select_tasks(common, arguments.tasks, options.clusters)
-    compared, left_out = task_by_task(tasks, "comparing", lambda task: compare_task(a[task], b[task], options))
+    saved = _are_saved(arguments.runs)
+    if saved:
+        compared, left_out = _compare_saved(arguments.runs, arguments.reference, arguments.tasks, options)
+    elif arguments.reference is not None:
+        raise DataError("--reference is for comparisons' matrices; of two runs, the first is the reference")
+    elif len(arguments.runs) != 2:
+        missing = [place for place in arguments.runs if not place.exists()]
+        if missing:
+            raise DataError(f"no file or folder {missing[0]}")
+        raise DataError(
+            f"a comparison of runs takes two of them, and one of matrices a folder that holds some, not"
+            f" {' '.join(map(str, arguments.runs))}"
+        )
+    else:
+        compared, left_out = _compare_runs(arguments.runs[0], arguments.runs[1], arguments.tasks, options)
     results = adjust_results(chain.from_iterable(found_in_task for found_in_task, _ in compared))
     found = table(results, left_out)
     if arguments.out:
         write(results, arguments.out, [changes for _, changes in compared], left_out)
         print(f"plam: wrote {arguments.out}", file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(records(results), indent=2))
+    if arguments.csv and not arguments.json:
+        print(to_csv(records(results, named=saved)), end="")
+        print(*found.notes, sep="\n", file=sys.stderr)
+    elif arguments.json:
+        print(json.dumps(records(results, named=saved), indent=2))
         print(*found.notes, sep="\n", file=sys.stderr)
     else:
         print_table(found)
     return 1 if left_out else 0
+
+
+def _are_saved(places: Sequence[Path]) -> bool:
+    """Whether matrices are meant: one folder, or several that hold matrices and not each a run of lmms-eval."""
+    from lmms_plam.probes.record import MATRIX
+    from lmms_plam.runs.samples import find_runs
+
+    if not all(place.is_dir() and next(place.rglob(MATRIX), None) is not None for place in places):
+        return False
+    try:
+        return len(places) == 1 or not all(find_runs(place).runs for place in places)
+    except DataError:
+        return True
+
+
+def _compare_saved(places: Sequence[Path], reference: str | None, tasks: str | None, options: Options) -> Compared:
+    from lmms_plam.runs.differences import differences
+    from lmms_plam.runs.matrices import by_task, find_saved, join_saved
+    from lmms_plam.scoring.changes import Changes
+
+    if options.clusters:
+        raise DataError("--clusters is for runs: a comparison's matrix has its clusters")
+    saved = by_task(find_saved(places))
+
+    def compare(task: str) -> tuple[list[Result], Changes]:
+        joined, own = join_saved(saved[task], intersection=options.intersection)
+        base, variants = reference or own, joined.matrix.variants
+        if base not in variants:
+            raise DataError(
+                f"{task}: no variant '{base}'.{did_you_mean(base, variants)} There are {', '.join(variants)}"
+            )
+        joined.matrix.require_variants()
+        results = differences(joined, base, options.settings, saved[task][0].record.points_up)
+        return results, Changes.of(task, joined.matrix, base, joined.examples)
+
+    return task_by_task(select_tasks(list(saved), tasks, ()), "comparing", compare)
+
+
+def _compare_runs(place_a: Path, place_b: Path, tasks: str | None, options: Options) -> Compared:
+    from lmms_plam.runs.paired import compare_task, runs_by_task
+
+    label_a, label_b = _labels(place_a, place_b)
+    a, b = runs_by_task(place_a, label_a), runs_by_task(place_b, label_b)
+    common = [task for task in a if task in b]
+    if any(a[task].results_file.samefile(b[task].results_file) for task in common):
+        raise DataError(f"{place_a} and {place_b} are the same run")
+    if not common:
+        raise DataError(f"no task in common: {place_a} has {', '.join(a)}; {place_b} has {', '.join(b)}")
+    say(f"{task} is only in {place_a if task in a else place_b}" for task in sorted(set(a) ^ set(b)))
+    chosen = select_tasks(common, tasks, options.clusters)
+    return task_by_task(chosen, "comparing", lambda task: compare_task(a[task], b[task], options))
 
 
 def _labels(a: Path, b: Path) -> tuple[str, str]:

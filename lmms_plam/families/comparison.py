@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from loguru import logger
 
+from lmms_plam.config import recipe_in_words
 from lmms_plam.families.cost import Prompt, comparison_cost
 from lmms_plam.families.task import FamilyOptions, FamilyTask
 from lmms_plam.harness import host
@@ -17,14 +19,19 @@ from lmms_plam.harness.model import Plam, require_merge
 from lmms_plam.harness.preflight import Outline
 from lmms_plam.merge import BASE, by_layer
 from lmms_plam.model import Variant
-from lmms_plam.report.comparison import FILES, in_words, p_text, write
+from lmms_plam.report.comparison import FILES, in_words, write
 from lmms_plam.report.wandb_log import log_comparison
+from lmms_plam.runs.differences import differences
+from lmms_plam.runs.join import Joined
 from lmms_plam.scoring.changes import Changes
 from lmms_plam.scoring.record import Benchmark
-from lmms_plam.stats.comparison import Analysis
+from lmms_plam.scoring.saved import RECORD, ComparisonRecord, SavedMeasure, digest_question
+from lmms_plam.stats.comparison import Settings
 from lmms_plam.stats.matrix import ScoreMatrix
-from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.results import Result, adjust_results
+
+_BETTER = "any_better_p"
+"""The p-value that any of several recipes is better, adjusted for looking at all."""
 
 _COMPARED: WeakKeyDictionary[Plam, dict[str, tuple[list[Result], Changes]]] = WeakKeyDictionary()
 """By model, what its comparisons have found, by task."""
@@ -41,7 +48,7 @@ class Comparison(FamilyTask):
         "ci_high": True,
         "p_value": False,
     }
-    written = FILES
+    written = (*FILES, RECORD)
 
     @classmethod
     def foresee(cls, config: Mapping[str, Any], outline: Outline) -> FamilyOptions:
@@ -72,6 +79,24 @@ class Comparison(FamilyTask):
         base, *others = (Variant(name, weights=name) for name in self.plam.other_weights)
         return (base, Variant("merged"), *others)
 
+    def make_numbers(self) -> Mapping[str, bool]:
+        """Return the numbers of the merged model, and the same of each further recipe under its name."""
+        numbers = dict(self.reported)
+        for variant in self.variants[2:]:
+            numbers |= {key: key.endswith("_p_value") is False for key in self._keys(variant.name).values()}
+        if len(self.variants) > 2:
+            numbers |= {_BETTER: False}
+        return numbers
+
+    def _keys(self, variant: str) -> dict[str, str]:
+        """Return what a variant's numbers are called in lmms-eval's table, which separates names by commas."""
+        numbers = ("difference", "ci_low", "ci_high", "p_value")
+        if variant == "merged":
+            return {"score": variant, **{number: number for number in numbers}}
+        name = variant.replace(",", "_")
+        name = f"recipe_{name}" if name in (*self.reported, _BETTER) else name
+        return {"score": name, **{number: f"{name}_{number}" for number in numbers}}
+
     def clear(self, folder: Path) -> None:
         """Remove an earlier run's results, and with the first task of a run its comparison of all tasks."""
         super().clear(folder)
@@ -86,12 +111,15 @@ class Comparison(FamilyTask):
         The page also shows documents whose score changes.
         """
         matrix = ScoreMatrix.read(matrix_file)
-        results = adjust_results(self._compare(matrix, benchmark))
+        record = self._record(matrix, benchmark)
+        record.write(matrix_file.parent)
+        joined = Joined(self.options.task, benchmark, matrix, {}, 0, self.notes)
+        results = adjust_results(differences(joined, BASE, Settings(), record.points_up))
         changes = Changes.of(self.options.task, matrix, BASE, self.examples)
         write(results, matrix_file.parent, [changes])
-        for result in results:
-            if result.headline:
-                logger.info(f"{self.options.task}: {in_words(result)}")
+        headlines = [result for result in results if result.headline]
+        for result in headlines:
+            logger.info(f"{self.options.task}: {in_words(result)}")
         self._compared[self.options.task] = results, changes
         if self.folder and len(self._compared) > 1:
             every, each_changes = zip(*self._compared.values(), strict=True)
@@ -99,42 +127,45 @@ class Comparison(FamilyTask):
         run = host.wandb_run()
         if run is not None:
             log_comparison(run, results, changes, matrix_file.parent)
-        first = results[0].comparison
-        return {
-            "base": first.a,
-            "merged": first.b,
-            "difference": first.difference.value,
-            "ci_low": first.difference.ci_low,
-            "ci_high": first.difference.ci_high,
-            "p_value": first.p_value,
-        }
+        told: dict[str, float | None] = {BASE: headlines[0].comparison.a}
+        for result in headlines:
+            found, keys = result.comparison, self._keys(result.comparison.variant)
+            told |= {
+                keys["score"]: found.b,
+                keys["difference"]: found.difference.value,
+                keys["ci_low"]: found.difference.ci_low,
+                keys["ci_high"]: found.difference.ci_high,
+                keys["p_value"]: found.p_value,
+            }
+        better = [result.better_p for result in headlines if result.better_p is not None]
+        return told | ({_BETTER: min(better, default=None)} if len(headlines) > 1 else {})
 
-    def _compare(self, matrix: ScoreMatrix, benchmark: Benchmark) -> list[Result]:
-        """Compare each variant with the base on each measure, the headline first."""
-        results = []
-        for place, (measure, part) in enumerate(benchmark.parts(matrix)):
-            analysis = Analysis.of(part, find_metric(measure.metric))
-            upwards = self._higher_is_better.get(measure.key) is not False
-            better = analysis.better_than(BASE, upwards) if len(matrix.variants) > 2 else {}
-            for variant in matrix.variants[1:]:
-                found = analysis.compare(BASE, variant)
-                task = f"{self.options.task} ({variant})" if len(matrix.variants) > 2 else self.options.task
-                headline = place == 0
-                notes = (*self.notes, *found.difference.notes)
-                if better and headline and variant == "merged":
-                    least = p_text(min(better.values()))
-                    notes += (f"is any of the {len(better)} recipes better? p {least} (max-T)",)
-                results.append(
-                    Result(
-                        task=task,
-                        metric=measure.key,
-                        headline=headline,
-                        comparison=found,
-                        perfect=analysis.perfect(benchmark.perfect_answer),
-                        holm_p=None,
-                        notes=notes,
-                        higher_is_better=upwards,
-                        better_p=better.get(variant),
-                    )
+    def _record(self, matrix: ScoreMatrix, benchmark: Benchmark) -> ComparisonRecord:
+        """Return what makes the matrix comparable again."""
+        provenance, documents = self.plam.provenance, self.eval_docs_no_media
+        recipes = {"merged": provenance.config.merge, **provenance.config.recipes}
+        target = (lambda doc: "") if self.config.doc_to_target is None else self.doc_to_target
+        asked = {doc_id: documents[doc_id] for doc_id in matrix.doc_ids.tolist()}
+        return ComparisonRecord(
+            task=self.options.task,
+            of=self.options.of,
+            model=provenance.config.name,
+            fingerprint=provenance.fingerprint,
+            date=datetime.now(timezone.utc).date().isoformat(),
+            reference=BASE,
+            recipes={name: recipe_in_words(recipe) for name, recipe in recipes.items() if recipe}
+            | {BASE: f"{provenance.config.vlm}, untouched"},
+            measures=tuple(
+                SavedMeasure(
+                    key=one.key,
+                    metric=one.metric,
+                    group=one.group,
+                    higher_is_better=self._higher_is_better.get(one.key) is not False,
                 )
-        return results
+                for one in benchmark.measures
+            ),
+            part_columns=benchmark.part_columns,
+            perfect_answer=benchmark.perfect_answer,
+            notes=self.notes,
+            asked={doc_id: digest_question(self.doc_to_text(doc), str(target(doc))) for doc_id, doc in asked.items()},
+        )

@@ -34,6 +34,9 @@ from lmms_plam.scoring.scorer import DOC_ID, ScoredAnswer, Scorer, Scores
 
 _SINGLE = "generate_until"
 
+Logged = list[dict[str, Any]] | dict[str, str]
+"""What lmms-eval is given of a document: its scored answers as mappings, or why they can't be scored."""
+
 
 class FamilyOptions(BaseModel):
     """What a family task's YAML may hold: its name, its class, the task it is made of, and what a subclass adds."""
@@ -81,6 +84,7 @@ class FamilyTask(ConfigurableMessagesTask):
             self._filters = self._filters[:1]
             logger.warning(f"{self.options.task}: answers are filtered by '{self._filters[0].name}' only, the first")
         self.variants = self.make_variants()
+        self.table_numbers = self.make_numbers()
         self.left_out: set[tuple[int, str]] = set()
         if self.course is not None:
             model.courses[self.options.task] = self.course
@@ -129,6 +133,10 @@ class FamilyTask(ConfigurableMessagesTask):
     def make_variants(self) -> tuple[Variant, ...]:
         """Return what can be asked of every document."""
 
+    def make_numbers(self) -> Mapping[str, bool]:
+        """Return the names of the numbers in lmms-eval's table, and whether higher is better."""
+        return self.reported
+
     @abstractmethod
     def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
         """Analyse the saved matrix, write files beside it, and return the numbers named in `reported`.
@@ -143,9 +151,9 @@ class FamilyTask(ConfigurableMessagesTask):
 
     @property
     def folder(self) -> Path | None:
-        """Where this task's files go: OUTPUT_PATH/plam/TASK, or None without --output_path."""
+        """Where this task's files go: OUTPUT_PATH/plam/MODEL/TASK, or None without --output_path."""
         output = getattr(getattr(self, "args", None), "output_path", None)
-        return Path(output) / "plam" / self.options.task if output else None
+        return Path(output) / "plam" / self.plam.folder_name / self.options.task if output else None
 
     def _identify(self, variant: Variant) -> str:
         return f"{self.plam.identify(variant)} {self.scope}"
@@ -204,19 +212,19 @@ class FamilyTask(ConfigurableMessagesTask):
         ]
 
     def process_results(self, doc: Any, results: Sequence[Any], full_docs: Any = None) -> dict[str, Any]:
-        """Score each variant's answer by the wrapped task; they stand under the first number."""
+        """Score each variant's answer by the wrapped task; they stand under the first number, as JSON can hold them."""
         if self._unscored:
             return dict.fromkeys(self._metric_fn_list, 0)
-        scored: list[ScoredAnswer] | DataError
+        scored: Logged
         try:
             scored = [
-                self._scorer.score(doc, variant.name, result)
+                self._scorer.score(doc, variant.name, result).to_dict()
                 for variant, result in zip(self.variants, results, strict=True)
                 if (doc[DOC_ID], variant.name) not in self.left_out
             ]
         except DataError as error:  # fails this task's report, and not the other tasks of the run
-            scored = error
-        return {name: None if place else scored for place, name in enumerate(self.reported)}
+            scored = {"error": str(error)}
+        return {name: None if place else scored for place, name in enumerate(self.table_numbers)}
 
     @property
     def _unscored(self) -> bool:
@@ -266,11 +274,11 @@ class FamilyTask(ConfigurableMessagesTask):
         """Return, for each reported number, what lmms-eval calls with all documents' scored answers."""
         if self._unscored:
             return dict(super().aggregation())
-        return {name: partial(self._aggregate, name) for name in self.reported}
+        return {name: partial(self._aggregate, name) for name in self.table_numbers}
 
     def higher_is_better(self) -> dict[str, bool]:
         """Return which numbers are better when higher."""
-        return dict(super().higher_is_better() if self._unscored else self.reported)
+        return dict(super().higher_is_better() if self._unscored else self.table_numbers)
 
     def examples(self, doc_ids: Sequence[int]) -> list[Example]:
         """Return what a reader needs to see of documents: question, target and first image."""
@@ -288,10 +296,10 @@ class FamilyTask(ConfigurableMessagesTask):
         messages = self.doc_to_messages(self.eval_docs[doc_id])
         return any(part["type"] != "text" for message in messages for part in message["content"])
 
-    def _aggregate(self, name: str, items: list[list[ScoredAnswer] | DataError]) -> float | None:
+    def _aggregate(self, name: str, items: list[Logged]) -> float | None:
         return self._report_once(items)[name]
 
-    def _report_once(self, items: list[list[ScoredAnswer] | DataError]) -> dict[str, float | None]:
+    def _report_once(self, items: list[Logged]) -> dict[str, float | None]:
         """Report; where that fails, of too few documents, say, the other tasks' results must not be lost with it."""
         if self._reported is None:
             try:
@@ -308,18 +316,18 @@ class FamilyTask(ConfigurableMessagesTask):
                 )
                 self.plam.failures[self.options.task] = reason
                 outcome.failed(f"{self.options.task}: {reason}")
-                self._reported = dict.fromkeys(self.reported)
+                self._reported = dict.fromkeys(self.table_numbers)
         return self._reported
 
-    def _report(self, items: list[list[ScoredAnswer] | DataError], matrix_file: Path) -> dict[str, float | None]:
+    def _report(self, items: list[Logged], matrix_file: Path) -> dict[str, float | None]:
         """Join the documents' scored answers, of all processes, write the matrix and analyse it.
 
         Raises:
             DataError: a document that can't be scored, or what the analysis refuses.
         """
-        if failures := [one for one in items if isinstance(one, DataError)]:
-            raise failures[0]
-        scored = [one for answers in items if not isinstance(answers, DataError) for one in answers]
+        if failures := [answers["error"] for answers in items if isinstance(answers, dict)]:
+            raise DataError(failures[0])
+        scored = [ScoredAnswer(**one) for answers in items if not isinstance(answers, dict) for one in answers]
         scores = self._scorer.join(scored, self.stand_in)
         scores.matrix.write(matrix_file, scores.asked)
         self._scorer.require_mean(scores, scored, super().aggregation(), getattr(self, "args", None))

@@ -300,7 +300,7 @@ def _require_written(path: Path, is_whole: Callable[[str], bool]) -> None:
     if not well:
         raise PlamError(
             f"lmms-eval couldn't write {path} to its end: is the disk full, or may the folder not be written? Answers "
-            "of probes and comparisons are kept in plam/TASK beside it, and the same command goes on from there"
+            "of probes and comparisons are kept in plam/MODEL/TASK beside it, and the same command goes on from there"
         )
 
 

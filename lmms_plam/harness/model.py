@@ -14,7 +14,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 
-from lmms_plam.config import DEFAULT_CONFIG, MergeRecipe, ModelConfig, load_config
+from lmms_plam.config import DEFAULT_CONFIG, MergeRecipe, ModelConfig, folder_name, load_config
 from lmms_plam.errors import ConfigError, about
 from lmms_plam.harness import host
 from lmms_plam.harness.answering import Course, Taster, answer_families, is_family
@@ -59,6 +59,7 @@ class Plam(lmms):
     Attributes:
         backend: the wrapped lmms-eval model.
         backend_name: its model type in lmms-eval.
+        folder_name: what the folder of this model's family tasks is called.
         provenance: what exactly answers, with its fingerprint.
         courses: by family task, in which order it asks, where answers decide that.
         proofs: by family task, how its variants were answered, and what was checked before.
@@ -80,6 +81,7 @@ class Plam(lmms):
     ) -> None:
         check_batch_size(batch_size)
         settings = load_config(str(config), overrides)
+        self.folder_name = folder_name(settings, overrides)
         self._vlm = Checkpoint(settings.vlm, settings.vlm_revision)
         self._base_lm = Checkpoint(settings.base_lm, settings.base_lm_revision) if settings.base_lm else None
         self.backend_name = backend_name(settings, self._vlm)

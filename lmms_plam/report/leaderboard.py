@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from lmms_plam.files import write_text
-from lmms_plam.report.comparison import decimals, p_text, to_csv
+from lmms_plam.report.comparison import to_csv
+from lmms_plam.report.numbers import decimals, p_text
 from lmms_plam.report.page import page
 from lmms_plam.report.tables import Table
 from lmms_plam.stats.results import Standing
 
 
 def records(standings: Sequence[Standing]) -> list[dict[str, Any]]:
-    """Return one flat record for each model and benchmark; null where nothing can be said."""
-    return [_record(standing) for standing in standings]
+    """Return one flat record for each model and benchmark, the best model first; null where nothing can be said."""
+    ordered, _ = _ordered(standings)
+    place = {model: (rank, mean) for rank, (model, mean) in enumerate(ordered, start=1)}
+    found = sorted(standings, key=lambda standing: place[standing.model][0])
+    return [
+        _record(standing)
+        | {"described": standing.described, "rank": place[standing.model][0], "mean": place[standing.model][1]}
+        for standing in found
+    ]
 
 
 def _record(standing: Standing) -> dict[str, Any]:
@@ -55,15 +63,18 @@ def table(standings: Sequence[Standing], reference: str | None, left_out: Sequen
     """
     level = standings[0].score.level
     cells = {(standing.model, standing.task): standing for standing in standings}
-    models = _by_rank(standings)
+    ordered, counted = _ordered(standings)
     tasks = list(dict.fromkeys(standing.task for standing in standings))
     compared = sum(standing.holm_p is not None for standing in standings)
     notes = [
         f"each cell: score [{level:.0%} interval]; places it could hold"
         + (f"; paired difference to {reference} [{level:.0%} interval]" if reference else "")
     ]
-    if len(models) > 1:
-        notes.append("the models stand in the order of their mean place over the benchmarks that they have")
+    if counted:
+        over = "" if len(tasks) == 1 else f" over {', '.join(counted)}" if len(counted) < len(tasks) else " over all"
+        notes.append(f"mean: of the scores in hundredths of a perfect score{over}; it gives the order")
+    elif len(ordered) > 1:
+        notes.append("no benchmark has all models: no mean, and the order is that of their mean place where they are")
     if compared:
         holm = f" after Holm's adjustment over all {compared} differences" if compared > 1 else ""
         notes.append(f"*: p < {1 - level:.2g}{holm}")
@@ -76,14 +87,29 @@ def table(standings: Sequence[Standing], reference: str | None, left_out: Sequen
     notes.append(
         f"{first.draws:,} bootstrap draws over clusters, the same for all models of a benchmark; seed {first.seed}"
     )
-    notes += dict.fromkeys(f"{standing.task}: {note}" for standing in standings for note in standing.notes)
+    about: dict[str, dict[str, None]] = {}
+    for standing in standings:
+        for note in standing.notes:
+            about.setdefault(note, {})[standing.task] = None
+    notes += [note if len(told) == len(tasks) > 1 else f"{', '.join(told)}: {note}" for note, told in about.items()]
+    described = {standing.model: standing.described for standing in standings if standing.described}
+    notes += [f"{model} is {described[model]}" for model, _ in ordered if described.get(model, model) != model]
     notes += left_out
     return Table(
         title="Leaderboard" if reference is None else f"Leaderboard, differences to {reference}",
-        columns=("model", *(f"{task}\n{_metric(standings, task)}" for task in tasks)),
-        rows=[(model, *(_cell(cells.get((model, task))) for task in tasks)) for model in models],
+        columns=("rank", "model", "mean", *(f"{task}\n{_metric(standings, task)}" for task in tasks)),
+        rows=[
+            (
+                str(rank),
+                model,
+                "" if mean is None else f"{mean:.2f}",
+                *(_cell(cells.get((model, task))) for task in tasks),
+            )
+            for rank, (model, mean) in enumerate(ordered, start=1)
+        ],
         notes=notes,
-    )
+        labels=2,
+    ).without_empty_columns()
 
 
 def write(standings: Sequence[Standing], reference: str | None, folder: Path, left_out: Sequence[str] = ()) -> None:
@@ -95,12 +121,30 @@ def write(standings: Sequence[Standing], reference: str | None, folder: Path, le
     write_text(folder / "leaderboard.html", page(found.title, [found.to_html()], "made by plam leaderboard"))
 
 
-def _by_rank(standings: Sequence[Standing]) -> list[str]:
-    """Return the models by the mean of the places they could hold, the best first."""
-    places: dict[str, list[float]] = {}
+def _ordered(standings: Sequence[Standing]) -> tuple[list[tuple[str, float | None]], list[str]]:
+    """Return the models with their mean scores in points, the best first, and the benchmarks that the means are over.
+
+    These are the benchmarks that all models have, and of which a higher score is better. Where there is none, the order
+    is that of the mean of the places that the models could hold.
+    """
+    by_model: dict[str, dict[str, Standing]] = {}
     for standing in standings:
-        places.setdefault(standing.model, []).append((standing.best_rank + standing.worst_rank) / 2)
-    return sorted(places, key=lambda model: sum(places[model]) / len(places[model]))
+        by_model.setdefault(standing.model, {})[standing.task] = standing
+    counted = [
+        standing.task
+        for standing in next(iter(by_model.values())).values()
+        if standing.higher_is_better and all(standing.task in own for own in by_model.values())
+    ]
+    if counted:
+        means = {
+            model: sum(100 * own[task].score.value / own[task].perfect for task in counted) / len(counted)
+            for model, own in by_model.items()
+        }
+        return [(model, means[model]) for model in sorted(means, key=lambda model: -means[model])], counted
+    places = {
+        model: sum(one.best_rank + one.worst_rank for one in own.values()) / len(own) for model, own in by_model.items()
+    }
+    return [(model, None) for model in sorted(places, key=lambda model: places[model])], counted
 
 
 def _metric(standings: Sequence[Standing], task: str) -> str:

@@ -6,11 +6,11 @@ import html
 from collections.abc import Sequence
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-table { display: block; overflow-x: auto; }
-th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th { border-bottom: 2px solid #888; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; }
+td.number { white-space: nowrap; } td.label { overflow-wrap: anywhere; min-width: 7rem; }
 td.text { white-space: normal; vertical-align: top; max-width: 24rem; overflow-wrap: anywhere; }
 .label { text-align: left; } .number { text-align: right; }
 ul { color: #555; } svg { max-width: 100%; height: auto; } footer { color: #777; margin-top: 2rem; }

@@ -9,9 +9,9 @@ from pathlib import Path
 import yaml
 
 from lmms_plam.files import write_bytes, write_text
-from lmms_plam.report.comparison import decimals, p_text
 from lmms_plam.report.forest import ForestRow, draw_forest
 from lmms_plam.report.heatmap import SURFACE, draw_surface, provenance
+from lmms_plam.report.numbers import decimals, p_text
 from lmms_plam.report.page import page
 from lmms_plam.report.sweep import SWEEP, draw_sweep
 from lmms_plam.report.tables import Table
@@ -354,6 +354,7 @@ def _forest_row(search: Search, one: Measured) -> ForestRow:
     if recipe.dropped_after is not None:
         words += f"  dropped after {recipe.dropped_after:,}"
     return ForestRow(
+        group="",
         label=recipe.name,
         value=one.gain * points,
         low=None if one.ci_low is None else one.ci_low * points,

@@ -21,6 +21,7 @@ class Table:
         rows: the cells; a cell may have several lines.
         notes: lines below it.
         labels: number of leading columns that are words, aligned left.
+        together: number of columns after these that stay in one row, however narrow the screen.
     """
 
     title: str
@@ -28,28 +29,45 @@ class Table:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     labels: int = 1
+    together: int = 1
 
     def fit(self, width: int) -> list[Table]:
-        """Return tables that are at most so many characters wide, the words repeated in each and notes in none."""
+        """Return tables for a screen that is so many characters wide, the words repeated in each and notes in none.
+
+        The words get half of the screen and are folded there; the columns that stay together may take more.
+        """
 
         def room(place: int) -> int:
             return 2 + max(len(line) for row in (self.columns, *self.rows) for line in row[place].split("\n"))
 
         words = list(range(self.labels))
+        for_numbers = width + 2 - min(sum(map(room, words)), width // 2)
         parts: list[list[int]] = [[]]
         for place in range(self.labels, len(self.columns)):
-            if parts[-1] and sum(map(room, [*words, *parts[-1], place])) > width + 2:
+            kept = place < self.labels + self.together
+            if parts[-1] and not kept and sum(map(room, [*parts[-1], place])) > for_numbers:
                 parts.append([])
             parts[-1].append(place)
-        return [self._select([*words, *part]) for part in parts]
+        return [self._select([*words, *part], "" if number else self.title) for number, part in enumerate(parts)]
+
+    def without_empty_columns(self) -> Table:
+        """Return the table without the columns that have nothing in any row."""
+        there = [place for place in range(len(self.columns)) if any(row[place] for row in self.rows)]
+        return replace(self._select(there, self.title), notes=self.notes)
 
     def to_rich(self) -> RichTable:
         """Return it for the terminal."""
         from rich.table import Table as RichTable
 
-        table = RichTable(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table = RichTable(title=self.title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for place, heading in enumerate(self.columns):
-            table.add_column(heading, justify="left" if place < self.labels else "right")
+            is_label = place < self.labels
+            table.add_column(
+                heading,
+                justify="left" if is_label else "right",
+                overflow="fold",
+                no_wrap=not is_label,  # the words give way where the screen is narrow
+            )
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -77,9 +95,9 @@ class Table:
             f"<ul>{notes}</ul>\n" if notes else ""
         )
 
-    def _select(self, places: Sequence[int]) -> Table:
+    def _select(self, places: Sequence[int], title: str) -> Table:
         columns, *rows = [[row[place] for place in places] for row in (self.columns, *self.rows)]
-        return replace(self, columns=columns, rows=rows, notes=())
+        return replace(self, title=title, columns=columns, rows=rows, notes=())
 
 
 def _markdown_cell(cell: str) -> str:

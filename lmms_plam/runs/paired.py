@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmms_plam.errors import DataError
+from lmms_plam.runs.differences import differences
 from lmms_plam.runs.join import Clusters, join
 from lmms_plam.runs.samples import TaskRun, find_runs
 from lmms_plam.scoring.changes import Changes
@@ -56,25 +57,12 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> tuple[list[Result]
         The difference of each metric, where `holm_p` is left for `adjust_results`; and the documents whose score in the
         first metric changes.
     """
-    results: list[Result] = []
     runs = {a.label: a, b.label: b}
     found_in = join(runs, options.clusters.get(a.task), intersection=options.intersection)
-    for joined in found_in:
-        for measure, matrix in joined.measures():
-            analysis = joined.analyse(measure, matrix, options.settings)
-            checks = joined.unlike_harness(measure, analysis.units.estimate(), runs)
-            found = analysis.compare(a.label, b.label)
-            results.append(
-                Result(
-                    task=a.task,
-                    metric=measure.key,
-                    headline=not results,
-                    comparison=found,
-                    perfect=analysis.perfect(joined.benchmark.perfect_answer),
-                    holm_p=None,
-                    notes=(*joined.notes, *found.difference.notes, *checks),
-                    higher_is_better=a.told.points_up(measure.key),
-                )
-            )
+    results = [
+        replace(result, headline=result.headline and place == 0)
+        for place, joined in enumerate(found_in)
+        for result in differences(joined, a.label, options.settings, a.told.points_up, runs)
+    ]
     first = found_in[0]
     return results, Changes.of(a.task, first.matrix, a.label, first.examples)

@@ -99,7 +99,8 @@ def find_runs(place: str | Path) -> Found:
         newest |= {(label, task): TaskRun(label, task, file, results) for task in results.tasks}
     if not newest:
         raise DataError(
-            f"{place} holds no task's run; comparisons and probes report by themselves, in the folder plam/ beside it"
+            f"{place} holds no task's run; comparisons and probes report by themselves, in the folder plam/ beside it,"
+            " of which `plam compare` reads comparisons again"
         )
     logged = [run for run in newest.values() if run.path.is_file()]
     if not logged:

@@ -1,12 +1,14 @@
-"""Many runs, benchmark by benchmark: scores, ranks and differences to a reference, all from the same resamples."""
+"""Many models, benchmark by benchmark: scores, ranks and differences to a reference, all from the same resamples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from lmms_plam.runs.join import join
+from lmms_plam.runs.join import Joined, join
+from lmms_plam.runs.matrices import SavedComparison, join_saved
 from lmms_plam.runs.paired import Options
 from lmms_plam.runs.samples import TaskRun
+from lmms_plam.stats.comparison import Settings
 from lmms_plam.stats.results import Standing
 
 
@@ -20,33 +22,64 @@ def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Optio
     """
     first = next(iter(runs.values()))
     joined = join(runs, options.clusters.get(first.task), intersection=options.intersection)[0]
+    described = {model: run.results.model for model, run in runs.items()}
+    return _rank(joined, reference, options.settings, first.told.points_up, described, runs)
+
+
+def rank_saved(saved: Sequence[SavedComparison], reference: str | None, options: Options) -> list[Standing]:
+    """Do the same with all variants of comparisons of one task, from their matrices.
+
+    Args:
+        saved: the comparisons.
+        reference: the variant that others are compared with, as LABEL/NAME.
+        options: how they are joined and inferred from.
+    """
+    joined, _ = join_saved(saved, intersection=options.intersection, apart=True)
+    described = {
+        f"{one.label}/{name}": f"config {one.record.model}: {words}"
+        for one in saved
+        for name, words in one.record.recipes.items()
+    }
+    return _rank(joined, reference, options.settings, saved[0].record.points_up, described)
+
+
+def _rank(
+    joined: Joined,
+    reference: str | None,
+    settings: Settings,
+    points_up: Callable[[str], bool],
+    described: Mapping[str, str],
+    runs: Mapping[str, TaskRun] | None = None,
+) -> list[Standing]:
     measure, matrix = joined.measures()[0]
-    analysis = joined.analyse(measure, matrix, options.settings)
-    upwards = first.told.points_up(measure.key)
+    analysis = joined.analyse(measure, matrix, settings)
+    upwards = points_up(measure.key)
     downwards = () if upwards else ("lower is better",)
-    notes = (*downwards, *joined.notes, *joined.unlike_harness(measure, analysis.units.estimate(), runs))
+    checks = joined.unlike_harness(measure, analysis.units.estimate(), runs) if runs else []
     best, worst = analysis.ranks(upwards)
-    better = analysis.better_than(reference, upwards) if reference is not None and reference in runs else {}
+    there = reference is not None and reference in matrix.variants
+    better = analysis.better_than(reference, upwards) if reference is not None and there else {}
     perfect = analysis.perfect(joined.benchmark.perfect_answer)
     standings = []
-    for place, model in enumerate(runs):
+    for place, model in enumerate(matrix.variants):
         score = analysis.score(model)
+        compared = reference is not None and there and model != reference
         standings.append(
             Standing(
                 model=model,
-                task=first.task,
+                described=described.get(model, ""),
+                task=joined.task,
                 metric=measure.key,
                 score=score,
                 perfect=perfect,
+                higher_is_better=upwards,
                 best_rank=int(best[place]),
                 worst_rank=int(worst[place]),
-                comparison=None
-                if reference in (None, model) or reference not in runs
-                else analysis.compare(reference, model),
+                comparison=analysis.compare(str(reference), model) if compared else None,
                 holm_p=None,
                 bh_p=None,
                 better_p=better.get(model),
-                notes=(*notes, *score.notes),
+                notes=(*downwards, *joined.notes, *checks, *score.notes),
             )
         )
     return standings

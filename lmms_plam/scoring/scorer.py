@@ -40,6 +40,10 @@ class ScoredAnswer:
     answer: Any
     values: Mapping[str, Any]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, from which it can be made again."""
+        return {"doc_id": self.doc_id, "variant": self.variant, "answer": self.answer, "values": dict(self.values)}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:

@@ -55,7 +55,7 @@ def analyse(surface: Surface, settings: SearchSettings | None = None) -> Search:
     band, crossed, p_any, p_scaled = None, None, None, None
     controls = surface.controls()
     controlled = family[controls[family] != family]
-    if units.resamples:
+    if units.n_clusters > 1:
         draws, level = settings.draws, settings.level
         band = simultaneous(units, surface.base, family, draws, _stream(settings, 0), level)
         p_any = any_better(units, surface.base, family, draws, _stream(settings, 1))
@@ -234,8 +234,8 @@ def _notes(surface: Surface, rules: _Rules, pick: int, n_controlled: int) -> Ite
     record, units = surface.record, surface.units
     if not record.higher_is_better:
         yield "lower is better: gains count downwards"
-    if not units.resamples:
-        yield "each stratum has a single cluster: neither intervals nor a gain on unseen documents exist"
+    if units.n_clusters == 1:
+        yield "one cluster: neither intervals nor a gain on unseen documents exist"
     elif units.n_clusters < FEWEST_CLUSTERS:
         yield f"only {units.n_clusters} clusters: no standard error of the gain on unseen documents"
     else:
@@ -244,7 +244,7 @@ def _notes(surface: Surface, rules: _Rules, pick: int, n_controlled: int) -> Ite
         found = spread(units, contrast)
         if found.error == 0:
             same = "scores as the base on every document" if surface.gains[pick] == 0 else "gains the same everywhere"
-            yield f"the pick {same}: its intervals have no width"
+            yield f"the pick {same}: its intervals allow for one document more that changes, either way"
         elif found.effective < FEW_CLUSTERS:
             about = f"about {found.effective:.0f} of {units.n_clusters:,} clusters"
             yield f"the pick and the base differ on {about}: the intervals are rough"

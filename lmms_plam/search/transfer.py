@@ -117,7 +117,7 @@ def _same(surface: Surface, recipe: Recipe) -> int | None:
 
 def _estimate(pair: Units, settings: SearchSettings) -> tuple[float, float | None, float | None]:
     gain = float(pair.estimate() @ _GAIN)
-    if not pair.resamples:
+    if pair.n_clusters == 1:
         return gain, None, None
     drawn = bootstrap(pair, settings.draws, np.random.default_rng([settings.seed, 4]))
     found = interval(drawn @ _GAIN, pair, _GAIN, settings.level)

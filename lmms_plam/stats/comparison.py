@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
 from lmms_plam.stats.bootstrap import bootstrap, interval
+from lmms_plam.stats.collapse import collapsed_strata
 from lmms_plam.stats.matrix import FloatArray, IntArray, ScoreMatrix
 from lmms_plam.stats.metrics import Metric
+from lmms_plam.stats.pseudo import widened_error
 from lmms_plam.stats.ranks import rank_intervals
 from lmms_plam.stats.significance import Alternative, max_t, mcnemar, sign_flip
 from lmms_plam.stats.spread import minimum_detectable_effect, spread
@@ -40,12 +43,12 @@ class Estimate:
     Attributes:
         estimand: what is estimated, in words.
         value: the estimate on the full sample, in the benchmark's own unit.
-        ci_low: lower end of the interval; None where none exists (a single cluster, in all or in each stratum).
+        ci_low: lower end of the interval; None where none exists (a single cluster).
         ci_high: upper end.
         standard_error: closed form, cluster-robust; None without an interval.
         n: documents.
         clusters: resampling units.
-        strata: parts that are resampled separately.
+        strata: the benchmark's parts; those of a single cluster are resampled together.
         method: how the interval was made.
         level: its confidence level.
         draws: resamples.
@@ -123,6 +126,17 @@ class Analysis:
         drawn = bootstrap(units, settings.draws, np.random.default_rng([settings.seed, 0]))
         return cls(matrix, metric, settings, units, drawn)
 
+    def of_same(self, matrix: ScoreMatrix) -> Analysis:
+        """Return the same metric's analysis, made the same way, of another matrix, such as one of the strata.
+
+        What a document can score is known from this one, should all documents of the other score alike.
+
+        Raises:
+            DataError: the metric can't be had of these documents.
+        """
+        found = Analysis.of(matrix, self.metric, self.settings)
+        return replace(found, units=replace(found.units, reach=self.units.reach, grain=self.units.grain))
+
     def score(self, variant: str) -> Estimate:
         """Return a variant's score.
 
@@ -175,10 +189,16 @@ class Analysis:
     def ranks(self, higher_is_better: bool = True) -> tuple[IntArray, IntArray]:
         """Return the best and the worst rank that each variant could hold, each (n_variants,)."""
         n_variants = len(self.matrix.variants)
-        if not self.units.resamples:
+        if self.units.n_clusters == 1:
             return np.ones(n_variants, dtype=np.int64), np.full(n_variants, n_variants, dtype=np.int64)
         sign = 1.0 if higher_is_better else -1.0
-        return rank_intervals(sign * self.drawn, sign * self.units.estimate(), self.settings.level)
+        errors = np.zeros((n_variants, n_variants))
+        for one, other in combinations(range(n_variants), 2):
+            contrast = np.zeros(n_variants)
+            contrast[[one, other]] = -1.0, 1.0
+            found = spread(self.units, contrast)
+            errors[one, other] = errors[other, one] = widened_error(self.units, contrast, found)
+        return rank_intervals(sign * self.drawn, sign * self.units.estimate(), self.settings.level, errors)
 
     def perfect(self, answer: float = 1.0) -> float:
         """Return `perfect_value` of these documents."""
@@ -193,13 +213,13 @@ class Analysis:
         return Estimate(
             estimand=self.metric.estimand if contrast.sum() else f"paired difference of the {self.metric.estimand}",
             value=value,
-            ci_low=found.low if units.resamples else None,
-            ci_high=found.high if units.resamples else None,
-            standard_error=error if units.resamples else None,
+            ci_low=found.low if units.n_clusters > 1 else None,
+            ci_high=found.high if units.n_clusters > 1 else None,
+            standard_error=error if units.n_clusters > 1 else None,
             n=len(self.matrix.doc_ids),
             clusters=units.n_clusters,
             strata=len(units.stratum_sizes),
-            method=found.method if units.resamples else "none",
+            method=found.method if units.n_clusters > 1 else "none",
             level=settings.level,
             draws=settings.draws,
             seed=settings.seed,
@@ -212,16 +232,22 @@ class Analysis:
             return ["no document counts in this metric, which is 0 then, as the harness has it"]
         if clusters == 1:
             return ["one cluster: neither an interval nor a p-value exists"]
-        if not self.units.resamples:
-            return ["each stratum has a single cluster: no interval exists"]
         notes = []
         if clusters < FEW_CLUSTERS:
             notes.append(f"only {clusters} clusters: the interval is rough")
         single = int((size == 1).sum())
         if single:
-            notes.append(f"{single} of {len(size)} strata have a single cluster, which the interval can't vary")
+            joined = int(np.bincount(collapsed_strata(size)).max())
+            which = "they" if joined == single else f"{joined}, its neighbour among them,"
+            notes.append(
+                f"{single} of {len(size)} strata have a single cluster: {which} are collapsed for the interval,"
+                " which takes it that their clusters vary alike"
+            )
         if error == 0:
             what = "no cluster differs" if value == 0 else "every cluster says the same"
             unseen = 1 - (1 - self.settings.level) ** (1 / clusters)
-            notes.append(f"{what}: an interval without width (up to {unseen:.1%} unlike clusters may go unseen)")
+            notes.append(
+                f"{what}: the interval allows for one document more that changes, either way"
+                f" (up to {unseen:.1%} unlike clusters may go unseen)"
+            )
         return notes

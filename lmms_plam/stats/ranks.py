@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import ndtri
 
 from lmms_plam.stats.matrix import FloatArray, IntArray
 
 
-def rank_intervals(drawn: FloatArray, estimate: FloatArray, level: float = 0.95) -> tuple[IntArray, IntArray]:
+def rank_intervals(
+    drawn: FloatArray, estimate: FloatArray, level: float = 0.95, errors: FloatArray | None = None
+) -> tuple[IntArray, IntArray]:
     """Return the lowest and highest rank that each model could hold.
 
     The marginal confidence sets of Mogstad, Romano, Shaikh and Wilhelm (2024, Review of Economic Studies 91): a
@@ -19,6 +22,7 @@ def rank_intervals(drawn: FloatArray, estimate: FloatArray, level: float = 0.95)
         drawn: (draws, n_models) scores on the same resamples, higher is better.
         estimate: (n_models,) scores on the full sample.
         level: confidence of each model's interval.
+        errors: (n_models, n_models) standard errors of the differences; by default those of the draws.
 
     Returns:
         (n_models,) best and (n_models,) worst rank, 1 for the best model.
@@ -30,7 +34,8 @@ def rank_intervals(drawn: FloatArray, estimate: FloatArray, level: float = 0.95)
         error = np.delete(drawn[:, [model]] - drawn, model, axis=1) - gap
         spread = error.std(axis=0)
         studentised = np.divide(np.abs(error), spread, out=np.zeros_like(error), where=spread > 0)
-        width = np.quantile(studentised.max(axis=1, initial=0.0), level) * spread
+        reach = max(float(np.quantile(studentised.max(axis=1, initial=0.0), level)), float(ndtri((1 + level) / 2)))
+        width = reach * (spread if errors is None else np.delete(errors[model], model))
         best[model] += np.count_nonzero(gap + width < 0)
         worst[model] -= np.count_nonzero(gap - width > 0)
     return best, worst

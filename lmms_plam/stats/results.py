@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from lmms_plam.stats.comparison import Comparison, Estimate
 from lmms_plam.stats.multiplicity import adjust_known, benjamini_hochberg, holm
+from lmms_plam.stats.strata import StratumResult
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One metric of one task in two runs.
+    """One metric of one task, of one variant against another.
 
     Attributes:
         task: the task's name.
@@ -23,6 +24,7 @@ class Result:
         notes: what a reader must know.
         higher_is_better: whether a higher value of the metric is.
         better_p: that the variant is better, adjusted for looking at several (max-T); None where there is only one.
+        strata: of the headline, the difference in each of the benchmark's strata, exploratory.
     """
 
     task: str
@@ -34,6 +36,7 @@ class Result:
     notes: tuple[str, ...]
     higher_is_better: bool = True
     better_p: float | None = None
+    strata: tuple[StratumResult, ...] = ()
 
 
 def adjust_results(results: Iterable[Result]) -> list[Result]:
@@ -49,10 +52,12 @@ class Standing:
 
     Attributes:
         model: the run's label.
+        described: what it is, in words; empty if nobody said so.
         task: the task's name.
         metric: the harness's name of the metric.
         score: the score and its interval.
         perfect: the score if every document scored its best.
+        higher_is_better: whether a higher score is.
         best_rank: the best rank the model could hold among the models with this task; 1 is best.
         worst_rank: the worst.
         comparison: paired difference to the reference; None for the reference itself or where it lacks the task.
@@ -63,10 +68,12 @@ class Standing:
     """
 
     model: str
+    described: str
     task: str
     metric: str
     score: Estimate
     perfect: float
+    higher_is_better: bool
     best_rank: int
     worst_rank: int
     comparison: Comparison | None

@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from lmms_plam.stats.bootstrap import bootstrap
 from lmms_plam.stats.matrix import FloatArray, IntArray
+from lmms_plam.stats.pseudo import widened_error
 from lmms_plam.stats.significance import max_t
-from lmms_plam.stats.spread import standard_errors
+from lmms_plam.stats.spread import spread, standard_errors
 from lmms_plam.stats.units import Units
 
 
@@ -25,7 +27,7 @@ class Band:
 
     Attributes:
         critical: standard errors on either side.
-        errors: (n_recipes,) cluster-robust standard errors of the gains.
+        errors: (n_recipes,) cluster-robust standard errors of the gains, those of few changes with pseudo-observations.
         drawn: (draws, n_recipes) the metric on resampled clusters.
     """
 
@@ -49,12 +51,13 @@ def simultaneous(
     """
     contrasts = np.eye(units.credit.shape[1])
     contrasts[reference] -= 1.0
-    errors, plug_in = standard_errors(units, contrasts)
+    _, plug_in = standard_errors(units, contrasts)
+    errors = np.array([widened_error(units, contrast, spread(units, contrast)) for contrast in contrasts.T])
     drawn = bootstrap(units, draws, rng)
     gaps = drawn[:, family] - drawn[:, [reference]] - (units.estimate() @ contrasts)[family]
-    spread = plug_in[family]
-    largest = np.abs(np.divide(gaps, spread, out=np.zeros_like(gaps), where=spread > 0)).max(axis=1)
-    return Band(float(np.quantile(largest, level)), errors, drawn)
+    widths = plug_in[family]
+    largest = np.abs(np.divide(gaps, widths, out=np.zeros_like(gaps), where=widths > 0)).max(axis=1)
+    return Band(max(float(np.quantile(largest, level)), float(ndtri((1 + level) / 2))), errors, drawn)
 
 
 def any_better(

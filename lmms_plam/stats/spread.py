@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
+from lmms_plam.stats.collapse import collapse
 from lmms_plam.stats.matrix import FloatArray
 from lmms_plam.stats.units import Units, sum_strata
 
@@ -18,8 +19,8 @@ class Spread:
     Attributes:
         error: cluster-robust standard error: the root of the sum over strata of G / (G - 1) times the sum of squared
             influences of its G clusters. For a mean over unclustered documents this is s / sqrt(n); with one stratum
-            of clusters it is the sandwich estimator with CR1's factor (Miller, arXiv 2411.00640, section 2.2). A
-            stratum of one cluster adds nothing.
+            of clusters it is the sandwich estimator with CR1's factor (Miller, arXiv 2411.00640, section 2.2).
+            Strata of one cluster are collapsed.
         plug_in: the same without the factors G / (G - 1), which is how far bootstrap draws spread.
         freedom: degrees of freedom of `error`, by Satterthwaite: 2 over the squared coefficient of variation of
             `error` squared, from the influences' fourth moments, at most Welch's for normal ones; infinite if nothing
@@ -41,6 +42,7 @@ def spread(units: Units, contrast: FloatArray) -> Spread:
         units: the sample.
         contrast: (n_variants,) coefficients: -1 and 1 for a paired difference, a single 1 for a score.
     """
+    units = collapse(units)
     influence, size = units.influence(contrast), units.stratum_sizes
     squares = np.bincount(units.stratum, weights=units.count * influence**2)
     plug_in, fourth = float(squares.sum()), float(units.count @ influence**4)
@@ -68,6 +70,7 @@ def standard_errors(units: Units, contrasts: FloatArray) -> tuple[FloatArray, Fl
     Returns:
         Two arrays, (n_contrasts,).
     """
+    units = collapse(units)
     size = units.stratum_sizes
     squares = sum_strata(units.count[None], units.influence(contrasts) ** 2, units.stratum, len(size))[0]
     squares[:, squares.sum(axis=0) <= 1e-24 * units.scale**2] = 0.0

@@ -32,6 +32,8 @@ class Units:
         stratum: (n_rows,) code of the stratum, 0 to n_strata - 1, ascending.
         pooling: how strata combine (see Metric).
         scale: factor on the result.
+        reach: the lowest and the highest ratio of credit to weight that a document can have.
+        grain: the weight of a document that counts, on average.
     """
 
     credit: FloatArray
@@ -40,6 +42,8 @@ class Units:
     stratum: IntArray
     pooling: Pooling
     scale: float
+    reach: tuple[float, float] = (0.0, 1.0)
+    grain: float = 1.0
 
     @classmethod
     def of(cls, matrix: ScoreMatrix, metric: Metric) -> Units:
@@ -60,7 +64,8 @@ class Units:
         _, strata = np.unique(matrix.strata, return_inverse=True)
         columns = [*credit.T, *weight.T]
         totals = np.stack([np.bincount(cluster, weights=column) for column in columns], axis=1).astype(np.float64)
-        n_variants = credit.shape[1]
+        n_variants, counted = credit.shape[1], weight > 0
+        seen = credit[counted] / weight[counted]
         return cls(
             credit=totals[:, :n_variants],
             weight=totals[:, n_variants:],
@@ -68,6 +73,8 @@ class Units:
             stratum=strata[first],
             pooling=metric.pooling,
             scale=metric.scale,
+            reach=(float(seen.min(initial=0.0)), float(seen.max(initial=0.0)) if seen.any() else 1.0),
+            grain=float(weight[counted].mean()) if counted.any() else 1.0,
         ).select(range(n_variants))
 
     def select(self, variants: Sequence[int]) -> Units:
@@ -92,11 +99,6 @@ class Units:
     def stratum_sizes(self) -> IntArray:
         """(n_strata,) number of clusters in each stratum."""
         return np.bincount(self.stratum, weights=self.count).astype(np.int64)
-
-    @property
-    def resamples(self) -> bool:
-        """Whether resamples can differ from the sample: some stratum has two clusters or more."""
-        return bool((self.stratum_sizes > 1).any())
 
     def resampled(self, times: IntArray) -> FloatArray:
         """Return the metric with each row taken `times` (n_draws, n_rows), as (n_draws, n_variants)."""
@@ -126,8 +128,8 @@ class Units:
             (..., n_variants).
         """
         if self.pooling == "all":
-            return self.scale * _ratio(credit.sum(axis=-2), weight.sum(axis=-2))
-        ratios = _ratio(credit, weight)
+            return self.scale * ratio(credit.sum(axis=-2), weight.sum(axis=-2))
+        ratios = ratio(credit, weight)
         pooled = ratios.mean(axis=-2) if self.pooling == "mean" else ratios.sum(axis=-2)
         return np.asarray(self.scale * pooled)
 
@@ -139,9 +141,9 @@ class Units:
         """Return the metric without one cluster of each row, (n_rows, n_variants)."""
         credit, weight = self.totals()
         if self.pooling == "all":
-            return self.scale * _ratio(credit.sum(axis=0) - self.credit, weight.sum(axis=0) - self.weight)
-        full = _ratio(credit, weight)
-        without = _ratio(credit[self.stratum] - self.credit, weight[self.stratum] - self.weight)
+            return self.scale * ratio(credit.sum(axis=0) - self.credit, weight.sum(axis=0) - self.weight)
+        full = ratio(credit, weight)
+        without = ratio(credit[self.stratum] - self.credit, weight[self.stratum] - self.weight)
         share = self.scale / len(full) if self.pooling == "mean" else self.scale
         return np.asarray(self.value(credit, weight) + share * (without - full[self.stratum]))
 
@@ -161,11 +163,11 @@ class Units:
         credit, weight = self.totals()
         if self.pooling == "all":
             credit, weight = credit.sum(axis=0), weight.sum(axis=0)
-            part = self.scale * _ratio(self.credit - _ratio(credit, weight) * self.weight, weight)
+            part = self.scale * ratio(self.credit - ratio(credit, weight) * self.weight, weight)
         else:
             share = self.scale / len(credit) if self.pooling == "mean" else self.scale
-            residual = self.credit - _ratio(credit, weight)[self.stratum] * self.weight
-            part = share * _ratio(residual, weight[self.stratum])
+            residual = self.credit - ratio(credit, weight)[self.stratum] * self.weight
+            part = share * ratio(residual, weight[self.stratum])
         of_contrast = part @ contrast
         size = self.stratum_sizes
         total = sum_strata(self.count[None], of_contrast.reshape(len(of_contrast), -1), self.stratum, len(size))[0]
@@ -207,6 +209,7 @@ def chunk_sizes(draws: int, numbers_each: int) -> list[int]:
     return [min(size, draws - start) for start in range(0, draws, size)]
 
 
-def _ratio(credit: FloatArray, weight: FloatArray) -> FloatArray:
+def ratio(credit: FloatArray, weight: FloatArray) -> FloatArray:
+    """Return credit over weight, 0 where the weight is, as the harness has it."""
     credit, weight = np.broadcast_arrays(credit, weight)
     return np.divide(credit, weight, out=np.zeros(weight.shape), where=weight > 0)
