@@ -114,6 +114,30 @@ def _mmbench_evaluator() -> Any:
     return MMBench_Evaluator()
 
 
+def _mmbench_judged(sample: Sample) -> Record:
+    """Read as the static tasks read: what upstream would ask a judge about, its static extractor decides."""
+    record = _mmbench(sample)
+    row = sample["gpt_eval_score"]
+    if _mmbench_evaluator().prefetch_answer({**row, "prediction": str(row["prediction"])}):
+        return record
+    return replace(record, remark="are read by upstream's static extractor, where the task would ask a judge")
+
+
+_SEED_KIND = "seedbench_2_plus_"
+
+
+def _seed_2_plus(sample: Sample) -> Record:
+    """Score the answer's first character, as upstream does; the stratum is the kind of picture."""
+    row = sample[f"{_SEED_KIND}all"]
+    kind = next(key for key in sample if key.startswith(_SEED_KIND) and key != f"{_SEED_KIND}all")
+    return Record(
+        score=float(row["pred"].lower().strip() == row["answer"].lower().strip()),
+        answer=answer_of(sample),
+        question=row["question_id"],
+        stratum=kind.removeprefix(_SEED_KIND),
+    )
+
+
 def _pope(sample: Sample) -> Record:
     row = sample["pope_accuracy"]
     return Record(score=row["score"], answer=row["prediction"], question=row["question_id"])
@@ -170,6 +194,17 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "mmmu_val": Benchmark(_mmmu, (Measure("mmmu_acc", "mean"),)),
     "mmbench_en_dev_static": Benchmark(_mmbench, (Measure("gpt_eval_score", "all_right"),)),
+    **dict.fromkeys(
+        ("mmbench_en_dev", "mmbench_cn_cc"), Benchmark(_mmbench_judged, (Measure("gpt_eval_score", "all_right"),))
+    ),
+    "seedbench_2_plus": Benchmark(
+        _seed_2_plus,
+        (
+            Measure(f"{_SEED_KIND}all", "mean"),
+            *(Measure(f"{_SEED_KIND}{kind}", "mean", kind) for kind in ("Chart", "Map", "Web")),
+        ),
+        cluster_column="image",
+    ),
     "realworldqa": Benchmark(_exact_match, _ACCURACY, cluster_column="image"),
     "pope": Benchmark(
         _pope,
@@ -197,6 +232,8 @@ BENCHMARKS: dict[str, Benchmark] = {
 _SCORED_ALIKE = {
     "mmstar": ("mmstar_qwen", "mmstar_oc"),
     "mmmu_val": ("mmmu_val_qwen",),
+    "mmbench_en_dev_static": ("mmbench_cn_dev_static",),
+    "mmbench_en_dev": ("mmbench_cn_dev", "mmbench_ru_dev", "mmbench_ko_dev"),
     "pope": ("pope_adv", "pope_pop", "pope_random"),
     "gqa": ("gqa_lite",),
     "textvqa_val": ("textvqa_val_lite",),
