@@ -102,9 +102,7 @@ DEPENDS: dict[str, Callable[[Document], Any]] = {
     "mmstar": alone,
     "mme": lambda doc: (doc["category"], doc["question_id"]),
     "mmmu_val": alone,
-    **dict.fromkeys(
-        (task for task in BENCHMARKS if task.startswith("mmbench")), lambda doc: doc["index"] % 1_000_000
-    ),
+    **dict.fromkeys((task for task in BENCHMARKS if task.startswith("mmbench")), lambda doc: doc["index"] % 1_000_000),
     "seedbench_2_plus": lambda doc: doc["image"].tobytes(),
     "realworldqa": lambda doc: doc["image"].tobytes(),
     **dict.fromkeys((task for task in BENCHMARKS if task.startswith("pope")), lambda doc: doc["image_source"]),

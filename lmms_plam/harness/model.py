@@ -17,7 +17,7 @@ from loguru import logger
 from lmms_plam.config import DEFAULT_CONFIG, MergeRecipe, ModelConfig, load_config
 from lmms_plam.errors import ConfigError, about
 from lmms_plam.harness import host
-from lmms_plam.harness.answering import Course, Taster, answer_families, is_family
+from lmms_plam.harness.answering import Course, Endings, Taster, answer_families, is_family
 from lmms_plam.harness.backends import backend_name, build_backend, check_batch_size, own_copies
 from lmms_plam.harness.engine import Engine, Proof
 from lmms_plam.harness.intercept import no_silent_failure
@@ -244,7 +244,7 @@ class Plam(lmms):
         members = [requests[index] for index in families]
         with no_silent_failure(self.backend, members) as in_hand:
             told = answer_families(
-                self.backend, self.model, self.engine.answer, members, self.courses, self.tasters, in_hand
+                self.backend, self.model, self.engine.answer, members, self.courses, self.tasters, in_hand, self.endings
             )
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]
