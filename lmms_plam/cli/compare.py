@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lmms_plam.cli.inference import (
     add_arguments,
+    print_audits,
     print_table,
     read_options,
     say,
@@ -32,12 +33,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, help="folder, or results file, of the reference run")
     parser.add_argument("b", type=Path, help="folder, or results file, of the other run; differences are B - A")
     add_arguments(parser)
-    parser.add_argument("--out", type=Path, help="folder for comparison.json, .csv, .md, .html and forest.svg, .png")
+    parser.add_argument(
+        "--out", type=Path, help="folder for comparison.json, .csv, .md, .html, forest.svg, .png and audit.*"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare task by task and print a table or JSON."""
     stay_offline()
+    from lmms_plam.report.audit import audit_details, audit_warnings, audits_to_html, write_audits
     from lmms_plam.report.comparison import records, table, write
     from lmms_plam.runs.paired import compare_task, runs_by_task
     from lmms_plam.stats.results import adjust_results
@@ -53,16 +57,22 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"{task} is only in {arguments.a if task in a else arguments.b}" for task in sorted(set(a) ^ set(b)))
     tasks = select_tasks(common, arguments.tasks, options.clusters)
     compared, left_out = task_by_task(tasks, "comparing", lambda task: compare_task(a[task], b[task], options))
-    results = adjust_results(chain.from_iterable(found_in_task for found_in_task, _ in compared))
+    results = adjust_results(chain.from_iterable(found_in_task for found_in_task, _, _ in compared))
+    audits = [one for _, _, own in compared for one in own]
     found = table(results, left_out)
     if arguments.out:
-        write(results, arguments.out, [changes for _, changes in compared], left_out)
+        write(results, arguments.out, [changes for _, changes, _ in compared], left_out, [audits_to_html(audits)])
+        write_audits(audits, arguments.out)
         print(f"plam: wrote {arguments.out}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(records(results), indent=2))
+        told = {(one["task"], one["metric"]): one for one in audit_details(audits)}
+        found_in_all = [one | {"audit": told.get((one["task"], one["metric"]))} for one in records(results)]
+        print(json.dumps(found_in_all, indent=2))
         print(*found.notes, sep="\n", file=sys.stderr)
     else:
         print_table(found)
+        print_audits(audits)
+    say(audit_warnings(audits))
     return 1 if left_out else 0
 
 

@@ -63,6 +63,7 @@ class Plam(lmms):
         courses: by family task, in which order it asks, where answers decide that.
         proofs: by family task, how its variants were answered, and what was checked before.
         tasters: by family task, what looks at its first answer before more are asked for.
+        endings: by family task, how its answers ended.
         answered: by folder, the journal's entries that a family task has put into its matrix.
         failures: by task, why it has no result although others may.
     """
@@ -111,6 +112,7 @@ class Plam(lmms):
         self.courses: dict[str, Course] = {}
         self.proofs: dict[str, Proof] = {}
         self.tasters: dict[str, Taster] = {}
+        self.endings: dict[str, Endings] = {}
         self.answered: dict[Path, set[Key]] = {}
         self.failures: dict[str, str] = {}
         self.provenance = describe(
@@ -244,7 +246,14 @@ class Plam(lmms):
         members = [requests[index] for index in families]
         with no_silent_failure(self.backend, members) as in_hand:
             told = answer_families(
-                self.backend, self.model, self.engine.answer, members, self.courses, self.tasters, in_hand, self.endings
+                self.backend,
+                self.model,
+                self.engine.answer,
+                members,
+                self.courses,
+                self.tasters,
+                in_hand,
+                self.endings,
             )
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]

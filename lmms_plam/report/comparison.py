@@ -133,7 +133,11 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
 
 
 def write(
-    results: Sequence[Result], folder: Path, changes: Iterable[Changes] = (), left_out: Sequence[str] = ()
+    results: Sequence[Result],
+    folder: Path,
+    changes: Iterable[Changes] = (),
+    left_out: Sequence[str] = (),
+    fragments: Sequence[str] = (),
 ) -> None:
     """Write comparison.json (the records and all else that is known), .csv, .md, .html and the forest plot.
 
@@ -142,6 +146,7 @@ def write(
         folder: where the files go.
         changes: documents that the page shows below.
         left_out: a line for each task that is left out.
+        fragments: HTML that the page shows between table and documents.
     """
     found = table(results, left_out)
     full = [record | _details(result) for record, result in zip(records(results), results, strict=True)]
@@ -152,7 +157,7 @@ def write(
     write_text(folder / "forest.svg", svg)
     write_bytes(folder / FOREST, forest(results, "png"))
     picture = svg[svg.index("<svg") :]
-    shown = [picture, found.to_html(), *map(changes_to_html, changes)]
+    shown = [picture, found.to_html(), *fragments, *map(changes_to_html, changes)]
     write_text(folder / "comparison.html", page(found.title, shown, "made by lmms-plam"))
 
 
