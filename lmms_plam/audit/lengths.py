@@ -7,8 +7,6 @@ from collections.abc import Collection
 
 import numpy as np
 
-from lmms_plam.stats.matrix import FloatArray, ScoreMatrix
-
 _PIECE = re.compile(r"[^\s\w]?[^\W\d_]+|\d|_|\s?[^\s\w]+|\s(?=\d)")
 _ENDS = re.compile(r"[.!?。！？][\"'”’)\]*]*\s*$")
 _SHORT = 10
@@ -43,13 +41,3 @@ def wall(lengths: Collection[int]) -> int | None:
         return None
     least = longest if longest < _SHORT else int(np.ceil(0.8 * longest))
     return least if sum(length >= least for length in lengths) >= _PILE else None
-
-
-def mean_lengths(matrix: ScoreMatrix) -> FloatArray:
-    """Return the mean length of each variant's answers, (n_variants,): NaN where nobody counted."""
-    if matrix.formats is None:
-        return np.full(len(matrix.variants), np.nan)
-    length = matrix.formats.length
-    counted = ~np.isnan(length)
-    total = np.where(counted, length, 0.0).sum(axis=0)
-    return np.where(counted.any(axis=0), total / np.maximum(counted.sum(axis=0), 1), np.nan)

@@ -15,7 +15,7 @@ import numpy as np
 
 from lmms_plam.errors import DataError
 from lmms_plam.stats.comparison import Analysis, Estimate, Settings
-from lmms_plam.stats.matrix import BoolArray, Formats, IntArray, ScoreMatrix
+from lmms_plam.stats.matrix import Formats, IntArray, ScoreMatrix
 from lmms_plam.stats.metrics import Metric
 
 KINDS: dict[str, str] = {
@@ -157,7 +157,7 @@ def kinds_of(pair: ScoreMatrix) -> IntArray:
     bare = np.array([all(len(re.findall(r"\w+", answer)) == 1 for answer in row) for row in pair.answers])
     unread = (formats.read == "not").sum(axis=1)
     found = {
-        "cut_off": is_cut_off(formats).any(axis=1),
+        "cut_off": formats.is_cut_off().any(axis=1),
         "unknown": (formats.read == "").any(axis=1),
         "neither_read": unread == 2,
         "one_read": unread == 1,
@@ -168,11 +168,6 @@ def kinds_of(pair: ScoreMatrix) -> IntArray:
     return np.select(list(found.values()), places, default=list(KINDS).index("meant")).astype(np.int64)
 
 
-def is_cut_off(formats: Formats) -> BoolArray:
-    """Return which answers were cut off, surely or likely, (n_docs, n_variants)."""
-    return np.asarray((formats.cut_off == "yes") | (formats.cut_off == "likely"))
-
-
 def side(matrix: ScoreMatrix, variant: str) -> Side:
     """Return how a variant's answers were given and read.
 
@@ -180,8 +175,8 @@ def side(matrix: ScoreMatrix, variant: str) -> Side:
         DataError: there is no such variant, or the matrix doesn't say.
     """
     one = _formats(matrix).at(slice(None), [matrix.column(variant)])
-    read, told, cut = one.read[:, 0], one.cut_off[:, 0], is_cut_off(one)[:, 0]
-    known, counted = read != "", ~np.isnan(one.length[:, 0])
+    read, told = one.read[:, 0], one.cut_off[:, 0]
+    known = read != ""
 
     def share(how: str) -> float | None:
         return float((read[known] == how).mean()) if known.any() else None
@@ -193,10 +188,10 @@ def side(matrix: ScoreMatrix, variant: str) -> Side:
         share("meant"),
         share("fallback"),
         share("not"),
-        cut_off=float(cut[told != ""].mean()) if (told != "").any() else None,
+        cut_off=one.share_cut_off()[0],
         sure=not (told == "likely").any(),
         limit=int(np.nanmax(limits)) if np.isfinite(limits).any() else None,
-        length=float(one.length[counted, 0].mean()) if counted.any() else None,
+        length=one.mean_length()[0],
     )
 
 

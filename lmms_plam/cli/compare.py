@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare task by task and print a table or JSON."""
     stay_offline()
-    from lmms_plam.report.audit import audit_details, audit_warnings, audits_to_html, write_audits
+    from lmms_plam.report.audit import audit_sentences, audit_warnings, audits_to_html, write_audits
     from lmms_plam.report.comparison import records, table, write
     from lmms_plam.runs.paired import compare_task, runs_by_task
     from lmms_plam.stats.results import adjust_results
@@ -65,10 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_audits(audits, arguments.out)
         print(f"plam: wrote {arguments.out}", file=sys.stderr)
     if arguments.json:
-        told = {(one["task"], one["metric"]): one for one in audit_details(audits)}
-        found_in_all = [one | {"audit": told.get((one["task"], one["metric"]))} for one in records(results)]
-        print(json.dumps(found_in_all, indent=2))
-        print(*found.notes, sep="\n", file=sys.stderr)
+        print(json.dumps(records(results), indent=2))
+        print(*found.notes, *audit_sentences(audits), sep="\n", file=sys.stderr)
     else:
         print_table(found)
         print_audits(audits)

@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,12 +52,17 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A probe's curve and plateau, where they come from, and the SHA-256 of the matrix (None for a pool)."""
+    """A probe's curve and plateau, where they come from, and the SHA-256 of the matrix (None for a pool).
+
+    `answers` says how long the answers at each cut are: `length`, the mean in new tokens, and `cut_off`, the share that
+    the limit on them cut off; None where nobody counted. Hidden vision hurts long answers first (arXiv 2604.09425).
+    """
 
     origin: Origin
     data: str | None
     curve: MaskingCurve
     plateau: Plateau
+    answers: Mapping[int, Mapping[str, float | None]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `plateau.json` holds; scores are in the benchmark's units, cuts count decoder layers."""
@@ -99,7 +104,8 @@ class Probe:
 
     def write(self, folder: Path) -> None:
         """Write `curve.json`, then `plateau.json`."""
-        write_text(folder / CURVE, _dump([asdict(point) for point in self.plateau.points]))
+        points = [asdict(point) | dict(self.answers.get(point.cut, {})) for point in self.plateau.points]
+        write_text(folder / CURVE, _dump(points))
         write_text(folder / PLATEAU, _dump(self.to_dict()))
 
 
@@ -128,7 +134,16 @@ def analyse(
     matrix, metric = ScoreMatrix.read(path), find_metric(origin.metric)
     with about(str(path)):
         curve = masking_curve(matrix, metric, perfect_answer=origin.perfect_answer, draws=draws, seed=seed)
-    return Probe(origin, digest(path), curve, find_plateau(curve, rule, level))
+    return Probe(origin, digest(path), curve, find_plateau(curve, rule, level), _answers(matrix))
+
+
+def _answers(matrix: ScoreMatrix) -> dict[int, dict[str, float | None]]:
+    """Return, for each cut, how long its answers are and how many of them were cut off."""
+    formats = matrix.formats
+    if formats is None:
+        return {}
+    told = zip(matrix.variants, formats.mean_length(), formats.share_cut_off(), strict=True)
+    return {int(cut): {"length": length, "cut_off": cut_off} for cut, length, cut_off in told}
 
 
 def pool(probes: Sequence[Probe], rule: OnsetRule | None = None, level: float = 0.9) -> Probe:

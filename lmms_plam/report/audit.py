@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lmms_plam.audit.parts import KINDS, Part, Side
+from lmms_plam.audit.parts import KINDS, Audit, Part, Side
 from lmms_plam.files import write_text
 from lmms_plam.report.comparison import decimals, p_text, to_csv
 from lmms_plam.report.tables import Table
@@ -94,7 +94,7 @@ def audit_warnings(audits: Sequence[TaskAudit]) -> list[str]:
 
 def parts_table(audits: Sequence[TaskAudit]) -> Table | None:
     """Return the parts of each headline metric's difference; None where there are none."""
-    shown = [one for one in audits if one.headline and one.found is not None and one.found.parts]
+    shown = [one for one in audits if one.headline and one.found is not None and _says_something(one.found)]
     rows: list[tuple[str, ...]] = []
     for one in shown:
         assert one.found is not None
@@ -199,6 +199,10 @@ def write_audits(audits: Sequence[TaskAudit], folder: Path) -> None:
     lines = "".join(f"- {line}\n" for line in (*audit_warnings(audits), *audit_sentences(audits)))
     tables = [found.to_markdown() for found in (parts_table(audits), sides_table(audits)) if found is not None]
     write_text(folder / "audit.md", "\n".join([*tables, lines]))
+
+
+def _says_something(found: Audit) -> bool:
+    return any(part.kind != "unknown" for part in found.parts)
 
 
 def _in_words(one: TaskAudit) -> str:

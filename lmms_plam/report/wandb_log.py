@@ -26,9 +26,10 @@ from lmms_plam.stats.results import Result
 def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, examples: Sequence[Example] = ()) -> None:
     """Log a probe to a W&B run that is under way, online or offline.
 
-    It logs score, band and fit with the layer as their step (`TASK/curve/...`), the onset and what belongs to it in the
-    summary (`TASK/onset`), the picture (`TASK/picture`), a table of the examples with each cut's answer
-    (`TASK/answers`), and the folder's files as an artifact of type `masking-probe`.
+    It logs score, band, fit, answers' mean length and the share cut off with the layer as their step
+    (`TASK/curve/...`), the onset and what belongs to it in the summary (`TASK/onset`), the picture (`TASK/picture`), a
+    table of the examples with each cut's answer (`TASK/answers`), and the folder's files as an artifact of type
+    `masking-probe`.
 
     Args:
         run: `wandb.run`.
@@ -42,10 +43,11 @@ def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, example
     task = probe.origin.task
     step = f"{task}/curve/layer"
     run.define_metric(step, hidden=True)
-    for name in ("score", "low", "high", "fit"):
+    for name in ("score", "low", "high", "fit", "length", "cut_off"):
         run.define_metric(f"{task}/curve/{name}", step_metric=step)
     for point in probe.plateau.points:
         values = {"score": point.score, "low": point.low, "high": point.high, "fit": point.fit}
+        values |= {name: value for name, value in probe.answers.get(point.cut, {}).items() if value is not None}
         run.log({step: point.cut, **{f"{task}/curve/{name}": value for name, value in values.items()}})
 
     record = probe.to_dict()

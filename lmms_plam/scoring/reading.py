@@ -17,7 +17,7 @@ letter or an option's text within a sentence; `not`: it found nothing."""
 _BARE = re.compile(r"\W*([A-Za-z])\W*")
 _FIRST = re.compile(r"[^\w]*([A-Z])\s*[).:,*。：、）]")
 _SAID = re.compile(
-    r"(?:answer|option|choice|答案|选项?)\s*(?:is|是|为|：|:)?\s*[^\w]*([A-Z])(?=[^\w]*$|\s*[).:,*。：、）])"
+    r"(?i:answer|option|choice|答案|选项?)\s*(?:is|是|为|：|:)?\s*[^\w]*([A-Z])(?=[^\w]*$|\s*[).:,*。：、）])"
 )
 _LAST_LINE = re.compile(r"\n\W*([A-Z])\W*$")
 _PHRASE = 5  # words in what "a single word or phrase" can be

@@ -47,6 +47,23 @@ class Formats:
         """Return those of some documents, or of some variants."""
         return Formats(*(values[rows][:, columns] for values in (self.read, self.cut_off, self.length)))
 
+    def is_cut_off(self) -> BoolArray:
+        """Return which answers were cut off, surely or likely, (n_docs, n_variants)."""
+        return np.asarray((self.cut_off == "yes") | (self.cut_off == "likely"))
+
+    def mean_length(self) -> list[float | None]:
+        """Return the mean length of each variant's answers, None where nobody counted any."""
+        counted = ~np.isnan(self.length)
+        return [
+            float(own[known].mean()) if known.any() else None
+            for own, known in zip(self.length.T, counted.T, strict=True)
+        ]
+
+    def share_cut_off(self) -> list[float | None]:
+        """Return the share of each variant's answers cut off, of those of which that is known; None where it isn't."""
+        known, cut = self.cut_off != "", self.is_cut_off()
+        return [float(own[told].mean()) if told.any() else None for own, told in zip(cut.T, known.T, strict=True)]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreMatrix:
