@@ -80,6 +80,12 @@ def test_a_benchmark_is_probed_compared_and_searched_in_one_run(pairs, tmp_path,
     numbers = results["results"]
     headline = json.loads((comparison / "comparison.json").read_text())[0]
     assert [headline["a"], headline["b"]] == [numbers[tasks[1]][f"{name},none"] for name in ("base", "merged")]
+    for folder in (comparison, search):
+        audit = json.loads((folder / "audit.json").read_text())[0]
+        assert sum(part["difference"] for part in audit["parts"]) == pytest.approx(audit["difference"], abs=1e-9)
+        assert sum(part["documents"] for part in audit["parts"]) == len(matrix.doc_ids)
+        assert audit["missing"] is None
+        assert all(0 < side["length"] <= 4 for side in audit["sides"])
     found = json.loads((search / "search.json").read_text())
     assert numbers[tasks[2]]["base,none"] == pytest.approx(headline["a"])
     assert {recipe["name"] for recipe in found["recipes"]} > {"base"}

@@ -109,7 +109,11 @@ def audit_pick(surface: Surface, search: Search) -> TaskAudit:
 
 
 def _warn(task: str, side: Side) -> str:
-    limit = f"by the limit of {side.limit} new tokens" if side.limit is not None else "by the limit on new tokens"
+    limit = (
+        "by the limit on new tokens"
+        if side.limit is None
+        else f"at {side.limit} new {'token' if side.limit == 1 else 'tokens'}"
+    )
     proposed = max(_LEAST_LIMIT, _FURTHER * (side.limit or 0))
     return (
         f"{task}: {side.cut_off:.1%} of {side.variant}'s answers are {'' if side.sure else 'likely '}cut off {limit}:"
