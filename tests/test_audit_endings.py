@@ -94,7 +94,7 @@ def test_without_a_limit_in_the_logs_answers_as_long_as_the_longest_are_likely_c
     parts = {part["part"]: (part["documents"], part["gained"], part["lost"]) for part in audit["parts"]}
     assert parts == {"bare": (50, 0, 4), "one_read": (2, 2, 0), "cut_off": (8, 6, 0)}
     assert sum(part["difference"] for part in audit["parts"]) == pytest.approx(audit["difference"])
-    assert "13.3% of base's answers are likely cut off by the limit on new tokens: raise it" in err
+    assert "13.3% of the answers of base are likely cut off by the limit on new tokens: raise it" in err
     assert "the logs don't say the limit on new tokens" in " ".join(out.split())
     assert (tmp_path / "out" / "audit.csv").exists()
     assert "Format audit" in (tmp_path / "out" / "comparison.html").read_text()

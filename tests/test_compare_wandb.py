@@ -113,4 +113,4 @@ def test_an_offline_run_holds_the_format_audit_and_warns_of_answers_cut_off(comp
     assert len(rows) == sum(len(one["parts"]) for one in audits if one["variant"] == "merged")
     said = {warning for one in audits for warning in one["warnings"]}
     assert set(alerts) == said == set(summary[f"{TASK}/format_audit/warnings"])
-    assert any("strong's answers are cut off at 1 new token:" in warning for warning in said)
+    assert any("the answers of strong are cut off at 1 new token:" in warning for warning in said)

@@ -123,7 +123,7 @@ def test_more_than_a_hundredth_cut_off_is_a_warning_with_a_limit_to_set():
     cells = [[("meant", "no", 1.0), ("meant", "yes" if place < 2 else "no", 1.0)] for place in range(100)]
     found = audit(matrix(cells), find_metric("mean"), "base", "merged", QUICK)
     (warning,) = TaskAudit("mine", "accuracy", True, "base", "merged", 1.0, found).warnings
-    assert "2.0% of merged's answers are cut off at 4 new tokens" in warning
+    assert "2.0% of the answers of merged are cut off at 4 new tokens" in warning
     assert "--gen_kwargs max_new_tokens=64" in warning
     rare = [[("meant", "no", 1.0), ("meant", "yes" if place < 1 else "no", 1.0)] for place in range(100)]
     found = audit(matrix(rare), find_metric("mean"), "base", "merged", QUICK)

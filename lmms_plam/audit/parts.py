@@ -143,7 +143,8 @@ def audit(
         )
     value = analysis.units.estimate()
     sides = side(matrix, reference), side(matrix, variant)
-    missing = "" if set(present) - {"unknown", "cut_off"} else "nobody says which answers its scoring can read"
+    read = _formats(pair).read != ""
+    missing = "" if read.any() else "nobody says which answers its scoring can read"
     return Audit(float(value[-1] - value[0]), tuple(parts), sides, missing)
 
 

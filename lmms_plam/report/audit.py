@@ -214,7 +214,7 @@ def _in_words(one: TaskAudit) -> str:
         + (f", p {p_text(part.p_value)})" if part.gained or part.lost else ")")
         for part in one.found.parts
     )
-    return f"{one.task}: of {one.variant}'s {one.found.total:+.{unit}f} in {one.metric}: {parts}"
+    return f"{one.task}: of the {one.found.total:+.{unit}f} of {one.variant} in {one.metric}: {parts}"
 
 
 def _of_it(part: Part, total: float) -> str:

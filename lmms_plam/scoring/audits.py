@@ -109,13 +109,11 @@ def audit_pick(surface: Surface, search: Search) -> TaskAudit:
 
 
 def _warn(task: str, side: Side) -> str:
-    limit = (
-        "by the limit on new tokens"
-        if side.limit is None
-        else f"at {side.limit} new {'token' if side.limit == 1 else 'tokens'}"
-    )
+    tokens = "token" if side.limit == 1 else "tokens"
+    limit = "by the limit on new tokens" if side.limit is None else f"at {side.limit} new {tokens}"
+    sure = "cut off" if side.sure else "likely cut off"
     proposed = max(_LEAST_LIMIT, _FURTHER * (side.limit or 0))
     return (
-        f"{task}: {side.cut_off:.1%} of {side.variant}'s answers are {'' if side.sure else 'likely '}cut off {limit}:"
-        f" raise it, such as --gen_kwargs max_new_tokens={proposed}, and run again"
+        f"{task}: {side.cut_off:.1%} of the answers of {side.variant} are {sure} {limit}: raise it, such as"
+        f" --gen_kwargs max_new_tokens={proposed}, and run again"
     )
