@@ -103,6 +103,26 @@ def test_words_around_the_same_letter_are_told_from_bare_letters():
     assert {part.kind: part.documents for part in found.parts} == {"bare": 2, "meant": 1}
 
 
+def test_gained_against_lost_is_tested_where_documents_are_independent():
+    gains = [1.0] * 15 + [-1.0] * 6 + [0.0] * 4
+
+    def rows(cluster):
+        return [
+            {"doc_id": doc_id, "variant": variant, "answer": "A", "score": score, "cluster": cluster(doc_id)}
+            | {"read": "meant", "cut_off": "no", "length": 2}
+            for doc_id, gain in enumerate(gains)
+            for variant, score in (("base", float(gain < 0)), ("merged", float(gain > 0)))
+        ]
+
+    alone, paired = (
+        audit(ScoreMatrix.from_rows(rows(cluster)), find_metric("mean"), "base", "merged", QUICK).part("bare")
+        for cluster in (str, lambda doc_id: str(doc_id // 2))
+    )
+    assert (alone.gained, alone.lost) == (15, 6)
+    assert alone.count_p == pytest.approx(0.0784, abs=5e-5)
+    assert paired.count_p is None
+
+
 def test_what_nobody_knows_is_no_zero():
     plain = ScoreMatrix.from_rows(
         {"doc_id": doc_id, "variant": variant, "score": 1.0} for doc_id in range(4) for variant in ("base", "merged")

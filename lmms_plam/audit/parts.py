@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import binomtest
 
 from lmms_plam.errors import DataError
 from lmms_plam.stats.comparison import Analysis, Estimate, Settings
@@ -41,7 +42,8 @@ class Part:
         lost: on how many it scores lower.
         difference: the contribution, in the metric's unit; resampled are all clusters, whatever their kind.
         p_value: two-sided sign-flip mid-p that the contribution is none; None with one cluster.
-        mcnemar_p: McNemar's mid-p of gained against lost where every cluster is plainly right or wrong, else None.
+        count_p: exact two-sided sign test of gained against lost documents, whatever they weigh in the metric; None
+            where documents depend on each other.
     """
 
     kind: str
@@ -50,7 +52,7 @@ class Part:
     lost: int
     difference: Estimate
     p_value: float | None
-    mcnemar_p: float | None
+    count_p: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +127,22 @@ def audit(
     present = [kind for place, kind in enumerate(KINDS) if (kinds == place).any()]
     steps = [f"step {place}" for place in range(len(present) + 1)]
     analysis = Analysis.of(_exchanged(pair, kinds, present, steps), metric, settings)
+    alone = len(set(pair.clusters.tolist())) == len(pair.doc_ids)
     parts = []
     for kind, before, after in zip(present, steps, steps[1:], strict=False):
         own = kinds == list(KINDS).index(kind)
         found = analysis.compare(before, after)
         higher = pair.scores[own, 1] - pair.scores[own, 0]
+        gained, lost = int((higher > 0).sum()), int((higher < 0).sum())
         parts.append(
             Part(
                 kind=kind,
                 documents=int(own.sum()),
-                gained=int((higher > 0).sum()),
-                lost=int((higher < 0).sum()),
+                gained=gained,
+                lost=lost,
                 difference=found.difference,
                 p_value=found.p_value,
-                mcnemar_p=found.mcnemar_p,
+                count_p=_sign_test(gained, lost) if alone else None,
             )
         )
     value = analysis.units.estimate()
@@ -194,6 +198,10 @@ def side(matrix: ScoreMatrix, variant: str) -> Side:
         limit=int(np.nanmax(limits)) if np.isfinite(limits).any() else None,
         length=one.mean_length()[0],
     )
+
+
+def _sign_test(gained: int, lost: int) -> float:
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def _formats(matrix: ScoreMatrix) -> Formats:

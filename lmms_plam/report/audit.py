@@ -45,7 +45,7 @@ def audit_records(audits: Sequence[TaskAudit]) -> list[dict[str, Any]]:
             "ci_low": part.difference.ci_low,
             "ci_high": part.difference.ci_high,
             "p_value": part.p_value,
-            "mcnemar_p": part.mcnemar_p,
+            "count_p": part.count_p,
             "total": one.found.total,
         }
         for one in audits
@@ -112,7 +112,7 @@ def parts_table(audits: Sequence[TaskAudit]) -> Table | None:
                     f"{part.difference.value:+.{unit}f}",
                     "none" if low is None or high is None else f"{low:+.{unit}f} to {high:+.{unit}f}",
                     p_text(part.p_value),
-                    p_text(part.mcnemar_p),
+                    p_text(part.count_p),
                 )
             )
         counts = [sum(getattr(part, name) for part in one.found.parts) for name in ("documents", "gained", "lost")]
@@ -144,12 +144,14 @@ def parts_table(audits: Sequence[TaskAudit]) -> Table | None:
             "difference",
             f"{level:.0%} interval",
             "p",
-            "McNemar p",
+            "p of counts",
         ),
         rows=rows,
         notes=(
             "the parts sum to the difference: the reference's answers are exchanged for the variant's line by line, and"
             " a line is what that changes in the metric",
+            "p: sign flips of whole clusters in the metric, two-sided mid-p; p of counts: exact sign test of gained"
+            " against lost documents, where none depends on another",
             *notes,
         ),
         labels=3,
@@ -208,12 +210,14 @@ def _says_something(found: Audit) -> bool:
 def _in_words(one: TaskAudit) -> str:
     assert one.found is not None
     unit = decimals(one.perfect)
+    changed = [part for part in one.found.parts if part.gained or part.lost or part.difference.value]
     parts = "; ".join(
         f"{part.difference.value:+.{unit}f}{_of_it(part, one.found.total)} where {_SHORT[part.kind]} "
-        f"({part.gained} gained, {part.lost} lost"
-        + (f", p {p_text(part.p_value)})" if part.gained or part.lost else ")")
-        for part in one.found.parts
+        f"({part.gained} gained, {part.lost} lost, p {p_text(part.p_value) or 'none'})"
+        for part in changed
     )
+    if not changed:
+        return f"{one.task}: no answer of {one.variant} scores otherwise in {one.metric}"
     return f"{one.task}: of the {one.found.total:+.{unit}f} of {one.variant} in {one.metric}: {parts}"
 
 
