@@ -107,6 +107,22 @@ def test_a_limit_far_above_the_longest_answer_cuts_nothing_off(capsys, tmp_path)
     assert "cut off" not in err
 
 
+def test_a_log_without_a_limit_whose_answers_look_whole_says_so(capsys, tmp_path):
+    short = [star("AB"[place % 2], place) for place in range(40)]
+    out, err, (audit, *_) = compared(capsys, tmp_path, short, short)
+    assert "the logs don't say the limit on new tokens, and no answers look as if one had cut them off" in " ".join(
+        out.split()
+    )
+    assert [side["cut_off"] for side in audit["sides"]] == [0, 0]
+    assert "cut off" not in err
+
+
+def test_a_limit_that_the_longest_answers_can_have_reached_is_taken_for_reached(capsys, tmp_path):
+    base, merged = ([star(answer, place) for place, answer in enumerate(side)] for side in (BASE, MERGED))
+    _, err, _ = compared(capsys, tmp_path, base, merged, generation_kwargs={"max_new_tokens": 4})
+    assert "13.3% of the answers of base are likely cut off" in err
+
+
 def test_counted_tokens_are_held_against_the_logged_limit(capsys, tmp_path):
     def side(answers):
         return [

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmms_plam.audit.lengths import count_pieces, ends_sentence, wall
+from lmms_plam.audit.lengths import count_pieces, ends_sentence, most_tokens, wall
 from lmms_plam.audit.parts import KINDS, audit
 from lmms_plam.scoring.audits import TaskAudit
 from lmms_plam.scoring.benchmarks import BENCHMARKS
@@ -265,6 +265,8 @@ def test_a_task_of_the_users_own_says_what_its_scoring_can_read():
 
 def test_lengths_of_answers_show_a_limit():
     assert [count_pieces(text) for text in ("A", "(D) 7", "To find the total", "我们已知：\n\n", "")] == [1, 4, 4, 2, 0]
+    for text in ("A", "(D) 7", "To find the total", "antidisestablishmentarianism", "我们已知：\n\n"):
+        assert count_pieces(text) <= most_tokens(text) <= len(text)
     assert ends_sentence("It is red.")
     assert ends_sentence('He said "no."')
     assert not ends_sentence("To find the")

@@ -22,6 +22,11 @@ def count_pieces(answer: str) -> int:
     return len(_PIECE.findall(answer))
 
 
+def most_tokens(answer: str) -> int:
+    """Return about the greatest number of tokens of an answer: one for three characters, or for one beyond ASCII."""
+    return sum(-(-len(piece) // 3) if piece.isascii() else len(piece) for piece in _PIECE.findall(answer))
+
+
 def ends_sentence(answer: str) -> bool:
     """Whether an answer ends as a sentence does."""
     return bool(_ENDS.search(answer))

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmms_plam.audit.lengths import count_pieces, ends_sentence, wall
+from lmms_plam.audit.lengths import count_pieces, ends_sentence, most_tokens, wall
 from lmms_plam.runs.samples import TaskRun
 from lmms_plam.scoring.record import CutOff, Sample, answer_of
-
-_MOST_TOKENS = 4  # that a word or a mark takes, generously
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +59,31 @@ def read_endings(
     for name, run in runs.items():
         limit = _limit(run)
         least = limit if in_tokens and limit is not None else longest
-        if limit is not None and _MOST_TOKENS * max(lengths[name].values(), default=0) < limit:
-            least = None
-        cut = {doc_id for doc_id, length in unfinished[name].items() if least is not None and length >= least}
+        cut = {
+            doc_id
+            for doc_id, length in unfinished[name].items()
+            if least is not None
+            and length >= least
+            and (in_tokens or limit is None or most_tokens(answers[name][doc_id]) >= limit)
+        }
         endings[name] = {
             doc_id: LoggedEnding(length, "likely" if doc_id in cut else "no")
             for doc_id, length in lengths[name].items()
         }
         found, unsaid = found or bool(cut), unsaid or limit is None
+    return endings, _notes(found, unsaid, f"{longest} {'tokens' if in_tokens else 'words and marks'}")
+
+
+def _notes(found: bool, unsaid: bool, longest: str) -> tuple[str, ...]:
+    """Say what is likely and not known, given whether answers count as cut off and whether a log lacks its limit."""
+    no_limit = "the logs don't say the limit on new tokens"
+    if unsaid and not found:
+        return (f"{no_limit}, and no answers look as if one had cut them off",)
     if not found:
-        return endings, ()
-    unit = "tokens" if in_tokens else "words and marks"
-    as_long = f"as long as the longest ({longest} {unit} or more)" if unsaid else "as long as the limit allows"
-    return endings, (
-        f"the logs don't say {'the limit on new tokens' if unsaid else 'which answers ended by themselves'}: answers"
-        f" {as_long} that end no sentence are taken for cut off, which is likely and not known",
-    )
+        return ()
+    why = no_limit if unsaid else "the logs don't say which answers ended by themselves"
+    as_long = f"as long as the longest ({longest} or more)" if unsaid else "as long as the limit allows"
+    return (f"{why}: answers {as_long} that end no sentence are taken for cut off, which is likely and not known",)
 
 
 def _tokens(sample: Sample) -> int | None:
