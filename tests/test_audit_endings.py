@@ -96,6 +96,9 @@ def test_without_a_limit_in_the_logs_answers_as_long_as_the_longest_are_likely_c
     assert sum(part["difference"] for part in audit["parts"]) == pytest.approx(audit["difference"])
     assert "13.3% of the answers of base are likely cut off by the limit on new tokens: raise it" in err
     assert "the logs don't say the limit on new tokens" in " ".join(out.split())
+    said = (tmp_path / "out" / "audit.md").read_text()
+    assert "mmstar: the benchmark's parser can't read 16.7% of the answers of base" in said
+    assert "+0.1000, 150% of it, where one or both are cut off (6 gained, 0 lost" in said
     assert (tmp_path / "out" / "audit.csv").exists()
     assert "Format audit" in (tmp_path / "out" / "comparison.html").read_text()
 

@@ -126,18 +126,18 @@ def print_table(table: Table) -> None:
 
 
 def print_audits(audits: Sequence[TaskAudit]) -> None:
-    """Print format audits: the parts of each difference, how answers were read, and where that isn't known."""
+    """Print format audits: the parts of each difference, how answers were read, and both in words."""
     from rich.console import Console
 
-    from lmms_plam.report.audit import parts_table, sides_table
+    from lmms_plam.report.audit import audit_sentences, parts_table, sides_table
 
     console = Console(markup=False, emoji=False)
     for table in (parts_table(audits), sides_table(audits)):
         if table is not None:
             console.print()
             print_table(table)
-    for missing in dict.fromkeys(one.missing for one in audits if one.missing):
-        console.print(f"- {missing}", highlight=False)
+    for line in audit_sentences(audits):
+        console.print(f"- {line}", highlight=False)
 
 
 def _read_clusters(entry: str) -> tuple[str, dict[int, str]]:

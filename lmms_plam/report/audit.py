@@ -83,8 +83,16 @@ _SAID_ONCE = (*_OF, "total")
 
 
 def audit_sentences(audits: Sequence[TaskAudit]) -> list[str]:
-    """Return a line for each headline metric of each variant: of which kinds of answers the difference is."""
-    return [line for one in audits if one.headline for line in [one.missing or _in_words(one)] if line]
+    """Return what the difference of each headline metric is made of, then how many answers no parser could read."""
+    shown = [one for one in audits if one.headline]
+    unread = dict.fromkeys(
+        f"{one.task}: the benchmark's parser can't read {side.unread:.1%} of the answers of {side.variant}"
+        for one in shown
+        if one.found is not None
+        for side in one.found.sides
+        if side.unread
+    )
+    return [*(one.missing or _in_words(one) for one in shown), *unread]
 
 
 def audit_warnings(audits: Sequence[TaskAudit]) -> list[str]:
