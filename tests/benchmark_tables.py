@@ -115,17 +115,15 @@ def mmmu() -> Iterator[Document]:
         }
 
 
-@table(
-    "lmms-lab-encoder/MMBench",
-    "dev",
-    columns(
-        *("question", "hint", "answer", *LETTERS, "category", "source", "L2-category", "comment", "split"),
-        index=INTEGER,
-        image=IMAGE,
-    ),
-    config="en",
+_MMBENCH = columns(
+    *("question", "hint", "answer", *LETTERS, "category", "source", "L2-category", "comment", "split"),
+    index=INTEGER,
+    image=IMAGE,
 )
-def mmbench() -> Iterator[Document]:
+
+
+def _rotations(names: Mapping[str, str] | None = None, without: tuple[str, ...] = ()) -> Iterator[Document]:
+    """Yield MMBench's questions, each once for every rotation of its options, with columns renamed or left out."""
     for group, (category, options) in enumerate(
         (
             ("object_localization", ("left", "right", "top", "bottom")),
@@ -133,12 +131,14 @@ def mmbench() -> Iterator[Document]:
             ("image_emotion", ("happy", "sad", "nan", "nan")),
             ("ocr", ("stop", "go", "slow", "exit")),
             ("object_localization", ("near", "far", "nan", "nan")),
+            ("ocr", ("open", "closed", "nan", "nan")),
+            ("image_emotion", ("calm", "angry", "nan", "nan")),
         )
     ):
         texts = [text for text in options if text != "nan"]
         for rotation in range(len(texts)):
             shown = texts[rotation:] + texts[:rotation]
-            yield {
+            document = {
                 "index": group + rotation * 1_000_000,
                 "question": f"What does picture {group} show?",
                 "hint": "nan" if group % 2 else "Look at the circle.",
@@ -151,6 +151,69 @@ def mmbench() -> Iterator[Document]:
                 "comment": "nan",
                 "split": "dev",
             }
+            yield {(names or {}).get(name, name): value for name, value in document.items() if name not in without}
+
+
+@table("lmms-lab-encoder/MMBench", "dev", _MMBENCH, config="en")
+def mmbench() -> Iterator[Document]:
+    return _rotations()
+
+
+@table("lmms-lab-encoder/MMBench", "dev", _MMBENCH, config="cn")
+def mmbench_cn() -> Iterator[Document]:
+    for document in _rotations():
+        yield document | {"question": f"图片 {document['index'] % 1_000_000} 里有什么？", "hint": "nan"}
+
+
+_NOT_IN_CC = ("hint", "L2-category", "comment", "split")
+
+
+@table(
+    "lmms-lab-encoder/MMBench",
+    "test",
+    {name: kind for name, kind in _MMBENCH.items() if name not in _NOT_IN_CC},
+    config="cc",
+)
+def mmbench_cc() -> Iterator[Document]:
+    return _rotations(without=_NOT_IN_CC)
+
+
+_IN_RU = {"L2-category": "l2-category"}
+
+
+@table("deepvk/MMBench-ru", "dev", {_IN_RU.get(name, name): kind for name, kind in _MMBENCH.items()})
+def mmbench_ru() -> Iterator[Document]:
+    return _rotations(_IN_RU)
+
+
+@table(
+    "doolayer/SEED-Bench-2-Plus",
+    "test",
+    columns(
+        *("question_id", "question", *(f"choice_{letter}" for letter in LETTERS), "answer"),
+        *("question_image_type", "question_image_subtype", "data_id", "data_source", "data_type", "level", "subpart"),
+        "version",
+        image=IMAGE,
+    ),
+)
+def seedbench_2_plus() -> Iterator[Document]:
+    for number in range(22):
+        kind = ("chart", "map", "web")[number // 4 % 3]  # four questions an image
+        yield {
+            "question_id": str(number),
+            "question": f"Which value stands in row {number}?",
+            **{f"choice_{letter}": str(10 * place + number) for place, letter in enumerate(LETTERS)},
+            "answer": LETTERS[number % 4],
+            "question_image_type": kind,
+            "question_image_subtype": "tree diagram",
+            "data_id": f"text_rich/{number // 4}.png",
+            "data_source": "SEED-Bench v2 plus",
+            "data_type": "Single Image",
+            "level": "L1",
+            "subpart": "Single-Image & Text Comprehension",
+            "version": "v2+",
+            "image": picture(number // 4),
+        }
 
 
 @table("lmms-lab-encoder/RealWorldQA", "test", columns("image_path", "question", "answer", image=IMAGE))
@@ -168,26 +231,45 @@ def realworldqa() -> Iterator[Document]:
         }
 
 
-@table(
-    "lmms-lab-encoder/POPE",
-    "test",
-    columns("id", "question_id", "question", "answer", "image_source", "category", image=IMAGE),
-)
+_POPE = columns("id", "question_id", "question", "answer", "image_source", "category", image=IMAGE)
+_ABSENT = {"random": "ski", "popular": "chair", "adversarial": "fork"}
+
+
+def _pope_part(category: str) -> Iterator[Document]:
+    part = list(_ABSENT).index(category)
+    for question in range(12):
+        image, present = question // 6, question % 2 == 0
+        thing = f"circle {question % 6}" if present else f"{_ABSENT[category]} {question % 6}"
+        yield {
+            "id": str(12 * part + question),
+            "question_id": str(question + 1),
+            "question": f"Is there a {thing} in the image?",  # of what is there, the same in each part
+            "answer": "yes" if present else "no",
+            "image_source": f"COCO_val2014_{image:012d}",
+            "image": picture(image),
+            "category": category,
+        }
+
+
+@table("lmms-lab-encoder/POPE", "test", _POPE)
 def pope() -> Iterator[Document]:
-    objects = {"random": "ski", "popular": "chair", "adversarial": "fork"}
-    for part, (category, absent) in enumerate(objects.items()):
-        for question in range(12):
-            image, present = question // 6, question % 2 == 0
-            thing = f"circle {question % 6}" if present else f"{absent} {question % 6}"  # the same positives each time
-            yield {
-                "id": str(12 * part + question),
-                "question_id": str(question + 1),
-                "question": f"Is there a {thing} in the image?",
-                "answer": "yes" if present else "no",
-                "image_source": f"COCO_val2014_{image:012d}",
-                "image": picture(image),
-                "category": category,
-            }
+    for category in _ABSENT:
+        yield from _pope_part(category)
+
+
+@table("lmms-lab-encoder/POPE", "random", _POPE, config="Full")
+def pope_random() -> Iterator[Document]:
+    return _pope_part("random")
+
+
+@table("lmms-lab-encoder/POPE", "popular", _POPE, config="Full")
+def pope_popular() -> Iterator[Document]:
+    return _pope_part("popular")
+
+
+@table("lmms-lab-encoder/POPE", "adversarial", _POPE, config="Full")
+def pope_adversarial() -> Iterator[Document]:
+    return _pope_part("adversarial")
 
 
 @table(

@@ -45,12 +45,14 @@ def write_benchmarks(folder: Path) -> None:
     every = [table for benchmark in BENCHMARKS.values() for table in (benchmark.table, *benchmark.beside)]
     for path in dict.fromkeys(table.path for table in every):
         (folder / path).mkdir(parents=True)
-        configs = []
-        for table in (table for table in every if table.path == path):
+        files: dict[str, list[dict[str, str]]] = {}
+        parts = {(table.config, table.split): table for table in every if table.path == path}
+        for table in parts.values():
             file = f"{table.config}-{table.split}.parquet"
             documents = datasets.Dataset.from_list(list(table.documents()), features=datasets.Features(table.columns))
             documents.to_parquet(folder / path / file)
-            configs.append({"config_name": table.config, "data_files": [{"split": table.split, "path": file}]})
+            files.setdefault(table.config, []).append({"split": table.split, "path": file})
+        configs = [{"config_name": name, "data_files": listed} for name, listed in files.items()]
         (folder / path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
 
 
@@ -116,6 +118,22 @@ def _opposite(answer: str) -> str:
     return {"yes": "no", "no": "yes"}[answer.lower()]
 
 
+def _mmbench(table: Table) -> Benchmark:
+    return Benchmark(
+        table,
+        right=lambda doc: doc["answer"],
+        wrong=lambda doc: _another_letter(doc["answer"], "AB" if doc["C"] == "nan" else LETTERS),
+    )
+
+
+def _pope(table: Table) -> Benchmark:
+    return Benchmark(
+        table,
+        right=lambda doc: doc["answer"].capitalize(),
+        wrong=lambda doc: _opposite(doc["answer"]),
+    )
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     "mmstar": Benchmark(
         tables.mmstar,
@@ -132,21 +150,26 @@ BENCHMARKS: dict[str, Benchmark] = {
         right=lambda doc: doc["answer"],
         wrong=lambda doc: "0" if doc["question_type"] == "open" else _another_letter(doc["answer"]),
     ),
-    "mmbench_en_dev_static": Benchmark(
-        tables.mmbench,
-        right=lambda doc: doc["answer"],
-        wrong=lambda doc: _another_letter(doc["answer"], "AB" if doc["C"] == "nan" else LETTERS),
+    "mmbench_en_dev_static": _mmbench(tables.mmbench),
+    "mmbench_cn_dev_static": _mmbench(tables.mmbench_cn),
+    "mmbench_en_dev": _mmbench(tables.mmbench),
+    "mmbench_cn_dev": _mmbench(tables.mmbench_cn),
+    "mmbench_cn_cc": _mmbench(tables.mmbench_cc),
+    "mmbench_ru_dev": _mmbench(tables.mmbench_ru),
+    "seedbench_2_plus": Benchmark(
+        tables.seedbench_2_plus,
+        right=lambda doc: f"{doc['answer']}. {doc['choice_' + doc['answer']]}",
+        wrong=lambda doc: _another_letter(doc["answer"]).lower(),
     ),
     "realworldqa": Benchmark(
         tables.realworldqa,
         right=lambda doc: doc["answer"],
         wrong=lambda doc: "D",
     ),
-    "pope": Benchmark(
-        tables.pope,
-        right=lambda doc: doc["answer"].capitalize(),
-        wrong=lambda doc: _opposite(doc["answer"]),
-    ),
+    "pope": _pope(tables.pope),
+    "pope_adv": _pope(tables.pope_adversarial),
+    "pope_pop": _pope(tables.pope_popular),
+    "pope_random": _pope(tables.pope_random),
     "gqa": Benchmark(
         tables.gqa_questions,
         right=lambda doc: doc["answer"].capitalize() + ".",

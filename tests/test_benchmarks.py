@@ -14,8 +14,9 @@ HEADLINES = {
     "mmstar": "average",
     "mme": "mme_perception_score",
     "mmmu_val": "mmmu_acc",
-    "mmbench_en_dev_static": "gpt_eval_score",
-    "pope": "pope_f1_score",
+    **dict.fromkeys((task for task in BENCHMARKS if task.startswith("mmbench")), "gpt_eval_score"),
+    **dict.fromkeys((task for task in BENCHMARKS if task.startswith("pope")), "pope_f1_score"),
+    "seedbench_2_plus": "seedbench_2_plus_all",
     "hallusion_bench_image": "qAcc",
     "mathvision_testmini": "mathvision_standard_eval",
 }

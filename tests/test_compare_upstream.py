@@ -102,9 +102,10 @@ DEPENDS: dict[str, Callable[[Document], Any]] = {
     "mmstar": alone,
     "mme": lambda doc: (doc["category"], doc["question_id"]),
     "mmmu_val": alone,
-    "mmbench_en_dev_static": lambda doc: doc["index"] % 1_000_000,
+    **dict.fromkeys((task for task in BENCHMARKS if task.startswith("mmbench")), lambda doc: doc["index"] % 1_000_000),
+    "seedbench_2_plus": lambda doc: doc["image"].tobytes(),
     "realworldqa": lambda doc: doc["image"].tobytes(),
-    "pope": lambda doc: doc["image_source"],
+    **dict.fromkeys((task for task in BENCHMARKS if task.startswith("pope")), lambda doc: doc["image_source"]),
     "gqa": lambda doc: doc["imageId"],
     "textvqa_val": lambda doc: doc["image_id"],
     "scienceqa_img": lambda doc: doc["image"].tobytes(),
@@ -113,9 +114,15 @@ DEPENDS: dict[str, Callable[[Document], Any]] = {
     "mathvision_testmini": alone,
 }
 """What documents that depend on each other share, from the documents themselves."""
-UNNAMED = {"pope": "each 6 consecutive question ids are taken for one image", "gqa": "no interval"} | dict.fromkeys(
-    ("realworldqa", "textvqa_val", "scienceqa_img", "ai2d"), "questions about one image are taken as independent"
-)
+POPE = [task for task in BENCHMARKS if task.startswith("pope")]
+UNNAMED = {
+    **dict.fromkeys(POPE, "each 6 consecutive question ids are taken for one image"),
+    "gqa": "no interval",
+    **dict.fromkeys(
+        ("realworldqa", "textvqa_val", "scienceqa_img", "ai2d", "seedbench_2_plus"),
+        "questions about one image are taken as independent",
+    ),
+}
 """Tasks whose logs don't say it, and what is said where their dataset isn't at hand."""
 
 
@@ -147,7 +154,7 @@ def test_a_cluster_that_no_log_names_is_never_passed_over(logged, task, tmp_path
     assert any(UNNAMED[task] in note for note in found.notes) if task in UNNAMED else not found.notes
     if task == "gqa":
         assert len(clusters(found)) == 1
-    elif task in UNNAMED and task != "pope":
+    elif task in UNNAMED and task not in POPE:
         assert clusters(found) == {frozenset([doc_id]) for doc_id in found.matrix.doc_ids.tolist()}
     else:
         assert clusters(found) == dependent(task)

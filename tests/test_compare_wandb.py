@@ -58,14 +58,15 @@ def test_any_image_becomes_one_that_every_format_holds(mode):
 
 
 @pytest.fixture
-def comparison(tmp_path, monkeypatch):
+def comparison(tmp_path, monkeypatch, request):
     """A comparison of two recipes that do harm, run by the harness inside an offline W&B run."""
     import wandb
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     model = "config=digits,merge.start_layer=0,recipes.strong.start_layer=0,recipes.strong.lambda_vlm=0.0"
     with wandb.init(mode="offline", dir=str(tmp_path / "wandb"), project="plam"):
-        evaluate("plam", model, [TASK], output=tmp_path / "runs", limit=21)
+        options = getattr(request, "param", {})
+        evaluate("plam", model, [TASK], output=tmp_path / "runs", limit=21, **options)
     wandb.teardown()  # the run's file is whole when the service has ended
     return tmp_path
 
@@ -87,10 +88,30 @@ def test_an_offline_run_holds_plot_numbers_changed_documents_and_files(compariso
     table = json.loads(table_file.read_text())
     assert {(row[1], row[2]) for row in table["data"]} >= {("merged", "lower"), ("strong", "lower")}
     assert all(row[4] and row[5] and row[8] != row[9] for row in table["data"])
-    logged = {
-        artifact.type: {entry.path for entry in artifact.manifest.contents}
-        for record in records
-        for artifact in (record.artifact, record.request.log_artifact.artifact)
-    }
+    logged: dict[str, set[str]] = {}
+    for record in records:
+        for artifact in (record.artifact, record.request.log_artifact.artifact):
+            logged.setdefault(artifact.type, set()).update(entry.path for entry in artifact.manifest.contents)
     assert logged["comparison"] == {path.name for path in folder.iterdir()} >= {"forest.png", "comparison.html"}
     assert any(name.endswith(".png") for name in logged["run_table"]), "no picture in the table"
+
+
+@pytest.mark.parametrize("comparison", [{"gen_kwargs": "max_new_tokens=1"}], indirect=True)
+def test_an_offline_run_holds_the_format_audit_and_warns_of_answers_cut_off(comparison):
+    folder = comparison / "runs" / "plam" / TASK
+    summary, alerts = {}, []
+    for record in read_back(comparison / "wandb"):
+        if record.HasField("summary"):
+            summary |= items(record.summary.update)
+        if record.HasField("alert"):
+            alerts.append(record.alert.text)
+    (headline, *_) = audits = json.loads((folder / "audit.json").read_text())
+    assert {one["variant"] for one in audits} == {"merged", "strong"}
+    for part in headline["parts"]:
+        assert summary[f"{TASK}/merged/accuracy/audit/{part['part']}"] == part["difference"]
+    (table_file,) = (comparison / "wandb").rglob("format_audit_*.table.json")
+    rows = [row for row in json.loads(table_file.read_text())["data"] if row[3] == "merged"]
+    assert len(rows) == sum(len(one["parts"]) for one in audits if one["variant"] == "merged")
+    said = {warning for one in audits for warning in one["warnings"]}
+    assert set(alerts) == said == set(summary[f"{TASK}/format_audit/warnings"])
+    assert any("the answers of strong are cut off at 1 new token:" in warning for warning in said)

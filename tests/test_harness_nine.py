@@ -1,4 +1,4 @@
-"""The nine benchmarks become probes and comparisons: upstream's unmodified tasks, offline in their real schemas."""
+"""Benchmarks become probes, comparisons and searches: upstream's unmodified tasks, offline in their real schemas."""
 
 from __future__ import annotations
 
@@ -8,24 +8,70 @@ import pytest
 import yaml
 from family_folders import of_model
 from test_compare_upstream import dependent
-from test_harness_runs import config_file, evaluate
+from test_harness_runs import config_file, evaluate, task_manager
 
+from lmms_plam.harness import host
 from lmms_plam.paths import data_folder
 from lmms_plam.stats.matrix import ScoreMatrix
 
-GROUP = yaml.safe_load((data_folder("tasks") / "plam_probe_nine.yaml").read_text())
-NINE = [name.removeprefix("plam_probe_") for name in GROUP["task"]]
+KINDS = ("probe", "compare", "search")
+
+
+def members(kind: str, group: str) -> list[str]:
+    """Return the benchmarks of one of our groups."""
+    content = yaml.safe_load((data_folder("tasks") / f"plam_{kind}_{group}.yaml").read_text())
+    return [name.removeprefix(f"plam_{kind}_") for name in content["task"]]
+
+
+OF_UPSTREAM = ("mmmu", "mmbench", "mmbench_en", "mmbench_cn", "pope_full")
+EVERY = dict.fromkeys(name for group in ("all", *OF_UPSTREAM) for name in members("probe", group))
+
+
+def test_the_nine_are_the_papers():
+    theirs = "mmstar mmbench_en_dev_static mmbench_cn_dev_static mme mmmu_val gqa pope realworldqa seedbench_2_plus"
+    for kind in KINDS:
+        assert members(kind, "nine") == theirs.split()
+        assert members(kind, "all") == [*theirs.split(), "textvqa_val", "scienceqa_img"]
+
+
+@pytest.mark.parametrize("group", OF_UPSTREAM)
+def test_a_group_of_upstreams_holds_here_what_can_be_scored_of_it(group):
+    """All but test splits, for which upstream writes a submission and no score."""
+    manager = task_manager(None)
+    theirs = host.find_tasks([group], manager)
+    scored = [name for name in theirs if not name.endswith("_test")]
+    for kind in KINDS:
+        assert members(kind, group) == scored
+        assert host.find_tasks([f"plam_{kind}_{group}"], manager) == [f"plam_{kind}_{name}" for name in scored]
+    for name in set(theirs) - set(scored):
+        assert [entry["metric"] for entry in host.task_config(name)["metric_list"]] == ["submission"]
+
+
+def test_mmbench_cn_without_a_judge_is_upstreams_task_but_for_how_answers_are_read():
+    task_manager(None)
+    ours, theirs = map(host.task_config, ("mmbench_cn_dev_static", "mmbench_cn_dev"))
+    for config in (ours, theirs):
+        config.pop("task")
+        for name, value in config.items():
+            config[name] = value.__qualname__ if callable(value) else value
+    ours.pop("metadata")
+    scores = ours.pop("metric_list"), theirs.pop("metric_list")
+    assert ours == theirs
+    assert [entry["metric"] for entry in scores[0]] == ["gpt_eval_score"]
+    assert scores[0][0]["higher_is_better"] == scores[1][0]["higher_is_better"]
 
 
 @pytest.mark.usefixtures("benchmark_fixtures")
-@pytest.mark.parametrize("benchmark", NINE)
-def test_a_benchmark_is_probed_and_compared_in_one_run(pairs, tmp_path, benchmark):
-    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": 1, "lambda_lm": 1.0, "lambda_vlm": 0.0})
-    tasks = [f"plam_probe_{benchmark}", f"plam_compare_{benchmark}"]
+@pytest.mark.parametrize("benchmark", EVERY)
+def test_a_benchmark_is_probed_compared_and_searched_in_one_run(pairs, tmp_path, benchmark):
+    merge = {"start_layer": 1, "lambda_lm": 1.0, "lambda_vlm": 0.0}
+    search = {"space": {"lambda_lm": [0.5, 1.0]}, "start_layers": "1"}
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=merge, search=search)
+    tasks = [f"plam_{kind}_{benchmark}" for kind in KINDS]
     results = evaluate(
         "plam", f"config={path}", tasks, output=tmp_path / "runs", limit=8, gen_kwargs="max_new_tokens=4"
     )
-    probe, comparison = (of_model(tmp_path / "runs") / task for task in tasks)
+    probe, comparison, search = (of_model(tmp_path / "runs") / task for task in tasks)
     for folder in (probe, comparison):
         matrix = ScoreMatrix.read(folder / "matrix.parquet")
         assert len(matrix.doc_ids) == min(8, results["n-samples"][folder.name]["original"])
@@ -35,7 +81,16 @@ def test_a_benchmark_is_probed_and_compared_in_one_run(pairs, tmp_path, benchmar
     numbers = results["results"]
     headline = json.loads((comparison / "comparison.json").read_text())[0]
     assert [headline["a"], headline["b"]] == [numbers[tasks[1]][f"{name},none"] for name in ("base", "merged")]
-    if benchmark == "pope":  # these answers hold no yes and no no, so that nothing counts in F1
+    for folder in (comparison, search):
+        audit = json.loads((folder / "audit.json").read_text())[0]
+        assert sum(part["difference"] for part in audit["parts"]) == pytest.approx(audit["difference"], abs=1e-9)
+        assert sum(part["documents"] for part in audit["parts"]) == len(matrix.doc_ids)
+        assert audit["missing"] is None
+        assert all(0 < side["length"] <= 4 for side in audit["sides"])
+    found = json.loads((search / "search.json").read_text())
+    assert numbers[tasks[2]]["base,none"] == pytest.approx(headline["a"])
+    assert {recipe["name"] for recipe in found["recipes"]} > {"base"}
+    if benchmark.startswith("pope"):  # these answers hold no yes and no no, so that nothing counts in F1
         assert numbers[tasks[0]]["full,none"] is None
     else:
         plateau = json.loads((probe / "plateau.json").read_text())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lmms_plam.cli.inference import (
     add_arguments,
+    print_audits,
     print_table,
     read_options,
     say,
@@ -23,10 +24,11 @@ from lmms_plam.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from lmms_plam.runs.paired import Options
+    from lmms_plam.scoring.audits import TaskAudit
     from lmms_plam.scoring.changes import Changes
     from lmms_plam.stats.results import Result
 
-Compared = tuple[list[tuple[list["Result"], "Changes"]], list[str]]
+Compared = tuple[list[tuple[list["Result"], "Changes", list["TaskAudit"]]], list[str]]
 """By task, its differences and the documents that change; and a line for each task that is left out."""
 
 NAME = "compare"
@@ -50,12 +52,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="VARIANT", help="of matrices: compare with this one (default: the base)")
     add_arguments(parser)
     parser.add_argument("--csv", action="store_true", help="print the records as CSV")
-    parser.add_argument("--out", type=Path, help="folder for comparison.json, .csv, .md, .html and forest.svg, .png")
+    parser.add_argument(
+        "--out", type=Path, help="folder for comparison.json, .csv, .md, .html, forest.svg, .png and audit.*"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare task by task and print a table or JSON."""
     stay_offline()
+    from lmms_plam.report.audit import audit_sentences, audit_warnings, audits_to_html, write_audits
     from lmms_plam.report.comparison import records, table, to_csv, write
     from lmms_plam.stats.results import adjust_results
 
@@ -75,19 +80,24 @@ def run(arguments: argparse.Namespace) -> int:
         )
     else:
         compared, left_out = _compare_runs(arguments.runs[0], arguments.runs[1], arguments.tasks, options)
-    results = adjust_results(chain.from_iterable(found_in_task for found_in_task, _ in compared))
+    results = adjust_results(chain.from_iterable(found_in_task for found_in_task, _, _ in compared))
+    audits = [one for _, _, own in compared for one in own]
     found = table(results, left_out)
     if arguments.out:
-        write(results, arguments.out, [changes for _, changes in compared], left_out)
+        write(results, arguments.out, [changes for _, changes, _ in compared], left_out, [audits_to_html(audits)])
+        write_audits(audits, arguments.out)
         print(f"plam: wrote {arguments.out}", file=sys.stderr)
+    notes = (*found.notes, *audit_sentences(audits))
     if arguments.csv and not arguments.json:
         print(to_csv(records(results, named=saved)), end="")
-        print(*found.notes, sep="\n", file=sys.stderr)
+        print(*notes, sep="\n", file=sys.stderr)
     elif arguments.json:
         print(json.dumps(records(results, named=saved), indent=2))
-        print(*found.notes, sep="\n", file=sys.stderr)
+        print(*notes, sep="\n", file=sys.stderr)
     else:
         print_table(found)
+        print_audits(audits)
+    say(audit_warnings(audits))
     return 1 if left_out else 0
 
 
@@ -107,13 +117,14 @@ def _are_saved(places: Sequence[Path]) -> bool:
 def _compare_saved(places: Sequence[Path], reference: str | None, tasks: str | None, options: Options) -> Compared:
     from lmms_plam.runs.differences import differences
     from lmms_plam.runs.matrices import by_task, find_saved, join_saved
+    from lmms_plam.scoring.audits import audit_task
     from lmms_plam.scoring.changes import Changes
 
     if options.clusters:
         raise DataError("--clusters is for runs: a comparison's matrix has its clusters")
     saved = by_task(find_saved(places))
 
-    def compare(task: str) -> tuple[list[Result], Changes]:
+    def compare(task: str) -> tuple[list[Result], Changes, list[TaskAudit]]:
         joined, own = join_saved(saved[task], intersection=options.intersection)
         base, variants = reference or own, joined.matrix.variants
         if base not in variants:
@@ -122,7 +133,8 @@ def _compare_saved(places: Sequence[Path], reference: str | None, tasks: str | N
             )
         joined.matrix.require_variants()
         results = differences(joined, base, options.settings, saved[task][0].record.points_up)
-        return results, Changes.of(task, joined.matrix, base, joined.examples)
+        audits = audit_task(task, joined.benchmark, joined.matrix, base, options.settings)
+        return results, Changes.of(task, joined.matrix, base, joined.examples), audits
 
     return task_by_task(select_tasks(list(saved), tasks, ()), "comparing", compare)
 

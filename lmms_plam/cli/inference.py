@@ -15,6 +15,7 @@ from lmms_plam.errors import DataError, PlamError, did_you_mean
 if TYPE_CHECKING:
     from lmms_plam.report.tables import Table
     from lmms_plam.runs.paired import Options
+    from lmms_plam.scoring.audits import TaskAudit
 
 _T = TypeVar("_T")
 
@@ -122,6 +123,21 @@ def print_table(table: Table) -> None:
         console.print(part.to_rich())
     for note in table.notes:
         console.print(f"- {note}", highlight=False)
+
+
+def print_audits(audits: Sequence[TaskAudit]) -> None:
+    """Print format audits: the parts of each difference, how answers were read, and both in words."""
+    from rich.console import Console
+
+    from lmms_plam.report.audit import audit_sentences, parts_table, sides_table
+
+    console = Console(markup=False, emoji=False)
+    for table in (parts_table(audits), sides_table(audits)):
+        if table is not None:
+            console.print()
+            print_table(table)
+    for line in audit_sentences(audits):
+        console.print(f"- {line}", highlight=False)
 
 
 def _read_clusters(entry: str) -> tuple[str, dict[int, str]]:

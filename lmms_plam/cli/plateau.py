@@ -91,6 +91,8 @@ def _print_table(probes: Sequence[Probe]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from lmms_plam.report.lengths import cut_off_warning, length_sentence
+
     console = Console(markup=False, emoji=False)
     table = Table(box=None, pad_edge=False)
     for heading in ("probe", "verdict", "onset", "interval", "without labels", "full", "rise"):
@@ -112,6 +114,9 @@ def _print_table(probes: Sequence[Probe]) -> None:
     for probe in probes:
         checks = ", ".join(f"{name} {check.value}" for name, check in probe.plateau.cross_checks.items())
         console.print(f"{probe.origin.task}: {probe.plateau.reason}. Cross-checks: {checks}.", highlight=False)
+        for line in (length_sentence(probe), cut_off_warning(probe)):
+            if line is not None:
+                console.print(f"{probe.origin.task}: {line}.", highlight=False)
 
 
 def _onset(found: Plateau) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lmms_plam.errors import DataError
 
 if TYPE_CHECKING:
+    from lmms_plam.scoring.audits import TaskAudit
     from lmms_plam.search.result import Search
 
 NAME = "search"
@@ -50,7 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
+    from lmms_plam.cli.inference import say
+    from lmms_plam.report.audit import audit_warnings, audits_to_html, write_audits
     from lmms_plam.report.search import write
+    from lmms_plam.scoring.audits import audit_pick
     from lmms_plam.search.analyse import analyse
     from lmms_plam.search.crossfit import Plan
     from lmms_plam.search.record import SearchRecord
@@ -68,14 +72,17 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     searches = [analyse(surface, settings) for surface in track(surfaces, "searching", console=console, transient=True)]
     searches = add_transfer(surfaces, searches)
+    audits = [audit_pick(*both) for both in zip(surfaces, searches, strict=True)]
     if arguments.write:
-        for folder, search in zip(folders, searches, strict=True):
-            write(search, folder, searches)
+        for folder, search, audit in zip(folders, searches, audits, strict=True):
+            write(search, folder, searches, [audits_to_html([audit])])
+            write_audits([audit], folder)
             print(f"plam: wrote {folder}", file=sys.stderr)
     if arguments.json:
         print(json.dumps([search.to_dict() for search in searches], indent=2))
     else:
-        _print(searches)
+        _print(searches, audits)
+    say(audit_warnings(audits))
     return 0
 
 
@@ -94,19 +101,21 @@ def _folders(paths: Sequence[Path]) -> list[Path]:
     return list({path.resolve(): path for path in found}.values())
 
 
-def _print(searches: Sequence[Search]) -> None:
+def _print(searches: Sequence[Search], audits: Sequence[TaskAudit]) -> None:
     from rich.console import Console
 
     from lmms_plam.cli.inference import print_table
+    from lmms_plam.report.audit import audit_sentences
     from lmms_plam.report.search import sentences, table, transfer_table
+    from lmms_plam.search.result import TUNED_HERE
 
     print_table(table(searches))
     if len(searches) > 1:
         print_table(transfer_table(searches))
     console = Console(markup=False, emoji=False)
-    for search in searches:
+    for search, audit in zip(searches, audits, strict=True):
         console.print(f"\n{search.record.task}", style="bold", highlight=False)
-        for line in sentences(search):
+        for line in (*sentences(search), *(f"{line} ({TUNED_HERE})" for line in audit_sentences([audit]))):
             console.print(f"- {line}", highlight=False)
 
 

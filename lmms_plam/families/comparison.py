@@ -19,10 +19,12 @@ from lmms_plam.harness.model import Plam, require_merge
 from lmms_plam.harness.preflight import Outline
 from lmms_plam.merge import BASE, by_layer
 from lmms_plam.model import Variant
+from lmms_plam.report.audit import AUDIT_FILES, audit_sentences, audit_warnings, audits_to_html, write_audits
 from lmms_plam.report.comparison import FILES, in_words, write
-from lmms_plam.report.wandb_log import log_comparison
+from lmms_plam.report.wandb_log import log_audits, log_comparison
 from lmms_plam.runs.differences import differences
 from lmms_plam.runs.join import Joined
+from lmms_plam.scoring.audits import TaskAudit, audit_task
 from lmms_plam.scoring.changes import Changes
 from lmms_plam.scoring.record import Benchmark
 from lmms_plam.scoring.saved import RECORD, ComparisonRecord, SavedMeasure, digest_question
@@ -33,7 +35,7 @@ from lmms_plam.stats.results import Result, adjust_results
 _BETTER = "any_better_p"
 """The p-value that any of several recipes is better, adjusted for looking at all."""
 
-_COMPARED: WeakKeyDictionary[Plam, dict[str, tuple[list[Result], Changes]]] = WeakKeyDictionary()
+_COMPARED: WeakKeyDictionary[Plam, dict[str, tuple[list[Result], Changes, list[TaskAudit]]]] = WeakKeyDictionary()
 """By model, what its comparisons have found, by task."""
 
 
@@ -48,7 +50,7 @@ class Comparison(FamilyTask):
         "ci_high": True,
         "p_value": False,
     }
-    written = (*FILES, RECORD)
+    written = (*FILES, RECORD, *AUDIT_FILES)
 
     @classmethod
     def foresee(cls, config: Mapping[str, Any], outline: Outline) -> FamilyOptions:
@@ -70,7 +72,7 @@ class Comparison(FamilyTask):
         return comparison_cost(starts, outline.depth or 0, share)
 
     @property
-    def _compared(self) -> dict[str, tuple[list[Result], Changes]]:
+    def _compared(self) -> dict[str, tuple[list[Result], Changes, list[TaskAudit]]]:
         """What the comparisons of this run have found so far, by task."""
         return _COMPARED.setdefault(self.plam, {})
 
@@ -101,14 +103,14 @@ class Comparison(FamilyTask):
         """Remove an earlier run's results, and with the first task of a run its comparison of all tasks."""
         super().clear(folder)
         if self.folder and not self._compared:
-            for name in FILES:
+            for name in self.written:
                 (folder.parent / name).unlink(missing_ok=True)
 
     def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
         """Compare each variant with the base; write comparison.json, .csv, .md, .html and a forest plot.
 
         The folder above gets one of all comparisons of a run, with Holm's adjustment over them.
-        The page also shows documents whose score changes.
+        The page also shows documents whose score changes, and the format audit, which has files of its own.
         """
         matrix = ScoreMatrix.read(matrix_file)
         record = self._record(matrix, benchmark)
@@ -116,17 +118,27 @@ class Comparison(FamilyTask):
         joined = Joined(self.options.task, benchmark, matrix, {}, 0, self.notes)
         results = adjust_results(differences(joined, BASE, Settings(), record.points_up))
         changes = Changes.of(self.options.task, matrix, BASE, self.examples)
-        write(results, matrix_file.parent, [changes])
+        audits = audit_task(self.options.task, benchmark, matrix, BASE)
+        write(results, matrix_file.parent, [changes], fragments=[audits_to_html(audits)])
+        write_audits(audits, matrix_file.parent)
         headlines = [result for result in results if result.headline]
         for result in headlines:
             logger.info(f"{self.options.task}: {in_words(result)}")
-        self._compared[self.options.task] = results, changes
+        for line in audit_sentences(audits):
+            logger.info(line)
+        for warning in audit_warnings(audits):
+            logger.warning(warning)
+        self._compared[self.options.task] = results, changes, audits
         if self.folder and len(self._compared) > 1:
-            every, each_changes = zip(*self._compared.values(), strict=True)
-            write(adjust_results(chain.from_iterable(every)), self.folder.parent, each_changes)
+            every, each_changes, each_audits = zip(*self._compared.values(), strict=True)
+            all_audits = list(chain.from_iterable(each_audits))
+            together = adjust_results(chain.from_iterable(every))
+            write(together, self.folder.parent, each_changes, fragments=[audits_to_html(all_audits)])
+            write_audits(all_audits, self.folder.parent)
         run = host.wandb_run()
         if run is not None:
             log_comparison(run, results, changes, matrix_file.parent)
+            log_audits(run, audits)
         told: dict[str, float | None] = {BASE: headlines[0].comparison.a}
         for result in headlines:
             found, keys = result.comparison, self._keys(result.comparison.variant)

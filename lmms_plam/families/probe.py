@@ -25,6 +25,7 @@ from lmms_plam.probes.onset import TOP_POINTS
 from lmms_plam.probes.plateau import find_plateau
 from lmms_plam.probes.record import CURVE, PLATEAU, Origin, analyse
 from lmms_plam.report.curve import PICTURES, draw_curve
+from lmms_plam.report.lengths import cut_off_warning, length_sentence
 from lmms_plam.report.wandb_log import log_probe
 from lmms_plam.scoring.examples import telling_documents
 from lmms_plam.scoring.record import Benchmark
@@ -208,6 +209,10 @@ class MaskingProbe(FamilyTask):
             log_probe(run, probe, matrix, matrix_file.parent, self.examples(telling_documents(matrix)))
         found = probe.plateau
         logger.info(f"{self.options.task}: {found.verdict}: {found.reason}")
+        if (line := length_sentence(probe)) is not None:
+            logger.info(f"{self.options.task}: {line}")
+        if (line := cut_off_warning(probe)) is not None:
+            logger.warning(f"{self.options.task}: {line}")
         if origin.without_image:
             logger.info(
                 f"{self.options.task}: {origin.without_image} of {len(matrix.doc_ids)} documents show no image: they "

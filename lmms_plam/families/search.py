@@ -29,14 +29,16 @@ from lmms_plam.harness.model import Plam
 from lmms_plam.harness.preflight import Outline
 from lmms_plam.merge import BASE, resolve_start_layer
 from lmms_plam.model import Variant, find_decoder
+from lmms_plam.report.audit import AUDIT_FILES, audit_sentences, audit_warnings, audits_to_html, write_audits
 from lmms_plam.report.search import FILES, numbers, sentences, write
-from lmms_plam.report.wandb_log import log_search
+from lmms_plam.report.wandb_log import log_audits, log_search
+from lmms_plam.scoring.audits import audit_pick
 from lmms_plam.scoring.record import Benchmark
 from lmms_plam.scoring.scorer import ScoredAnswer
 from lmms_plam.search.analyse import analyse
 from lmms_plam.search.racing import blocks, plainly_behind
 from lmms_plam.search.record import RECIPES, ProbeOnset, Racing, Recipe, SearchRecord
-from lmms_plam.search.result import Search
+from lmms_plam.search.result import TUNED_HERE, Search
 from lmms_plam.search.space import Candidate, expand
 from lmms_plam.search.surface import Surface, save
 from lmms_plam.search.transfer import add_transfer
@@ -113,7 +115,7 @@ class RecipeSearch(FamilyTask):
         "recipes_asked": False,
         "within_noise": False,
     }
-    written = (RECIPES, *FILES)
+    written = (RECIPES, *FILES, *AUDIT_FILES)
     stand_in = BASE
 
     @classmethod
@@ -170,14 +172,21 @@ class RecipeSearch(FamilyTask):
         searched[self.options.task] = surface, analyse(surface), self.folder
         surfaces, searches, folders = zip(*searched.values(), strict=True)
         found = add_transfer(surfaces, searches)
-        for search, folder in zip(found, folders, strict=True):
+        audits = [audit_pick(*both) for both in zip(surfaces, found, strict=True)]
+        for search, audit, folder in zip(found, audits, folders, strict=True):
             if search.record.task == self.options.task or folder is not None:
-                write(search, folder or matrix_file.parent, found)
+                write(search, folder or matrix_file.parent, found, [audits_to_html([audit])])
+                write_audits([audit], folder or matrix_file.parent)
         for line in sentences(found[-1]):
             logger.info(f"{self.options.task}: {line}")
+        for line in audit_sentences(audits[-1:]):
+            logger.info(f"{line} ({TUNED_HERE})")
+        for warning in audit_warnings(audits[-1:]):
+            logger.warning(warning)
         run = host.wandb_run()
         if run is not None:
             log_search(run, found[-1], matrix_file.parent)
+            log_audits(run, audits[-1:])
         return numbers(found[-1])
 
     def _race(self, requests: Sequence[Instance], answer: Callable[[int], str]) -> Iterator[Collection[int]]:

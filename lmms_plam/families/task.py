@@ -29,7 +29,7 @@ from lmms_plam.model import QueryScope, Variant
 from lmms_plam.probes.record import MATRIX
 from lmms_plam.scoring.declared import check_declared
 from lmms_plam.scoring.examples import Example
-from lmms_plam.scoring.record import Benchmark
+from lmms_plam.scoring.record import Benchmark, Ending
 from lmms_plam.scoring.scorer import DOC_ID, ScoredAnswer, Scorer, Scores
 
 _SINGLE = "generate_until"
@@ -90,7 +90,7 @@ class FamilyTask(ConfigurableMessagesTask):
             model.courses[self.options.task] = self.course
         model.tasters[self.options.task] = self._taste
         self._reported: dict[str, float | None] | None = None
-        self._scorer = Scorer(self, self.options.of, partial(process_results, self, self.options.of))
+        self._scorer = Scorer(self, self.options.of, partial(process_results, self, self.options.of), self._ending)
         self.notes: tuple[str, ...] = ()
         check_declared(self.options.task, self.config.to_dict(), self.eval_docs_no_media)
 
@@ -154,6 +154,9 @@ class FamilyTask(ConfigurableMessagesTask):
         """Where this task's files go: OUTPUT_PATH/plam/MODEL/TASK, or None without --output_path."""
         output = getattr(getattr(self, "args", None), "output_path", None)
         return Path(output) / "plam" / self.plam.folder_name / self.options.task if output else None
+
+    def _ending(self, doc_id: int, variant: str) -> Ending | None:
+        return self.plam.endings.get(self.options.task, {}).get((doc_id, variant))
 
     def _identify(self, variant: Variant) -> str:
         return f"{self.plam.identify(variant)} {self.scope}"

@@ -26,6 +26,7 @@ from lmms_plam.harness.intercept import DocumentsInHand, Generate, intercept_gen
 from lmms_plam.harness.journal import Journal
 from lmms_plam.harness.prompts import request_digest
 from lmms_plam.model import FamilyResult, QueryScope, Variant
+from lmms_plam.scoring.record import Ending
 
 ANCHOR = "plam_family_member"
 """Key of a request's metadata under which a family task puts its FamilyMember; a task's own YAML may have `plam`."""
@@ -35,6 +36,9 @@ Engine = Callable[[str, Sequence[Variant], QueryScope, str | None, dict[str, Any
 Course = Callable[[Sequence[Instance], Callable[[int], str]], Iterable[Collection[int]]]
 """The order in which a task asks, where the answers decide what is asked next. Given all of its requests and a function
 from a request's place to its answer: yields the places to ask, round by round. What it never yields is never asked."""
+
+Endings = dict[tuple[int, str], Ending]
+"""By document id and variant's name, how the answer ended."""
 
 Taster = Callable[[Instance, str], None]
 """Given a task's first request and its answer: raises if the task won't be able to score any."""
@@ -90,6 +94,7 @@ def answer_families(
     courses: Mapping[str, Course],
     tasters: Mapping[str, Taster],
     in_hand: DocumentsInHand,
+    endings: dict[str, Endings],
 ) -> list[str]:
     """Answer the requests of family tasks.
 
@@ -102,6 +107,7 @@ def answer_families(
         courses: by task, for those that don't ask everything at once.
         tasters: by task, for those that can tell from one answer that something is wrong.
         in_hand: what the backend fetches: which rows of its batches are whose.
+        endings: by task, how answers ended; filled in here.
 
     Returns:
         The answers; empty for what was not asked, as lmms-eval's cache keeps no empty answer.
@@ -122,7 +128,8 @@ def answer_families(
         taste = tasters.get(task)
         with _journal(own[0].metadata[ANCHOR].folder, backend.rank) as journal:
             for places in course(own, lambda place, told=told: told[place] or ""):  # type: ignore[misc]
-                _ask(backend, model, engine, own, list(places), told, journal, in_hand, taste)
+                ended = endings.setdefault(task, {})
+                _ask(backend, model, engine, own, list(places), told, ended, journal, in_hand, taste)
                 taste = None
         for index, answer in zip(indices, told, strict=True):
             answers[index] = answer
@@ -156,6 +163,7 @@ def _open_families(
     requests: Sequence[Instance],
     indices: Sequence[int],
     answers: list[str | None],
+    endings: Endings,
     journal: Journal | None,
     in_hand: DocumentsInHand,
 ) -> dict[int, _Family]:
@@ -174,8 +182,10 @@ def _open_families(
         answers[index] = journal.find(key, family.prompt) if journal and key in journal else None
         if answers[index] is None:
             family.members[member].append(index)
-        else:
-            known += 1
+            continue
+        known += 1
+        if journal and (ending := journal.ending(key)):
+            endings[doc_id, member.variant.name] = ending
     if known:
         logger.info(
             f"{requests[indices[0]].task_name}: {known} of {len(indices)} answers are taken up from a run before"
@@ -190,21 +200,24 @@ def _ask(
     requests: Sequence[Instance],
     indices: Sequence[int],
     answers: list[str | None],
+    endings: Endings,
     journal: Journal | None,
     in_hand: DocumentsInHand,
     taste: Taster | None = None,
 ) -> None:
     """Answer some of a task's requests, as far as the journal doesn't know them."""
-    families = _open_families(requests, indices, answers, journal, in_hand)
+    families = _open_families(requests, indices, answers, endings, journal, in_hand)
     if not families:
         return
     decoded: dict[int, str] = {}
     first = next(iter(families.values())).request
     stops = _stops(first)
 
-    def decode(tokens: Any) -> str:
+    def decode(tokens: Any) -> tuple[str, bool]:
+        """Return the answer, and whether it goes on after one of the task's stops."""
         text = backend.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return finish_answer(backend, text, stops)
+        finished = finish_answer(backend, text, stops)
+        return finished, finished.strip() != text.strip()
 
     def answer(generate: Generate, **inputs: Any) -> Any:
         rows = len(inputs["input_ids"])
@@ -216,18 +229,21 @@ def _ask(
         member = first.metadata[ANCHOR]
         result = engine(first.task_name, variants, member.scope, member.ground, inputs)
         for row, family in enumerate(batch):
-            given = {}
+            given, ended = {}, {}
             for member, places in family.members.items():
-                text = decode(result.tokens[variants.index(member.variant)][row])
-                given[family.doc_id, member.identity] = text
+                tokens = result.tokens[variants.index(member.variant)][row]
+                text, stopped = decode(tokens)
+                key = family.doc_id, member.identity
+                given[key], ended[key] = text, Ending(len(tokens), not stopped and _cut_off(model, tokens, inputs))
+                endings[family.doc_id, member.variant.name] = ended[key]
                 for place in places:
                     answers[place] = text
             if journal:
-                journal.write(family.prompt, given)
+                journal.write(family.prompt, given, ended)
             if taste and not decoded:
                 place = next(iter(family.members.values()))[0]
                 taste(requests[place], answers[place] or "")
-            decoded[family.doc_id] = decode(result.trunk[row][inputs["input_ids"].shape[1] :])
+            decoded[family.doc_id] = decode(result.trunk[row][inputs["input_ids"].shape[1] :])[0]
         in_hand.answered(rows)
         return result.trunk
 
@@ -242,6 +258,18 @@ def _ask(
                 f"{type(backend).__name__} turns the model's {decoded[doc_id]!r} into {text!r}; what it does to its "
                 "answers can't be applied to the other variants"
             )
+
+
+def _cut_off(model: nn.Module, tokens: Sequence[int], inputs: Mapping[str, Any]) -> bool:
+    """Whether the limit on new tokens ended an answer: it is that long, and its last token doesn't end it."""
+    config = inputs.get("generation_config") or getattr(model, "generation_config", None)
+    new, whole, end = (
+        inputs[name] if inputs.get(name) is not None else getattr(config, name, None)
+        for name in ("max_new_tokens", "max_length", "eos_token_id")
+    )
+    limit = new if new is not None else None if whole is None else whole - inputs["input_ids"].shape[1]
+    ends = end if isinstance(end, (list, tuple)) else [end]
+    return limit is not None and len(tokens) >= limit and tokens[-1] not in ends
 
 
 def _stops(request: Instance) -> list[str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from lmms_plam.files import write_text
+from lmms_plam.scoring.record import Ending
 
 Key = tuple[int, str]
 """Document id, and who answers: a variant of a model, by its fingerprint."""
@@ -19,7 +22,7 @@ def forget(folder: Path, done: Collection[Key]) -> None:
     Where somebody has answered more, all of their answers stay for the larger run that they belong to.
     """
     entries = {
-        path: [(entry[0], line) for line in path.read_bytes().splitlines() if (entry := _read(line)) is not None]
+        path: [(entry.key, line) for line in path.read_bytes().splitlines() if (entry := _read(line)) is not None]
         for path in _files(folder)
     }
     unfinished = {key[1] for found in entries.values() for key, _ in found if key not in done}
@@ -44,7 +47,7 @@ class Journal:
     def __init__(self, folder: Path, rank: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
         entries = (_read(line) for path in _files(folder) for line in path.read_bytes().splitlines())
-        self._known = {entry[0]: entry[1:] for entry in entries if entry is not None}
+        self._known = {entry.key: entry for entry in entries if entry is not None}
         self._file = (folder / f"answers.{rank}.jsonl").open("a", encoding="ascii")
         self._file.write("\n")  # after a line that was cut short
 
@@ -54,13 +57,20 @@ class Journal:
 
     def find(self, key: Key, prompt: str) -> str | None:
         """Return the answer that was given to a prompt before, if any."""
-        known_prompt, answer = self._known.get(key, ("", ""))
-        return answer if known_prompt == prompt else None
+        known = self._known.get(key)
+        return known.answer if known is not None and known.prompt == prompt else None
 
-    def write(self, prompt: str, answers: Mapping[Key, str]) -> None:
-        """Add the answers of a batch, from then on safe from this process's end."""
-        for (doc_id, variant), answer in answers.items():
-            entry = {"doc_id": doc_id, "variant": variant, "prompt": prompt, "answer": answer}
+    def ending(self, key: Key) -> Ending | None:
+        """Return how an answer that was given before ended; None where that wasn't kept."""
+        return self._known[key].ending
+
+    def write(self, prompt: str, answers: Mapping[Key, str], endings: Mapping[Key, Ending] | None = None) -> None:
+        """Add the answers of a batch, and how they ended, from then on safe from this process's end."""
+        for key, answer in answers.items():
+            doc_id, variant = key
+            entry: dict[str, Any] = {"doc_id": doc_id, "variant": variant, "prompt": prompt, "answer": answer}
+            if endings is not None:
+                entry |= asdict(endings[key])
             self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
@@ -77,10 +87,20 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("answers.*.jsonl"))
 
 
-def _read(line: bytes) -> tuple[Key, str, str] | None:
-    """Return key, prompt and answer; None for what is no entry, or only half of one."""
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    key: Key
+    prompt: str
+    answer: str
+    ending: Ending | None
+
+
+def _read(line: bytes) -> _Entry | None:
+    """Return an entry; None for what is no entry, or only half of one."""
     try:
         entry = json.loads(line)
-        return (int(entry["doc_id"]), str(entry["variant"])), str(entry["prompt"]), str(entry["answer"])
+        key = int(entry["doc_id"]), str(entry["variant"])
+        ending = Ending(int(entry["tokens"]), bool(entry["cut_off"])) if "tokens" in entry else None
+        return _Entry(key, str(entry["prompt"]), str(entry["answer"]), ending)
     except (ValueError, LookupError, TypeError):
         return None

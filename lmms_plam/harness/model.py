@@ -17,7 +17,7 @@ from loguru import logger
 from lmms_plam.config import DEFAULT_CONFIG, MergeRecipe, ModelConfig, folder_name, load_config
 from lmms_plam.errors import ConfigError, about
 from lmms_plam.harness import host
-from lmms_plam.harness.answering import Course, Taster, answer_families, is_family
+from lmms_plam.harness.answering import Course, Endings, Taster, answer_families, is_family
 from lmms_plam.harness.backends import backend_name, build_backend, check_batch_size, own_copies
 from lmms_plam.harness.engine import Engine, Proof
 from lmms_plam.harness.intercept import no_silent_failure
@@ -64,6 +64,7 @@ class Plam(lmms):
         courses: by family task, in which order it asks, where answers decide that.
         proofs: by family task, how its variants were answered, and what was checked before.
         tasters: by family task, what looks at its first answer before more are asked for.
+        endings: by family task, how its answers ended.
         answered: by folder, the journal's entries that a family task has put into its matrix.
         failures: by task, why it has no result although others may.
     """
@@ -113,6 +114,7 @@ class Plam(lmms):
         self.courses: dict[str, Course] = {}
         self.proofs: dict[str, Proof] = {}
         self.tasters: dict[str, Taster] = {}
+        self.endings: dict[str, Endings] = {}
         self.answered: dict[Path, set[Key]] = {}
         self.failures: dict[str, str] = {}
         self.provenance = describe(
@@ -246,7 +248,14 @@ class Plam(lmms):
         members = [requests[index] for index in families]
         with no_silent_failure(self.backend, members) as in_hand:
             told = answer_families(
-                self.backend, self.model, self.engine.answer, members, self.courses, self.tasters, in_hand
+                self.backend,
+                self.model,
+                self.engine.answer,
+                members,
+                self.courses,
+                self.tasters,
+                in_hand,
+                self.endings,
             )
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]

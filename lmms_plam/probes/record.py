@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,6 +70,8 @@ class Probe:
         plateau: of that curve.
         agreement: of the curve of agreement with the full model, which knows no labels; None for a pool, or of too few
             cuts.
+        answers: by cut, how long the answers are: `length`, the mean in new tokens, and `cut_off`, the share that the
+            limit on them cut off; None where nobody counted. Hidden vision hurts long answers first (2604.09425).
     """
 
     origin: Origin
@@ -77,6 +79,7 @@ class Probe:
     curve: MaskingCurve
     plateau: Plateau
     agreement: Plateau | None = None
+    answers: Mapping[int, Mapping[str, float | None]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `plateau.json` holds; scores are in the benchmark's units, cuts count decoder layers."""
@@ -123,7 +126,8 @@ class Probe:
 
     def write(self, folder: Path) -> None:
         """Write `curve.json`, then `plateau.json`."""
-        write_text(folder / CURVE, _dump([asdict(point) for point in self.plateau.points]))
+        points = [asdict(point) | dict(self.answers.get(point.cut, {})) for point in self.plateau.points]
+        write_text(folder / CURVE, _dump(points))
         write_text(folder / PLATEAU, _dump(self.to_dict()))
 
 
@@ -159,7 +163,17 @@ def analyse(
         curve,
         find_plateau(curve, rule, level),
         None if agreement is None else find_plateau(agreement, rule, level),
+        _answers(matrix),
     )
+
+
+def _answers(matrix: ScoreMatrix) -> dict[int, dict[str, float | None]]:
+    """Return, for each cut, how long its answers are and how many of them were cut off."""
+    formats = matrix.formats
+    if formats is None:
+        return {}
+    told = zip(matrix.variants, formats.mean_length(), formats.share_cut_off(), strict=True)
+    return {int(cut): {"length": length, "cut_off": cut_off} for cut, length, cut_off in told}
 
 
 def pool(probes: Sequence[Probe], rule: OnsetRule | None = None, level: float = 0.9) -> Probe:

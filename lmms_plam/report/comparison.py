@@ -168,7 +168,11 @@ def _label(result: Result, others: Sequence[Result]) -> str:
 
 
 def write(
-    results: Sequence[Result], folder: Path, changes: Iterable[Changes] = (), left_out: Sequence[str] = ()
+    results: Sequence[Result],
+    folder: Path,
+    changes: Iterable[Changes] = (),
+    left_out: Sequence[str] = (),
+    fragments: Sequence[str] = (),
 ) -> None:
     """Write comparison.json (the records and all else that is known), .csv, .md, .html and the forest plot.
 
@@ -177,6 +181,7 @@ def write(
         folder: where the files go.
         changes: documents that the page shows below.
         left_out: a line for each task that is left out.
+        fragments: HTML that the page shows between table and documents.
     """
     found, by_stratum = table(results, left_out), strata_tables(results)
     full = [record | _details(result) for record, result in zip(records(results, named=True), results, strict=True)]
@@ -188,7 +193,7 @@ def write(
     write_bytes(folder / FOREST, forest(results, "png"))
     picture = svg[svg.index("<svg") :]
     strata = [f"<h2>{html.escape(one.title)}</h2>\n{one.to_html()}" for one in by_stratum]
-    shown = [picture, found.to_html(), *strata, *map(changes_to_html, changes)]
+    shown = [picture, found.to_html(), *fragments, *strata, *map(changes_to_html, changes)]
     write_text(folder / "comparison.html", page(found.title, shown, "made by lmms-plam"))
 
 

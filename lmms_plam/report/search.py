@@ -239,13 +239,14 @@ def ablation(search: Search, kind: str = "svg") -> bytes | None:
     return draw_forest(rows, title, axis, kind)
 
 
-def write(search: Search, folder: Path, searches: Sequence[Search] = ()) -> None:
+def write(search: Search, folder: Path, searches: Sequence[Search] = (), fragments: Sequence[str] = ()) -> None:
     """Write the pictures, `recipe.yaml`, the page, and last `search.json`.
 
     Args:
         search: what was found.
         folder: where the files go.
         searches: all of a run, where there are several: the page shows their transfer.
+        fragments: HTML that the page shows below the pictures.
     """
     pictures = []
     if len([one for one in search.recipes if _in_plane(search, one)]) >= _LEAST_CELLS:
@@ -264,7 +265,7 @@ def write(search: Search, folder: Path, searches: Sequence[Search] = ()) -> None
         if name.rpartition(".")[0] not in drawn_now:
             (folder / name).unlink(missing_ok=True)
     write_text(folder / RECIPE, recipe_yaml(search))
-    write_text(folder / PAGE, _page(search, [_svg(folder / name) for name in pictures], searches))
+    write_text(folder / PAGE, _page(search, [*(_svg(folder / name) for name in pictures), *fragments], searches))
     search.write(folder)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmms_plam.probes.record import Probe
 from lmms_plam.probes.visibility import Visibility
+from lmms_plam.report.audit import audit_records, audit_sentences, audit_warnings
 from lmms_plam.report.comparison import FOREST, records
 from lmms_plam.report.curve import PICTURES
 from lmms_plam.report.heatmap import SURFACE
@@ -16,6 +17,7 @@ from lmms_plam.report.pictures import picture
 from lmms_plam.report.search import ABLATION, numbers
 from lmms_plam.report.sweep import SWEEP
 from lmms_plam.report.visibility import PICTURES as VISIBILITY
+from lmms_plam.scoring.audits import TaskAudit
 from lmms_plam.scoring.changes import Changes
 from lmms_plam.scoring.examples import Example
 from lmms_plam.search.result import TUNED_HERE, Search
@@ -26,9 +28,10 @@ from lmms_plam.stats.results import Result
 def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, examples: Sequence[Example] = ()) -> None:
     """Log a probe to a W&B run that is under way, online or offline.
 
-    It logs score, band and fit with the layer as their step (`TASK/curve/...`), the onset and what belongs to it in the
-    summary (`TASK/onset`), the picture (`TASK/picture`), a table of the examples with each cut's answer
-    (`TASK/answers`), and the folder's files as an artifact of type `masking-probe`.
+    It logs score, band, fit, answers' mean length and the share cut off with the layer as their step
+    (`TASK/curve/...`), the onset and what belongs to it in the summary (`TASK/onset`), the picture (`TASK/picture`), a
+    table of the examples with each cut's answer (`TASK/answers`), and the folder's files as an artifact of type
+    `masking-probe`.
 
     Args:
         run: `wandb.run`.
@@ -42,10 +45,11 @@ def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, example
     task = probe.origin.task
     step = f"{task}/curve/layer"
     run.define_metric(step, hidden=True)
-    for name in ("score", "low", "high", "fit"):
+    for name in ("score", "low", "high", "fit", "length", "cut_off"):
         run.define_metric(f"{task}/curve/{name}", step_metric=step)
     for point in probe.plateau.points:
         values = {"score": point.score, "low": point.low, "high": point.high, "fit": point.fit}
+        values |= {name: value for name, value in probe.answers.get(point.cut, {}).items() if value is not None}
         run.log({step: point.cut, **{f"{task}/curve/{name}": value for name, value in values.items()}})
 
     record = probe.to_dict()
@@ -180,6 +184,35 @@ def log_search(run: Any, search: Search, folder: Path) -> None:
         if (folder / name).exists():
             run.log({f"{task}/picture/{kind}": wandb.Image(str(folder / name))})
     _log_files(run, task, "recipe-search", folder, {name: value for name, value in record.items() if name != "recipes"})
+
+
+def log_audits(run: Any, audits: Sequence[TaskAudit]) -> None:
+    """Log a task's format audit to a W&B run that is under way, online or offline.
+
+    It logs each part of each metric as a table (`TASK/format_audit`); in the summary the headline's parts
+    (`TASK/VARIANT/METRIC/audit/PART`), the audit in words and its warnings (`TASK/format_audit/...`) and each variant's
+    share of answers cut off (`TASK/VARIANT/cut_off`); and an alert for each warning.
+
+    Args:
+        run: `wandb.run`.
+        audits: each metric of each variant of one task.
+    """
+    import wandb
+
+    task, rows = audits[0].task, audit_records(audits)
+    if rows:
+        run.log({f"{task}/format_audit": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
+    run.summary[f"{task}/format_audit/in_words"] = audit_sentences(audits)
+    warnings = audit_warnings(audits)
+    run.summary[f"{task}/format_audit/warnings"] = warnings
+    for warning in warnings:
+        run.alert(title=f"{task}: answers cut off", text=warning, level="WARN")
+    for one in audits:
+        if one.headline and one.found is not None:
+            for part in one.found.parts:
+                run.summary[f"{task}/{one.variant}/{one.metric}/audit/{part.kind}"] = part.difference.value
+            for side in one.found.sides:
+                run.summary[f"{task}/{side.variant}/cut_off"] = side.cut_off
 
 
 def _log_files(run: Any, name: str, kind: str, folder: Path, metadata: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lmms_plam.errors import DataError, about
+from lmms_plam.runs.endings import Endings, read_endings
 from lmms_plam.runs.samples import TaskRun, read_samples
 from lmms_plam.scoring.declared import find_benchmarks, say_no_mean
 from lmms_plam.scoring.examples import Example
@@ -31,6 +32,7 @@ class Joined:
         asked: by document id, what the runs were asked.
         left_out: documents that some run answered and the matrix lacks.
         notes: what a reader must know: why documents were left out, which clusters had to be assumed.
+        about_formats: what a reader of a format audit must know.
     """
 
     task: str
@@ -39,6 +41,7 @@ class Joined:
     asked: Mapping[int, Example]
     left_out: int
     notes: tuple[str, ...]
+    about_formats: tuple[str, ...] = ()
 
     def measures(self) -> list[tuple[Measure, ScoreMatrix]]:
         """Return each measure that has documents, with the part of the matrix that it reads."""
@@ -101,18 +104,20 @@ def join(runs: Mapping[str, TaskRun], clusters: Clusters | None = None, *, inter
     notes = []
     if len(doc_ids) < asked:
         notes.append(f"{asked - len(doc_ids)} of {asked} documents left out, which not all runs were asked alike")
+    endings, about_formats = read_endings(runs, samples)
     found, unclear = [], []
     asked_alike = next(iter(samples.values()))
     examples = [by_id[doc_id] for by_id in samples.values() for doc_id in doc_ids]
     for benchmark in find_benchmarks(first.task, first.told.config, examples):
         with about(first.task):
             measured = sorted(benchmark.measured(examples))
-        records = {name: _records(benchmark, samples[name], measured, run) for name, run in runs.items()}
+        records = {name: _records(benchmark, samples[name], measured, run, endings[name]) for name, run in runs.items()}
         shown = {
             doc_id: Example(doc_id, *(str(asked_alike[doc_id].get(key, "")) for key in ("input", "target")))
             for doc_id in measured
         }
         joined = _join_records(first, benchmark, records, shown, clusters, asked - len(doc_ids), notes)
+        joined = replace(joined, about_formats=about_formats)
         if benchmark.assumed and joined.unlike_harness(benchmark.headline, joined.matrix.scores.mean(axis=0), runs):
             unclear.append(benchmark.headline.key)
         else:
@@ -158,10 +163,14 @@ def _asked_alike(task: str, samples: Mapping[str, Mapping[int, Sample]], interse
 
 
 def _records(
-    benchmark: Benchmark, samples: Mapping[int, Sample], doc_ids: Iterable[int], run: TaskRun
+    benchmark: Benchmark, samples: Mapping[int, Sample], doc_ids: Iterable[int], run: TaskRun, endings: Endings
 ) -> dict[int, Record]:
     with about(str(run.path)):
-        return {doc_id: benchmark.record(samples[doc_id]) for doc_id in doc_ids}
+        records = {doc_id: benchmark.record(samples[doc_id]) for doc_id in doc_ids}
+    return {
+        doc_id: replace(record, length=endings[doc_id].length, cut_off=endings[doc_id].cut_off)
+        for doc_id, record in records.items()
+    }
 
 
 def _join_records(

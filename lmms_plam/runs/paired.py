@@ -10,6 +10,7 @@ from lmms_plam.errors import DataError
 from lmms_plam.runs.differences import differences
 from lmms_plam.runs.join import Clusters, join
 from lmms_plam.runs.samples import TaskRun, find_runs
+from lmms_plam.scoring.audits import TaskAudit, audit_task
 from lmms_plam.scoring.changes import Changes
 from lmms_plam.stats.comparison import Settings
 from lmms_plam.stats.results import Result
@@ -50,12 +51,12 @@ def runs_by_task(place: Path, label: str) -> dict[str, TaskRun]:
     return {task: replace(run, label=label) for task, run in found.items()}
 
 
-def compare_task(a: TaskRun, b: TaskRun, options: Options) -> tuple[list[Result], Changes]:
+def compare_task(a: TaskRun, b: TaskRun, options: Options) -> tuple[list[Result], Changes, list[TaskAudit]]:
     """Compare two runs of one task, b minus a.
 
     Returns:
-        The difference of each metric, where `holm_p` is left for `adjust_results`; and the documents whose score in the
-        first metric changes.
+        The difference of each metric, where `holm_p` is left for `adjust_results`; the documents whose score in the
+        first metric changes; and the format audit.
     """
     runs = {a.label: a, b.label: b}
     found_in = join(runs, options.clusters.get(a.task), intersection=options.intersection)
@@ -65,4 +66,5 @@ def compare_task(a: TaskRun, b: TaskRun, options: Options) -> tuple[list[Result]
         for result in differences(joined, a.label, options.settings, a.told.points_up, runs)
     ]
     first = found_in[0]
-    return results, Changes.of(a.task, first.matrix, a.label, first.examples)
+    audits = audit_task(a.task, first.benchmark, first.matrix, a.label, options.settings, first.about_formats)
+    return results, Changes.of(a.task, first.matrix, a.label, first.examples), audits

@@ -8,37 +8,68 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from lmms_plam.errors import DataError
+from lmms_plam.scoring.reading import Reading, read_any, read_letter, read_phrase, read_yes_no
 from lmms_plam.scoring.record import Benchmark, Measure, Record, Sample, answer_of
 
 
-def _exact_match(sample: Sample) -> Record:
-    question = sample.get("submission", {}).get("question_id", "")  # TextVQA logs it there
-    return Record(score=sample["exact_match"], answer=answer_of(sample), question=question)
+def _exact_match(read: Callable[[Sample, str], Reading | None]) -> Callable[[Sample], Record]:
+    """Return the reader of a benchmark that is scored by exact match, given how its parser reads an answer."""
+
+    def reader(sample: Sample) -> Record:
+        question = sample.get("submission", {}).get("question_id", "")  # TextVQA logs it there
+        answer = answer_of(sample)
+        return Record(score=sample["exact_match"], answer=answer, question=question, read=read(sample, answer))
+
+    return reader
+
+
+def _find_letter(answer: str) -> str:
+    from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
+
+    return str(extract_mcq_answer(answer, choices=list("ABCD")))
+
+
+def _read_realworldqa(sample: Sample, answer: str) -> Reading:
+    target = str((sample.get("doc") or {}).get("answer", sample.get("target", ""))).strip().upper()
+    return read_letter(answer, _find_letter(answer)) if target in tuple("ABCD") else read_phrase(answer)
+
+
+def _read_alone(sample: Sample, answer: str) -> Reading:
+    """As ScienceQA and AI2D read: the letter alone, or first and with a period."""
+    match = re.fullmatch(r"\s*([A-Za-z])\s*\.?|\s*([A-Z])\..*", answer, flags=re.DOTALL)
+    return "meant" if match else "not"
 
 
 def _mmstar(sample: Sample) -> Record:
     row = sample["average"]
     category = next(key for key, value in sample.items() if value == row and key != "average")
+    answer = answer_of(sample)
     return Record(
         score=row["score"],
-        answer=answer_of(sample),
+        answer=answer,
+        read=read_letter(answer, _find_letter(answer)),
         question=row["question_id"],
         stratum="/".join((category, row["l2_category"])),
     )
 
 
 def _mme(sample: Sample) -> Record:
+    from lmms_eval.tasks.mme.utils import parse_pred_ans
+
+    answer = answer_of(sample)
     group = "perception" if "mme_perception_score" in sample else "cognition"
     row = sample[f"mme_{group}_score"]
     pair = "/".join((row["category"], row["question_id"]))
     return Record(
         score=row["score"],
-        answer=answer_of(sample),
+        answer=answer,
+        read=read_yes_no(answer, parse_pred_ans(answer)),
         question=pair,
         cluster=pair,
         stratum="/".join((group, row["category"])),
@@ -62,13 +93,16 @@ def _mmmu(sample: Sample) -> Record:
     row = sample["mmmu_acc"]
     record = Record(score=0.0, answer=answer_of(sample), question=row["id"], stratum=row["subdomain"])
     if row["question_type"] != "multiple-choice":
-        return replace(record, score=float(eval_open(row["answer"], row["parsed_pred"][0])))
+        return replace(
+            record, score=float(eval_open(row["answer"], row["parsed_pred"][0])), read=read_any(record.answer)
+        )
     options = _mmmu_options(sample)
     parsed = parse_multi_choice_response(record.answer, _Choices(options), options)
     if parsed == _Choices.GUESS:
         remark = "can't be parsed and count one over the number of options, where the harness guesses"
-        return replace(record, score=1 / len(options), remark=remark)
-    return replace(record, score=float(eval_multi_choice(row["answer"], parsed)))
+        return replace(record, score=1 / len(options), remark=remark, read="fallback")
+    read = read_letter(record.answer, parsed, options[parsed])
+    return replace(record, score=float(eval_multi_choice(row["answer"], parsed)), read=read)
 
 
 def _mmmu_options(sample: Sample) -> dict[str, str]:
@@ -100,6 +134,7 @@ def _mmbench(sample: Sample) -> Record:
     return Record(
         score=float(chosen == row["answer"]),
         answer=answer_of(sample),
+        read=read_letter(row["prediction"], chosen, str(row.get(chosen, ""))),
         question=row["index"],
         cluster=str(int(row["index"]) % 1_000_000),
         stratum=row["category"],
@@ -114,9 +149,36 @@ def _mmbench_evaluator() -> Any:
     return MMBench_Evaluator()
 
 
+def _mmbench_judged(sample: Sample) -> Record:
+    """Read as the static tasks read: what upstream would ask a judge about, its static extractor decides."""
+    record = _mmbench(sample)
+    row = sample["gpt_eval_score"]
+    if _mmbench_evaluator().prefetch_answer({**row, "prediction": str(row["prediction"])}):
+        return record
+    return replace(record, remark="are read by upstream's static extractor, where the task would ask a judge")
+
+
+_SEED_KIND = "seedbench_2_plus_"
+
+
+def _seed_2_plus(sample: Sample) -> Record:
+    """Score the answer's first character, as upstream does; the stratum is the kind of picture."""
+    row = sample[f"{_SEED_KIND}all"]
+    kind = next(key for key in sample if key.startswith(_SEED_KIND) and key != f"{_SEED_KIND}all")
+    answer, found = answer_of(sample), row["pred"].strip().upper()
+    return Record(
+        score=float(row["pred"].lower().strip() == row["answer"].lower().strip()),
+        answer=answer,
+        read=read_letter(answer, found if found in tuple("ABCD") else ""),
+        question=row["question_id"],
+        stratum=kind.removeprefix(_SEED_KIND),
+    )
+
+
 def _pope(sample: Sample) -> Record:
     row = sample["pope_accuracy"]
-    return Record(score=row["score"], answer=row["prediction"], question=row["question_id"])
+    read: Reading = "meant" if row["prediction"] in ("yes", "no") else "not"
+    return Record(score=row["score"], answer=row["prediction"], question=row["question_id"], read=read)
 
 
 def _hallusion(sample: Sample) -> Record:
@@ -126,9 +188,11 @@ def _hallusion(sample: Sample) -> Record:
     yes = "1" if "yes" in row["model_prediction"].lower() else "0"
     place = "_".join((row["category"], row["subcategory"], row["set_id"]))
     unseen = row["category"] == "VS" and str(row["figure_id"]) == "0"
+    found = "yes" if yes == "1" else "no"  # whatever holds no yes is a no
     return Record(
         score=float(row["correct"] if judged else yes == str(row["gt_answer"])),
         answer=row["model_prediction"],
+        read=None if judged else read_yes_no(row["model_prediction"], found),
         question=f"{place}_{row['figure_id']}_{row['question_id']}",
         cluster=place,
         stratum=row["category"],
@@ -142,7 +206,9 @@ def _hallusion(sample: Sample) -> Record:
 
 
 def _mathvision(sample: Sample) -> Record:
-    return Record(score=float(sample["mathvision_standard_eval"]["scores"][0]), answer=answer_of(sample))
+    answer = answer_of(sample)
+    read: Reading = "meant" if "oxed{" in answer else "fallback" if answer.strip() else "not"
+    return Record(score=float(sample["mathvision_standard_eval"]["scores"][0]), answer=answer, read=read)
 
 
 _MMSTAR_CATEGORIES = (
@@ -170,7 +236,18 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "mmmu_val": Benchmark(_mmmu, (Measure("mmmu_acc", "mean"),)),
     "mmbench_en_dev_static": Benchmark(_mmbench, (Measure("gpt_eval_score", "all_right"),)),
-    "realworldqa": Benchmark(_exact_match, _ACCURACY, cluster_column="image"),
+    **dict.fromkeys(
+        ("mmbench_en_dev", "mmbench_cn_cc"), Benchmark(_mmbench_judged, (Measure("gpt_eval_score", "all_right"),))
+    ),
+    "seedbench_2_plus": Benchmark(
+        _seed_2_plus,
+        (
+            Measure(f"{_SEED_KIND}all", "mean"),
+            *(Measure(f"{_SEED_KIND}{kind}", "mean", kind) for kind in ("Chart", "Map", "Web")),
+        ),
+        cluster_column="image",
+    ),
+    "realworldqa": Benchmark(_exact_match(_read_realworldqa), _ACCURACY, cluster_column="image"),
     "pope": Benchmark(
         _pope,
         (
@@ -182,14 +259,16 @@ BENCHMARKS: dict[str, Benchmark] = {
         cluster_column="image_source",
         questions_per_image=6,
     ),
-    "gqa": Benchmark(_exact_match, _ACCURACY, cluster_column="imageId", needs_clusters=True),
-    "textvqa_val": Benchmark(_exact_match, _ACCURACY, cluster_column="image_id"),
-    "scienceqa_img": Benchmark(_exact_match, _ACCURACY, cluster_column="image"),
+    "gqa": Benchmark(
+        _exact_match(lambda _, answer: read_phrase(answer)), _ACCURACY, cluster_column="imageId", needs_clusters=True
+    ),
+    "textvqa_val": Benchmark(_exact_match(lambda _, answer: read_any(answer)), _ACCURACY, cluster_column="image_id"),
+    "scienceqa_img": Benchmark(_exact_match(_read_alone), _ACCURACY, cluster_column="image"),
     "hallusion_bench_image": Benchmark(
         _hallusion,
         (Measure("aAcc", "percent"), Measure("qAcc", "question_right"), Measure("fAcc", "figure_right")),
     ),
-    "ai2d": Benchmark(_exact_match, _ACCURACY, cluster_column="image"),
+    "ai2d": Benchmark(_exact_match(_read_alone), _ACCURACY, cluster_column="image"),
     "mathvision_testmini": Benchmark(_mathvision, (Measure("mathvision_standard_eval", "percent"),)),
 }
 """The benchmarks of the papers, by lmms-eval's task name (facts: the tasks' own utils.py, lmms-eval 0.7.3)."""
@@ -197,6 +276,8 @@ BENCHMARKS: dict[str, Benchmark] = {
 _SCORED_ALIKE = {
     "mmstar": ("mmstar_qwen", "mmstar_oc"),
     "mmmu_val": ("mmmu_val_qwen",),
+    "mmbench_en_dev_static": ("mmbench_cn_dev_static",),
+    "mmbench_en_dev": ("mmbench_cn_dev", "mmbench_ru_dev", "mmbench_ko_dev"),
     "pope": ("pope_adv", "pope_pop", "pope_random"),
     "gqa": ("gqa_lite",),
     "textvqa_val": ("textvqa_val_lite",),

@@ -11,6 +11,7 @@ own entry of it, or columns of the dataset.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -36,6 +37,8 @@ class Declaration(BaseModel):
         perfect: the best value of a document, 100 for percentages.
         chance: the task's score where each answer is chosen at random, which pictures then show.
         metric: a registered metric, `module:name` where importing the module registers it.
+        reads: a regular expression for the whole of an answer, blanks around it apart, that the task's scoring can read
+            as meant; left out, it isn't known which answers could be read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +51,7 @@ class Declaration(BaseModel):
     perfect: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     chance: float | None = Field(default=None, allow_inf_nan=False)
     metric: str = "mean"
+    reads: re.Pattern[str] | None = None
 
 
 def read_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,6 +190,7 @@ def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
         }
         if lacking := [path for path, found in named.items() if path and found is None]:
             raise DataError(f"document {sample.get('doc_id')}: '{lacking[0]}' is not among what is logged")
+        answer, pattern = answer_of(sample), declaration.reads
         value = _look_up(places, score)
         if value is None:
             raise DataError(
@@ -194,7 +199,8 @@ def _benchmark(score: str, metric: str, declaration: Declaration) -> Benchmark:
             )
         return Record(
             score=value,
-            answer=answer_of(sample),
+            answer=answer,
+            read=None if pattern is None else "meant" if pattern.fullmatch(answer.strip()) else "not",
             question="" if question is None else str(question),
             cluster=None if cluster is None else str(cluster),
             stratum="" if stratum is None else str(stratum),

@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field, SkipValidation, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lmms_plam.errors import DataError, first_problem
+from lmms_plam.scoring.reading import Reading
 from lmms_plam.stats.matrix import ScoreMatrix
 
 Sample = Mapping[str, Any]
+
+CutOff = Literal["yes", "likely", "no"]
 
 
 @checked_dataclass(frozen=True, slots=True, config=ConfigDict(coerce_numbers_to_str=True))
@@ -34,6 +37,9 @@ class Record:
         size: documents without which the cluster is incomplete.
         columns: further text columns that a metric reads.
         remark: what a reader of the scores must know of this one.
+        read: how the benchmark's parser read the answer; None where that isn't known.
+        cut_off: whether the limit on new tokens cut it off; None where that isn't known.
+        length: its length, in tokens where they were counted; None where nobody did.
     """
 
     score: SkipValidation[float]
@@ -44,6 +50,22 @@ class Record:
     size: int = 1
     columns: Mapping[str, str] = Field(default_factory=dict)
     remark: str = ""
+    read: Reading | None = None
+    cut_off: CutOff | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an answer ended.
+
+    Attributes:
+        tokens: new tokens, the end token included.
+        cut_off: whether the limit on new tokens ended it.
+    """
+
+    tokens: int
+    cut_off: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmms_plam.errors import DataError, about
 from lmms_plam.scoring.declared import find_benchmarks, is_number, read_metadata, say_no_mean
 from lmms_plam.scoring.images import image_names, say_shared_images
-from lmms_plam.scoring.record import Benchmark, Record, Sample
+from lmms_plam.scoring.record import Benchmark, Ending, Record, Sample
 from lmms_plam.scoring.units import count_remarks, same_number, score_matrix
 from lmms_plam.stats.matrix import BoolArray, ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
@@ -33,12 +33,14 @@ class ScoredAnswer:
         variant: who answered.
         answer: after the task's filter.
         values: what the task's `process_results` returned, by metric.
+        ending: how the answer ended; None where that isn't known, as of answers from lmms-eval's cache.
     """
 
     doc_id: int
     variant: str
     answer: Any
     values: Mapping[str, Any]
+    ending: Ending | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, from which it can be made again."""
@@ -65,15 +67,23 @@ class Scorer:
         task: the family task, which has the wrapped task's config, documents and prompts.
         of: the wrapped task's name.
         process_results: the wrapped task's: a document and its answers to a value for each metric.
+        ending: returns how an answer ended, given its document's number and its variant's name; None if unknown.
     """
 
-    def __init__(self, task: ConfigurableTask, of: str, process_results: Callable[[Any, list[Any]], Mapping[str, Any]]):
-        self._task, self._of, self._process_results = task, of, process_results
+    def __init__(
+        self,
+        task: ConfigurableTask,
+        of: str,
+        process_results: Callable[[Any, list[Any]], Mapping[str, Any]],
+        ending: Callable[[int, str], Ending | None],
+    ):
+        self._task, self._of, self._process_results, self._ending = task, of, process_results, ending
         self._image_names = cache(lambda column: image_names(task.eval_docs, column))
 
     def score(self, doc: Mapping[str, Any], variant: str, answer: Any) -> ScoredAnswer:
         """Score a variant's filtered answer."""
-        return ScoredAnswer(doc[DOC_ID], variant, answer, self._process_results(doc, [answer]))
+        doc_id, values = doc[DOC_ID], self._process_results(doc, [answer])
+        return ScoredAnswer(doc_id, variant, answer, values, self._ending(doc_id, variant))
 
     def taste(self, answer: ScoredAnswer) -> None:
         """Read one answer as `join` will read all of them.
@@ -174,7 +184,8 @@ class Scorer:
             try:
                 record = benchmark.record(sample)
                 cluster = self._cluster(benchmark, answer.doc_id) if record.cluster is None else record.cluster
-                records.append((answer.doc_id, answer.variant, replace(record, cluster=cluster)))
+                record = _with_ending(replace(record, cluster=cluster), answer.ending)
+                records.append((answer.doc_id, answer.variant, record))
             except DataError as error:
                 refused.setdefault(answer.doc_id, str(error))
         if refused:
@@ -198,3 +209,9 @@ class Scorer:
         if column is not None and benchmark.needs_clusters:
             raise DataError(f"documents have no '{column}' to cluster them by")
         return str(doc_id)
+
+
+def _with_ending(record: Record, ending: Ending | None) -> Record:
+    if ending is None:
+        return record
+    return replace(record, length=ending.tokens, cut_off="yes" if ending.cut_off else "no")

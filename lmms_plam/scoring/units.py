@@ -28,6 +28,7 @@ def score_matrix(
     """
     units = {doc_id: (str(record.cluster), record.size) for doc_id, _, record in records}
     complete, notes = _complete_units(units, source)
+    told = any(part is not None for _, _, record in records for part in (record.read, record.cut_off, record.length))
     rows = (
         {
             "doc_id": doc_id,
@@ -36,6 +37,7 @@ def score_matrix(
             "score": record.score,
             "cluster": record.cluster,
             "stratum": record.stratum,
+            **({"read": record.read, "cut_off": record.cut_off, "length": record.length} if told else {}),
             **record.columns,
         }
         for doc_id, variant, record in records

@@ -1,7 +1,8 @@
 """The score matrix: what every variant scored on every document, the one thing that all inference reads.
 
 On disk it is long-form Parquet, a row for each document and variant: doc_id, variant, answer, score, cluster, stratum,
-and any further text columns that a benchmark's metric needs (HallusionBench: question and figure).
+and any further text columns that a benchmark's metric needs (HallusionBench: question and figure). Where it is known
+how answers were given and read: read, cut_off, length.
 """
 
 from __future__ import annotations
@@ -24,6 +25,44 @@ TextArray = npt.NDArray[Any]
 
 _BEYOND = 1e100  # sums of such scores needn't be finite
 _FIXED = ("doc_id", "variant", "answer", "score", "cluster", "stratum")
+_FORMATS = ("read", "cut_off", "length")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Formats:
+    """How each answer was given and read.
+
+    Attributes:
+        read: (n_docs, n_variants) `meant`, `fallback` or `not`: how the benchmark's parser read it; empty if unknown.
+        cut_off: (n_docs, n_variants) `yes`, `likely` or `no`: whether the limit on new tokens ended it; empty if
+            unknown.
+        length: (n_docs, n_variants) its length, in tokens where they were counted; NaN if unknown.
+    """
+
+    read: TextArray
+    cut_off: TextArray
+    length: FloatArray
+
+    def at(self, rows: Any, columns: Any = slice(None)) -> Formats:
+        """Return those of some documents, or of some variants."""
+        return Formats(*(values[rows][:, columns] for values in (self.read, self.cut_off, self.length)))
+
+    def is_cut_off(self) -> BoolArray:
+        """Return which answers were cut off, surely or likely, (n_docs, n_variants)."""
+        return np.asarray((self.cut_off == "yes") | (self.cut_off == "likely"))
+
+    def mean_length(self) -> list[float | None]:
+        """Return the mean length of each variant's answers, None where nobody counted any."""
+        counted = ~np.isnan(self.length)
+        return [
+            float(own[known].mean()) if known.any() else None
+            for own, known in zip(self.length.T, counted.T, strict=True)
+        ]
+
+    def share_cut_off(self) -> list[float | None]:
+        """Return the share of each variant's answers cut off, of those of which that is known; None where it isn't."""
+        known, cut = self.cut_off != "", self.is_cut_off()
+        return [float(own[told].mean()) if told.any() else None for own, told in zip(cut.T, known.T, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +77,7 @@ class ScoreMatrix:
         clusters: (n_docs,) documents that depend on each other share a name (an MME image pair, a POPE image).
         strata: (n_docs,) parts of fixed size that the benchmark averages over (MMStar's 18 categories).
         columns: further (n_docs,) text columns by name.
+        formats: how the answers were given and read; None where nobody said.
     """
 
     doc_ids: IntArray
@@ -47,6 +87,7 @@ class ScoreMatrix:
     clusters: TextArray
     strata: TextArray
     columns: Mapping[str, TextArray] = field(default_factory=dict)
+    formats: Formats | None = None
 
     def __post_init__(self) -> None:
         strata_by_cluster: dict[str, str] = {}
@@ -63,7 +104,8 @@ class ScoreMatrix:
 
         Args:
             rows: mappings with doc_id, variant and score; answer (default ""), cluster (default: the document itself),
-                stratum (default: one for all) and further text columns are optional.
+                stratum (default: one for all), read, cut_off and length together (each None where unknown), and further
+                text columns are optional.
             source: what error messages call the rows.
 
         Raises:
@@ -108,7 +150,10 @@ class ScoreMatrix:
             "cluster": [str(row.get("cluster", row["doc_id"])) for row in rows],
             "stratum": [str(row.get("stratum", "")) for row in rows],
         }
-        extra = {name: [str(row[name]) for row in rows] for name in rows[0] if name not in _FIXED}
+        if all(name in rows[0] for name in _FORMATS):
+            columns |= {name: [row[name] or "" for row in rows] for name in ("read", "cut_off")}
+            columns["length"] = [row["length"] for row in rows]
+        extra = {name: [str(row[name]) for row in rows] for name in rows[0] if name not in (*_FIXED, *columns)}
         return {**columns, **extra}
 
     @classmethod
@@ -166,6 +211,8 @@ class ScoreMatrix:
         for name in names:
             kind = table[name].type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if name == "length" and pa.types.is_integer(kind):
+                continue
             if name == "doc_id":
                 expected, fits = "a whole number", pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
             else:
@@ -203,9 +250,10 @@ class ScoreMatrix:
                 " the score is no finite number"
             )
         order = np.argsort(cell)
+        formats = _formats(columns, order, shape)
         per_document = {}
         for name in columns:
-            if name in ("doc_id", "variant", "score", "answer"):
+            if name in ("doc_id", "variant", "score", "answer", *(_FORMATS if formats else ())):
                 continue
             values = np.asarray(columns[name], dtype=np.str_)
             unequal = values != values[first][doc]
@@ -223,6 +271,7 @@ class ScoreMatrix:
             clusters=per_document.pop("cluster"),
             strata=per_document.pop("stratum"),
             columns=per_document,
+            formats=formats,
         )
 
     def write(self, path: str | Path, asked: BoolArray | None = None) -> None:
@@ -236,6 +285,10 @@ class ScoreMatrix:
         import pyarrow.parquet as pq
 
         n_docs, n_variants = self.scores.shape
+        formats = {}
+        if self.formats is not None:
+            length = pa.array(self.formats.length.ravel(), from_pandas=True).cast(pa.int64())  # NaN becomes null
+            formats = {"read": self.formats.read.ravel(), "cut_off": self.formats.cut_off.ravel(), "length": length}
         per_document = {"cluster": self.clusters, "stratum": self.strata, **self.columns}
         table = pa.table(
             {
@@ -243,6 +296,7 @@ class ScoreMatrix:
                 "variant": list(self.variants) * n_docs,
                 "answer": pa.array(self.answers.ravel(), type=pa.string()),
                 "score": self.scores.ravel(),
+                **formats,
                 **{name: np.repeat(values, n_variants).tolist() for name, values in per_document.items()},
             }
         )
@@ -261,6 +315,7 @@ class ScoreMatrix:
             clusters=self.clusters[keep],
             strata=self.strata[keep],
             columns={name: values[keep] for name, values in self.columns.items()},
+            formats=None if self.formats is None else self.formats.at(keep),
         )
 
     def take(self, variants: Sequence[int]) -> ScoreMatrix:
@@ -271,6 +326,7 @@ class ScoreMatrix:
             variants=tuple(self.variants[column] for column in columns),
             scores=self.scores[:, columns],
             answers=self.answers[:, columns],
+            formats=None if self.formats is None else self.formats.at(slice(None), columns),
         )
 
     def column(self, variant: str) -> int:
@@ -293,6 +349,15 @@ class ScoreMatrix:
             raise DataError(
                 f"a comparison needs at least {count} variants, and there is only '{', '.join(self.variants)}'"
             )
+
+
+def _formats(columns: Mapping[str, list[Any]], order: IntArray, shape: tuple[int, int]) -> Formats | None:
+    """Return how answers were given and read; None where columns of these names are missing, or a benchmark's own."""
+    if not all(name in columns for name in _FORMATS) or any(isinstance(one, str) for one in columns["length"]):
+        return None
+    read, cut_off = (np.array(columns[name], dtype=object)[order].reshape(shape) for name in ("read", "cut_off"))
+    length = np.array([np.nan if one is None else one for one in columns["length"]], dtype=np.float64)
+    return Formats(read, cut_off, length[order].reshape(shape))
 
 
 def _number(row: Mapping[str, Any], source: str) -> float:
