@@ -11,7 +11,8 @@ from typing import Any
 
 from lmms_plam.audit.parts import KINDS, Audit, Part, Side
 from lmms_plam.files import write_text
-from lmms_plam.report.numbers import decimals, p_text, to_csv
+from lmms_plam.report.comparison import to_csv
+from lmms_plam.report.numbers import decimals, p_text
 from lmms_plam.report.tables import Table
 from lmms_plam.scoring.audits import TaskAudit
 

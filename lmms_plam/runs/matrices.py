@@ -85,12 +85,10 @@ def join_saved(
     if any((other.clusters != joined.clusters).any() or (other.strata != joined.strata).any() for other in matrices):
         raise DataError(f"{first.task}: clusters or strata differ between the runs; run one of them again")
     names = _name_variants(saved, matrices, apart)
-    columns = {name: (run, column) for run, own in enumerate(names) for column, name in enumerate(own)}
-    scores, answers = (
-        np.column_stack([getattr(matrices[run], what)[:, column] for run, column in columns.values()])
-        for what in ("scores", "answers")
-    )
-    matrix = replace(joined, variants=tuple(columns), scores=scores, answers=answers)
+    columns = {
+        name: (matrix, column) for matrix, own in zip(matrices, names, strict=True) for column, name in enumerate(own)
+    }
+    matrix = joined.with_variants(columns)
     notes = dict.fromkeys(note for one in saved for note in one.record.notes)
     if left_out:
         notes[f"{left_out} documents left out, which not all runs were asked alike"] = None

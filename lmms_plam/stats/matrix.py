@@ -7,8 +7,9 @@ how answers were given and read: read, cut_off, length.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,23 @@ class ScoreMatrix:
             answers=self.answers[:, columns],
             formats=None if self.formats is None else self.formats.at(slice(None), columns),
         )
+
+    def with_variants(self, columns: Mapping[str, tuple[ScoreMatrix, int]]) -> ScoreMatrix:
+        """Return the matrix with other variants.
+
+        Args:
+            columns: by name, a matrix of the same documents and a column of it.
+        """
+
+        def beside(values: Callable[[ScoreMatrix], Any]) -> Any:
+            return np.column_stack([values(matrix)[:, column] for matrix, column in columns.values()])
+
+        formats = None
+        if all(matrix.formats is not None for matrix, _ in columns.values()):
+            parts = (beside(attrgetter(f"formats.{one.name}")) for one in fields(Formats))
+            formats = Formats(*parts)
+        scores, answers = beside(attrgetter("scores")), beside(attrgetter("answers"))
+        return replace(self, variants=tuple(columns), scores=scores, answers=answers, formats=formats)
 
     def column(self, variant: str) -> int:
         """Return the position of a variant.
