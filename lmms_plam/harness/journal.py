@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from lmms_plam.files import write_text
 from lmms_plam.scoring.record import Ending
@@ -68,9 +67,8 @@ class Journal:
         """Add the answers of a batch, and how they ended, from then on safe from this process's end."""
         for key, answer in answers.items():
             doc_id, variant = key
-            entry: dict[str, Any] = {"doc_id": doc_id, "variant": variant, "prompt": prompt, "answer": answer}
-            if endings is not None:
-                entry |= asdict(endings[key])
+            ending = {} if endings is None else asdict(endings[key])
+            entry = {"doc_id": doc_id, "variant": variant, "prompt": prompt, **ending, "answer": answer}
             self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
