@@ -7,9 +7,11 @@ from html import escape
 
 import numpy as np
 import pytest
+import yaml
 from test_harness_runs import evaluate
 
 from lmms_plam.errors import ConfigError, DataError
+from lmms_plam.paths import data_folder
 from lmms_plam.probes.visibility import Place, findings, read_place, visibility
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
@@ -118,6 +120,31 @@ def test_a_place_is_read_from_its_name(place):
 def test_a_variant_that_is_no_place_is_refused():
     with pytest.raises(DataError, match="'merged' says neither where the picture is hidden"):
         read_place("merged", DEPTH)
+
+
+@pytest.mark.parametrize("kind", ["early", "window", "headroom"])
+def test_the_papers_nine_can_be_asked(kind):
+    folder = data_folder("tasks")
+    probes = yaml.safe_load((folder / "plam_probe_nine.yaml").read_text())["task"]
+    ours = yaml.safe_load((folder / f"plam_{kind}_nine.yaml").read_text())
+    assert ours["task"] == [name.replace("probe", kind) for name in probes]
+    for name in ours["task"]:
+        lines = (folder / f"{name}.yaml").read_text().splitlines()
+        assert lines[0] == f"task: {name}"
+        assert lines[1] == f"class: !function lmms_plam.families.{kind.capitalize()}Probe"
+        assert lines[2] == f"of: {name.removeprefix(f'plam_{kind}_')}"
+
+
+@pytest.mark.parametrize(("benchmark", "kinds"), [("digits", 7), ("microworld", 9)])
+def test_the_chance_level_of_an_embedded_benchmark_is_that_of_its_answers(benchmark, kinds):
+    folder = data_folder("tasks")
+    answers: dict[str, list[str]] = {}
+    for line in (folder / f"plam_{benchmark}.jsonl").read_text().splitlines():
+        document = json.loads(line)
+        answers.setdefault(document["kind"], []).append(document["answer"])
+    assert len(answers) == kinds
+    share = sum(len(own) / len(set(own)) for own in answers.values()) / sum(map(len, answers.values()))
+    assert f"chance: {share:.2f} " in (folder / f"_plam_{benchmark}_common.yaml").read_text()
 
 
 TASKS = [f"plam_{kind}_digits" for kind in ("early", "window", "headroom")]

@@ -119,7 +119,8 @@ class Comparison(FamilyTask):
         results = adjust_results(differences(joined, BASE, Settings(), record.points_up))
         changes = Changes.of(self.options.task, matrix, BASE, self.examples)
         audits = audit_task(self.options.task, benchmark, matrix, BASE)
-        write(results, matrix_file.parent, [changes], fragments=[audits_to_html(audits)])
+        about = f"{record.model}, {record.date}"
+        write(results, matrix_file.parent, [changes], fragments=[audits_to_html(audits)], about=about)
         write_audits(audits, matrix_file.parent)
         headlines = [result for result in results if result.headline]
         for result in headlines:
@@ -133,7 +134,7 @@ class Comparison(FamilyTask):
             every, each_changes, each_audits = zip(*self._compared.values(), strict=True)
             all_audits = list(chain.from_iterable(each_audits))
             together = adjust_results(chain.from_iterable(every))
-            write(together, self.folder.parent, each_changes, fragments=[audits_to_html(all_audits)])
+            write(together, self.folder.parent, each_changes, fragments=[audits_to_html(all_audits)], about=about)
             write_audits(all_audits, self.folder.parent)
         run = host.wandb_run()
         if run is not None:

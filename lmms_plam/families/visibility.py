@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -112,7 +113,8 @@ class VisibilityProbe(FamilyTask):
             perfect_answer=benchmark.perfect_answer,
             recipe=self._recipe,
         )
-        write(self.options.task, self.plam.provenance.config.name, found, matrix_file.parent)
+        about = f"{self.plam.provenance.config.name}, {date.today().isoformat()}"
+        write(self.options.task, about, found, matrix_file.parent)
         for line in findings(found):
             logger.info(f"{self.options.task}: {line}")
         numbers = self.numbers(found)

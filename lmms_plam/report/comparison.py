@@ -130,8 +130,14 @@ def table(results: Sequence[Result], left_out: Sequence[str] = ()) -> Table:
     ).without_empty_columns()
 
 
-def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
-    """Draw each metric's difference in points, hundredths of the metric's perfect score, grouped by task."""
+def forest(results: Sequence[Result], kind: str = "svg", about: str = "") -> bytes:
+    """Draw each metric's difference in points, hundredths of the metric's perfect score, grouped by task.
+
+    Args:
+        results: what was compared.
+        kind: `svg` or `png`.
+        about: which model answered and when, for the title.
+    """
     first = results[0].comparison
     tasks = list(dict.fromkeys(result.task for result in results))
     ordered = sorted(results, key=lambda result: (tasks.index(result.task), not result.headline))
@@ -156,7 +162,7 @@ def forest(results: Sequence[Result], kind: str = "svg") -> bytes:
     )
     if len(results) > len(rows):
         axis += f"; {len(rows)} of {len(results)} differences, the others are in the tables"
-    return draw_forest(rows, _title(results), axis, kind)
+    return draw_forest(rows, _title(results) + (f" ({about})" if about else ""), axis, kind)
 
 
 def _label(result: Result, others: Sequence[Result]) -> str:
@@ -173,6 +179,7 @@ def write(
     changes: Iterable[Changes] = (),
     left_out: Sequence[str] = (),
     fragments: Sequence[str] = (),
+    about: str = "",
 ) -> None:
     """Write comparison.json (the records and all else that is known), .csv, .md, .html and the forest plot.
 
@@ -182,19 +189,20 @@ def write(
         changes: documents that the page shows below.
         left_out: a line for each task that is left out.
         fragments: HTML that the page shows between table and documents.
+        about: which model answered and when, for picture and page.
     """
     found, by_stratum = table(results, left_out), strata_tables(results)
     full = [record | _details(result) for record, result in zip(records(results, named=True), results, strict=True)]
     write_text(folder / "comparison.json", json.dumps(full, indent=2) + "\n")
     write_text(folder / "comparison.csv", to_csv(list(_flat(results))))
     write_text(folder / "comparison.md", "\n".join(one.to_markdown() for one in (found, *by_stratum)))
-    svg = forest(results).decode()
+    svg = forest(results, about=about).decode()
     write_text(folder / "forest.svg", svg)
-    write_bytes(folder / FOREST, forest(results, "png"))
+    write_bytes(folder / FOREST, forest(results, "png", about))
     picture = svg[svg.index("<svg") :]
     strata = [f"<h2>{html.escape(one.title)}</h2>\n{one.to_html()}" for one in by_stratum]
     shown = [picture, found.to_html(), *fragments, *strata, *map(changes_to_html, changes)]
-    write_text(folder / "comparison.html", page(found.title, shown, "made by lmms-plam"))
+    write_text(folder / "comparison.html", page(found.title, shown, about=about))
 
 
 def _flat(results: Sequence[Result]) -> Iterator[dict[str, Any]]:

@@ -118,7 +118,7 @@ def write(standings: Sequence[Standing], reference: str | None, folder: Path, le
     write_text(folder / "leaderboard.json", json.dumps(records(standings), indent=2) + "\n")
     write_text(folder / "leaderboard.csv", to_csv(records(standings)))
     write_text(folder / "leaderboard.md", found.to_markdown())
-    write_text(folder / "leaderboard.html", page(found.title, [found.to_html()], "made by plam leaderboard"))
+    write_text(folder / "leaderboard.html", page(found.title, [found.to_html()], "by `plam leaderboard`"))
 
 
 def _ordered(standings: Sequence[Standing]) -> tuple[list[tuple[str, float | None]], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from importlib.metadata import version
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -17,14 +18,16 @@ ul { color: #555; } svg { max-width: 100%; height: auto; } footer { color: #777;
 """
 
 
-def page(title: str, fragments: Sequence[str], footer: str) -> str:
+def page(title: str, fragments: Sequence[str], how: str = "", about: str = "") -> str:
     """Return a whole HTML page.
 
     Args:
         title: of the page, plain text.
         fragments: HTML and SVG, in order.
-        footer: how the numbers were made, plain text.
+        how: how the numbers were made, plain text.
+        about: which model answered and when, plain text.
     """
+    footer = "; ".join(part for part in (about, f"made by lmms-plam {version('lmms-plam')}", how) if part)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"

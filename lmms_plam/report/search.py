@@ -285,7 +285,7 @@ def _page(search: Search, pictures: Sequence[str], searches: Sequence[Search]) -
         f"{provenance(search)}. Space: {record.space}. Model {record.model or 'unknown'}. Cross-fitting: {plan.folds}"
         f" folds, {plan.repeats} repeats, {plan.halvings} halvings. Intervals over all recipes: max-T,"
         f" {settings.draws:,} bootstrap draws of {search.clusters:,} clusters in {search.strata} strata."
-        f" Seed {settings.seed}. {versions}. Made by lmms-plam."
+        f" Seed {settings.seed}. {versions}."
     )
     return page(f"{record.task}: recipe search", parts, footer)
 

@@ -29,27 +29,25 @@ _WORDS: dict[Kind, str] = {
 }
 
 
-def write(task: str, model: str, found: Visibility, folder: Path) -> None:
+def write(task: str, about: str, found: Visibility, folder: Path) -> None:
     """Write visibility.json, .html, .png and .svg.
 
     Args:
         task: its name.
-        model: what answered, for the picture and the page.
+        about: which model answered and when.
         found: what `visibility` returned.
         folder: where the files go; made if missing.
     """
-    write_text(folder / RECORD, json.dumps({"task": task, "model": model, **found.to_dict()}, indent=2) + "\n")
-    _draw(task, model, found, folder)
+    write_text(folder / RECORD, json.dumps({"task": task, "about": about, **found.to_dict()}, indent=2) + "\n")
+    _draw(task, about, found, folder)
     svg = (folder / PICTURES[1]).read_text(encoding="utf-8")
     listed = "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in findings(found)) + "</ul>"
-    write_text(
-        folder / PAGE, page(f"{task}: {model}", [svg[svg.index("<svg") :], listed, table(found).to_html()], _HOW)
-    )
+    write_text(folder / PAGE, page(task, [svg[svg.index("<svg") :], listed, table(found).to_html()], _HOW, about))
 
 
 _HOW = (
-    "made by lmms-plam; differences are paired, to the full model; their intervals, from a bootstrap of clusters, hold "
-    "for all places of a kind at once"
+    "differences are paired, to the full model; their intervals, from a bootstrap of clusters, hold for all places of "
+    "a kind at once"
 )
 
 
@@ -70,7 +68,7 @@ def table(found: Visibility) -> Table:
     return Table("places", ("place", "score", "points", interval), [*rows, ("full", f"{found.full:.4g}", "", "")])
 
 
-def _draw(task: str, model: str, found: Visibility, folder: Path) -> None:
+def _draw(task: str, about: str, found: Visibility, folder: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -85,7 +83,7 @@ def _draw(task: str, model: str, found: Visibility, folder: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
-    figure.suptitle(f"{task}: {model}", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    figure.suptitle(f"{task} ({about})", x=0.01, ha="left", fontsize=13, fontweight="bold")
     lines = [textwrap.fill(line[0].upper() + line[1:] + ".", 120) for line in findings(found)]
     axes.set_title("\n".join(lines), loc="left", fontsize=9, color=_QUIET)
     for name in PICTURES:
