@@ -12,6 +12,7 @@ from test_harness_runs import evaluate
 
 from lmms_plam.errors import ConfigError, DataError
 from lmms_plam.paths import data_folder
+from lmms_plam.probes.record import is_probe
 from lmms_plam.probes.visibility import Place, findings, read_place, visibility
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
@@ -57,7 +58,7 @@ def test_early_and_late_hiding_enclose_the_layers_that_read():
     assert (found.early_limit[0], found.curves["late"].onset) == (4, 8)
     assert found.early_limit[1] <= 4 <= found.early_limit[2]
     said = " ".join(findings(found))
-    assert "hiding the picture below layer 4 costs nothing" in said
+    assert "hiding the picture below layer 4 keeps the score within 2.5 points of its top" in said
     assert "it is read in layers 4 to 7" in said
     assert "layers 0 to 3 are the masking curve's flat start" in said
     assert "the first stage is no artefact" in said
@@ -108,7 +109,7 @@ def test_headroom_says_from_where_on_attention_is_not_needed():
     assert found.curves["silent"].onset == 6
     assert found.at("silent", 8).difference == 0
     said = " ".join(findings(found))
-    assert "from layer 6 on, attention can be switched off" in said
+    assert "with attention switched off from layer 6 on, the score stays within 2.4 points" in said
     assert "in all layers that the recipe merges (layers 8 to 11) changes the score by +0.0 points" in said
 
 
@@ -162,6 +163,7 @@ def test_digits_is_asked_in_all_three_ways(tmp_path):
     assert windows.variants == (*(f"window {layer}-{layer + 2}" for layer in range(10)), "12")
     record = json.loads((folders[TASKS[2]] / "visibility.json").read_text())
     assert record["recipe"] == 8
+    assert not any(is_probe(folder / "matrix.parquet") for folder in folders.values()), "plam plateau passes them over"
     assert [one["variant"] for one in record["contrasts"]["silent"]] == [f"silent {layer}" for layer in range(12)]
     for folder in folders.values():
         assert (folder / "visibility.png").stat().st_size > 10_000

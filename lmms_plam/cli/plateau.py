@@ -95,17 +95,15 @@ def _print_table(probes: Sequence[Probe]) -> None:
 
     console = Console(markup=False, emoji=False)
     table = Table(box=None, pad_edge=False)
-    for heading in ("probe", "verdict", "onset", "interval", "without labels", "full", "rise"):
+    for heading in ("probe", "verdict", "onset", "without labels", "full", "rise"):
         words = heading in ("probe", "verdict")
         table.add_column(heading, justify="left" if words else "right", overflow="fold")
     for probe in probes:
         found = probe.plateau
-        low, high = found.estimate.interval
         table.add_row(
             probe.origin.task,
             found.verdict,
-            "none" if found.onset is None else str(found.onset),
-            "" if found.onset is None else f"{low}..{high}",
+            _onset(found),
             "" if probe.agreement is None else _onset(probe.agreement),
             f"{found.full:.4g}",
             f"{found.rise:+.3g} ± {found.rise_error:.2g}",

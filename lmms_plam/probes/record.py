@@ -215,7 +215,7 @@ def pool(probes: Sequence[Probe], rule: OnsetRule | None = None, level: float = 
 
 
 def is_probe(path: Path) -> bool:
-    """Say whether a saved score matrix has cuts among its variants."""
+    """Say whether the variants of a saved score matrix are cuts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -223,7 +223,7 @@ def is_probe(path: Path) -> bool:
         variants = pq.read_table(path, columns=["variant"])["variant"].unique().to_pylist()
     except (OSError, pa.ArrowException, LookupError, ValueError):
         return True  # reading it whole says what is wrong
-    return any(is_cut(str(name)) for name in variants)
+    return all(is_cut(str(name)) for name in variants)
 
 
 def read_origin(matrix: Path) -> Origin:

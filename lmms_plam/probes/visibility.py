@@ -90,7 +90,7 @@ class Visibility:
 
     @property
     def early_limit(self) -> tuple[int, int, int] | None:
-        """The last k below which the picture can be hidden at no cost, and its interval; None if there is none."""
+        """The last k below which the picture can be hidden within the tolerance, and its interval; None without one."""
         curve = self.curves.get("early")
         if curve is None or curve.onset is None:
             return None
@@ -241,8 +241,8 @@ def _of_early(found: Visibility) -> list[str]:
     else:
         value, low, high = limit
         said = [
-            f"hiding the picture below layer {value} costs nothing that shows ({found.level:.0%} interval of that "
-            f"limit: {low} to {high})"
+            f"hiding the picture below layer {value} keeps the score within {_tolerance(found, 'early')} points of its "
+            f"top ({found.level:.0%} interval of that limit: {low} to {high})"
         ]
     if late.onset is not None and limit is not None:
         if limit[0] < late.onset:
@@ -283,7 +283,8 @@ def _of_silence(found: Visibility) -> list[str]:
     said = [
         "attention is needed up to the last layers"
         if onset is None
-        else f"from layer {onset} on, attention can be switched off at no cost that shows"
+        else f"with attention switched off from layer {onset} on, the score stays within "
+        f"{_tolerance(found, 'silent')} points of its top"
     ]
     test = found.at("silent", found.recipe) if found.recipe is not None else None
     if test is not None:
@@ -296,6 +297,10 @@ def _of_silence(found: Visibility) -> list[str]:
 
 def _layers(place: Place) -> str:
     return f"layer {place.first}" if place.end == place.first + 1 else f"layers {place.first} to {place.end - 1}"
+
+
+def _tolerance(found: Visibility, kind: Kind) -> str:
+    return f"{found.curves[kind].tolerance * 100 / found.perfect:.1f}"
 
 
 def _runs(layers: Sequence[int]) -> str:

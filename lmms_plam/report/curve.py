@@ -79,7 +79,7 @@ def _without_labels(probe: Probe) -> str:
     if found is None:
         return ""
     if found.onset is None:
-        return "Without labels: from no cut on do answers agree with the full model's. "
+        return "Without labels: no plateau, answers change up to the last cuts. "
     low, high = found.estimate.interval
     return (
         f"Without labels: from layer {found.onset} on ({low} to {high}) answers agree with the full model's as often "

@@ -103,7 +103,7 @@ def _draw_curves(axes: Any, found: Visibility) -> None:
     if late is not None:
         axes.axvline(late, color=_COLOURS["late"], linewidth=1.4, linestyle=":", label=f"plateau onset k* = {late}")
     if limit is not None:
-        words = f"early hiding costs nothing below k = {limit[0]}"
+        words = f"the image may be hidden below k = {limit[0]}"
         axes.axvline(limit[0], color=_COLOURS["early"], linewidth=1.4, linestyle=":", label=words)
     if found.recipe is not None and "silent" in found.curves:
         words = f"layers that the recipe merges: {found.recipe} to {found.depth - 1}"
