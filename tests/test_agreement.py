@@ -53,6 +53,9 @@ def test_a_probe_of_digits_gives_both_onsets(tmp_path):
     shares = {cut: float((matrix.answers[:, matrix.column(cut)] == full).mean()) for cut in map(str, range(12))}
     assert record["agreement"]["curve"] == pytest.approx(shares)
     assert record["agreement"]["onset"] == record["onset"] == 1
+    points = json.loads(next(tmp_path.rglob("curve.json")).read_text())
+    assert points[0]["divergence"] > 0.5 > 0.1 > points[6]["divergence"]
+    assert points[12]["divergence"] == 0
 
 
 def test_the_simulated_interval_holds_its_own_truth():

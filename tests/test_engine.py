@@ -69,6 +69,19 @@ def test_the_untouched_variant_is_the_model_bit_for_bit():
         assert torch.equal(family.logits[-1][row][0], logits[row, 0]), "among others, in prefill"
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_divergence_is_that_of_the_first_tokens_distributions(family):
+    model, prompts = model_for(family), prompts_for(family)
+    result = generate_family(model, all_cuts(model), prompts, keep_logits=True)
+    for variant in range(len(result.tokens)):
+        for prompt in range(len(prompts["input_ids"])):
+            first, full = (result.logits[place][prompt][0].log_softmax(-1) for place in (variant, -1))
+            expected = torch.nn.functional.kl_div(first, full, reduction="sum", log_target=True)
+            assert result.divergence[variant][prompt] == pytest.approx(float(expected), abs=1e-5)
+    assert result.divergence[0][0] > 0.001
+    assert max(map(max, result.divergence[-1:])) == 0
+
+
 def test_nothing_of_the_engine_is_left_behind():
     model, prompts = model_for("qwen2_5_vl"), prompts_for("qwen2_5_vl")
     before = (dict(ALL_ATTENTION_FUNCTIONS), model.generate(**prompts))

@@ -330,7 +330,7 @@ class FamilyTask(ConfigurableMessagesTask):
         """
         if failures := [answers["error"] for answers in items if isinstance(answers, dict)]:
             raise DataError(failures[0])
-        scored = [ScoredAnswer(**one) for answers in items if not isinstance(answers, dict) for one in answers]
+        scored = [ScoredAnswer.from_dict(one) for answers in items if not isinstance(answers, dict) for one in answers]
         scores = self._scorer.join(scored, self.stand_in)
         scores.matrix.write(matrix_file, scores.asked)
         self._scorer.require_mean(scores, scored, super().aggregation(), getattr(self, "args", None))

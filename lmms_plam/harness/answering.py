@@ -231,10 +231,13 @@ def _ask(
         for row, family in enumerate(batch):
             given, ended = {}, {}
             for member, places in family.members.items():
-                tokens = result.tokens[variants.index(member.variant)][row]
+                asked = variants.index(member.variant)
+                tokens = result.tokens[asked][row]
                 text, stopped = decode(tokens)
                 key = family.doc_id, member.identity
-                given[key], ended[key] = text, Ending(len(tokens), not stopped and _cut_off(model, tokens, inputs))
+                divergence = None if result.divergence is None else result.divergence[asked][row]
+                ending = Ending(len(tokens), not stopped and _cut_off(model, tokens, inputs), divergence)
+                given[key], ended[key] = text, ending
                 endings[family.doc_id, member.variant.name] = ended[key]
                 for place in places:
                     answers[place] = text

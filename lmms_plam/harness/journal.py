@@ -98,7 +98,9 @@ def _read(line: bytes) -> _Entry | None:
     try:
         entry = json.loads(line)
         key = int(entry["doc_id"]), str(entry["variant"])
-        ending = Ending(int(entry["tokens"]), bool(entry["cut_off"])) if "tokens" in entry else None
+        ending = None
+        if "tokens" in entry:
+            ending = Ending(int(entry["tokens"]), bool(entry["cut_off"]), entry.get("divergence"))
         return _Entry(key, str(entry["prompt"]), str(entry["answer"]), ending)
     except (ValueError, LookupError, TypeError):
         return None

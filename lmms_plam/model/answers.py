@@ -27,12 +27,14 @@ class Answer:
         prompt: index of the prompt.
         tokens: new tokens so far.
         logits: raw logits [vocabulary] of each, if they are kept.
+        divergence: how far the first token's distribution is from the trunk's, Kullback-Leibler in nats.
     """
 
     variant: Variant
     prompt: int
     tokens: list[int] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
+    divergence: float = 0.0
 
 
 class Group:
@@ -60,6 +62,7 @@ class Group:
         live = sorted(answers, key=lambda answer: (answer.variant.weights or "", answer.prompt))
         inputs = batch.next_inputs()
         logits = self._first_logits(live, branches, next(inputs)[1])
+        self._diverge(live, logits)
         ids = batch.input_ids[[answer.prompt for answer in live]]
         parts: list[DecodingBatch] | None = None
         while True:
@@ -96,6 +99,16 @@ class Group:
             inputs = self._batch.for_rows(inputs, [live[index].prompt for index in rows])
             logits[rows] = self._batch.read_out(torch.cat(states), inputs)
         return logits
+
+    def _diverge(self, answers: Sequence[Answer], logits: Tensor) -> None:
+        """Compare the first token's distributions [answers, vocabulary] with the trunk's."""
+        trunk = self._trunk.logits.log_softmax(dim=-1)
+        found = [
+            (trunk[answer.prompt].exp() * (trunk[answer.prompt] - row.log_softmax(dim=-1))).nansum()
+            for answer, row in zip(answers, logits, strict=True)
+        ]
+        for answer, divergence in zip(answers, torch.stack(found).tolist(), strict=True):
+            answer.divergence = max(0.0, divergence)
 
     def _line_up(self, live: Sequence[Answer], branches: Branches) -> list[DecodingBatch]:
         """Arrange answers for decoding, by weights and then by prompt."""

@@ -45,12 +45,15 @@ class FamilyResult:
             which in low precision may round otherwise, as in any other batch.
         vision_tokens: by prompt, the number of vision tokens; without any, all cuts are the same variant.
         logits: by variant and prompt, the raw logits [new tokens, vocabulary], float32, if asked for.
+        divergence: by variant and prompt, how far the first token's distribution is from the untouched model's,
+            Kullback-Leibler in nats; None where nobody measured it.
     """
 
     tokens: list[list[list[int]]]
     trunk: Tensor
     vision_tokens: list[int]
     logits: list[list[Tensor]] | None = None
+    divergence: list[list[float]] | None = None
 
 
 def generate_family(
@@ -145,6 +148,7 @@ def _answer_all(
         trunk=batch.sequences([answer.tokens for answer in untouched]),
         vision_tokens=batch.prompts.vision.sum(dim=1).tolist(),
         logits=[[torch.stack(answer.logits) for answer in own] for own in asked] if keep_logits else None,
+        divergence=[[answer.divergence for answer in own] for own in asked],
     )
 
 

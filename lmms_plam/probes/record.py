@@ -71,7 +71,8 @@ class Probe:
         agreement: of the curve of agreement with the full model, which knows no labels; None for a pool, or of too few
             cuts.
         answers: by cut, how long the answers are: `length`, the mean in new tokens, and `cut_off`, the share that the
-            limit on them cut off; None where nobody counted. Hidden vision hurts long answers first (2604.09425).
+            limit on them cut off; hidden vision hurts long answers first (2604.09425). And `divergence`, how far their
+            first token's distribution is from the full model's (Kullback-Leibler, nats). None where nobody counted.
     """
 
     origin: Origin
@@ -168,12 +169,15 @@ def analyse(
 
 
 def _answers(matrix: ScoreMatrix) -> dict[int, dict[str, float | None]]:
-    """Return, for each cut, how long its answers are and how many of them were cut off."""
+    """Return, for each cut, how its answers ended, and how far their first tokens are from the full model's."""
     formats = matrix.formats
     if formats is None:
         return {}
-    told = zip(matrix.variants, formats.mean_length(), formats.share_cut_off(), strict=True)
-    return {int(cut): {"length": length, "cut_off": cut_off} for cut, length, cut_off in told}
+    told = zip(matrix.variants, formats.mean_length(), formats.share_cut_off(), formats.mean_divergence(), strict=True)
+    return {
+        int(cut): {"length": length, "cut_off": cut_off, "divergence": divergence}
+        for cut, length, cut_off, divergence in told
+    }
 
 
 def pool(probes: Sequence[Probe], rule: OnsetRule | None = None, level: float = 0.9) -> Probe:

@@ -45,7 +45,7 @@ def log_probe(run: Any, probe: Probe, matrix: ScoreMatrix, folder: Path, example
     task = probe.origin.task
     step = f"{task}/curve/layer"
     run.define_metric(step, hidden=True)
-    for name in ("score", "low", "high", "fit", "length", "cut_off"):
+    for name in ("score", "low", "high", "fit", "length", "cut_off", "divergence"):
         run.define_metric(f"{task}/curve/{name}", step_metric=step)
     for point in probe.plateau.points:
         values = {"score": point.score, "low": point.low, "high": point.high, "fit": point.fit}

@@ -40,6 +40,7 @@ class Record:
         read: how the benchmark's parser read the answer; None where that isn't known.
         cut_off: whether the limit on new tokens cut it off; None where that isn't known.
         length: its length, in tokens where they were counted; None where nobody did.
+        divergence: see `Ending`.
     """
 
     score: SkipValidation[float]
@@ -53,6 +54,7 @@ class Record:
     read: Reading | None = None
     cut_off: CutOff | None = None
     length: int | None = None
+    divergence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,13 @@ class Ending:
     Attributes:
         tokens: new tokens, the end token included.
         cut_off: whether the limit on new tokens ended it.
+        divergence: how far its first token's distribution is from that of the model that all variants start from,
+            Kullback-Leibler in nats; None where nobody measured it.
     """
 
     tokens: int
     cut_off: bool
+    divergence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

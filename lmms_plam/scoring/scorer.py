@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lmms_plam.errors import DataError, about
 from lmms_plam.scoring.declared import find_benchmarks, is_number, read_metadata, say_no_mean
 from lmms_plam.scoring.images import image_names, say_shared_images
-from lmms_plam.scoring.record import Benchmark, Ending, Record, Sample
+from lmms_plam.scoring.record import Benchmark, CutOff, Ending, Record, Sample
 from lmms_plam.scoring.units import count_remarks, same_number, score_matrix
 from lmms_plam.stats.matrix import BoolArray, ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
@@ -43,8 +43,15 @@ class ScoredAnswer:
     ending: Ending | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, from which it can be made again."""
-        return {"doc_id": self.doc_id, "variant": self.variant, "answer": self.answer, "values": dict(self.values)}
+        """Return the fields by name as JSON can hold them, for `from_dict`."""
+        ending = None if self.ending is None else asdict(self.ending)
+        named = {"doc_id": self.doc_id, "variant": self.variant, "answer": self.answer, "values": dict(self.values)}
+        return {**named, "ending": ending}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> ScoredAnswer:
+        """Make it again of its fields."""
+        return cls(**{**told, "ending": None if told["ending"] is None else Ending(**told["ending"])})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,4 +221,5 @@ class Scorer:
 def _with_ending(record: Record, ending: Ending | None) -> Record:
     if ending is None:
         return record
-    return replace(record, length=ending.tokens, cut_off="yes" if ending.cut_off else "no")
+    cut_off: CutOff = "yes" if ending.cut_off else "no"
+    return replace(record, length=ending.tokens, cut_off=cut_off, divergence=ending.divergence)

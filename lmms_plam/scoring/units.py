@@ -37,7 +37,16 @@ def score_matrix(
             "score": record.score,
             "cluster": record.cluster,
             "stratum": record.stratum,
-            **({"read": record.read, "cut_off": record.cut_off, "length": record.length} if told else {}),
+            **(
+                {
+                    "read": record.read,
+                    "cut_off": record.cut_off,
+                    "length": record.length,
+                    "divergence": record.divergence,
+                }
+                if told
+                else {}
+            ),
             **record.columns,
         }
         for doc_id, variant, record in records

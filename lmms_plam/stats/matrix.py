@@ -2,7 +2,7 @@
 
 On disk it is long-form Parquet, a row for each document and variant: doc_id, variant, answer, score, cluster, stratum,
 and any further text columns that a benchmark's metric needs (HallusionBench: question and figure). Where it is known
-how answers were given and read: read, cut_off, length.
+how answers were given and read: read, cut_off, length, divergence.
 """
 
 from __future__ import annotations
@@ -38,15 +38,18 @@ class Formats:
         cut_off: (n_docs, n_variants) `yes`, `likely` or `no`: whether the limit on new tokens ended it; empty if
             unknown.
         length: (n_docs, n_variants) its length, in tokens where they were counted; NaN if unknown.
+        divergence: (n_docs, n_variants) how far its first token's distribution is from that of the model that all
+            variants start from, Kullback-Leibler in nats; NaN if unknown.
     """
 
     read: TextArray
     cut_off: TextArray
     length: FloatArray
+    divergence: FloatArray
 
     def at(self, rows: Any, columns: Any = slice(None)) -> Formats:
         """Return those of some documents, or of some variants."""
-        return Formats(*(values[rows][:, columns] for values in (self.read, self.cut_off, self.length)))
+        return Formats(*(getattr(self, one.name)[rows][:, columns] for one in fields(self)))
 
     def is_cut_off(self) -> BoolArray:
         """Return which answers were cut off, surely or likely, (n_docs, n_variants)."""
@@ -54,11 +57,11 @@ class Formats:
 
     def mean_length(self) -> list[float | None]:
         """Return the mean length of each variant's answers, None where nobody counted any."""
-        counted = ~np.isnan(self.length)
-        return [
-            float(own[known].mean()) if known.any() else None
-            for own, known in zip(self.length.T, counted.T, strict=True)
-        ]
+        return _known_means(self.length)
+
+    def mean_divergence(self) -> list[float | None]:
+        """Return the mean divergence of each variant's first tokens, None where nobody measured any."""
+        return _known_means(self.divergence)
 
     def share_cut_off(self) -> list[float | None]:
         """Return the share of each variant's answers cut off, of those of which that is known; None where it isn't."""
@@ -105,8 +108,8 @@ class ScoreMatrix:
 
         Args:
             rows: mappings with doc_id, variant and score; answer (default ""), cluster (default: the document itself),
-                stratum (default: one for all), read, cut_off and length together (each None where unknown), and further
-                text columns are optional.
+                stratum (default: one for all), read, cut_off and length together, with divergence or without (each None
+                where unknown), and further text columns are optional.
             source: what error messages call the rows.
 
         Raises:
@@ -154,6 +157,7 @@ class ScoreMatrix:
         if all(name in rows[0] for name in _FORMATS):
             columns |= {name: [row[name] or "" for row in rows] for name in ("read", "cut_off")}
             columns["length"] = [row["length"] for row in rows]
+            columns["divergence"] = [row.get("divergence") for row in rows]
         extra = {name: [str(row[name]) for row in rows] for name in rows[0] if name not in (*_FIXED, *columns)}
         return {**columns, **extra}
 
@@ -212,7 +216,9 @@ class ScoreMatrix:
         for name in names:
             kind = table[name].type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if name == "length" and pa.types.is_integer(kind):
+            if (name == "length" and pa.types.is_integer(kind)) or (
+                name == "divergence" and pa.types.is_floating(kind)
+            ):
                 continue
             if name == "doc_id":
                 expected, fits = "a whole number", pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
@@ -254,7 +260,7 @@ class ScoreMatrix:
         formats = _formats(columns, order, shape)
         per_document = {}
         for name in columns:
-            if name in ("doc_id", "variant", "score", "answer", *(_FORMATS if formats else ())):
+            if name in ("doc_id", "variant", "score", "answer", *((*_FORMATS, "divergence") if formats else ())):
                 continue
             values = np.asarray(columns[name], dtype=np.str_)
             unequal = values != values[first][doc]
@@ -290,6 +296,7 @@ class ScoreMatrix:
         if self.formats is not None:
             length = pa.array(self.formats.length.ravel(), from_pandas=True).cast(pa.int64())  # NaN becomes null
             formats = {"read": self.formats.read.ravel(), "cut_off": self.formats.cut_off.ravel(), "length": length}
+            formats["divergence"] = pa.array(self.formats.divergence.ravel(), from_pandas=True)
         per_document = {"cluster": self.clusters, "stratum": self.strata, **self.columns}
         table = pa.table(
             {
@@ -374,8 +381,17 @@ def _formats(columns: Mapping[str, list[Any]], order: IntArray, shape: tuple[int
     if not all(name in columns for name in _FORMATS) or any(isinstance(one, str) for one in columns["length"]):
         return None
     read, cut_off = (np.array(columns[name], dtype=object)[order].reshape(shape) for name in ("read", "cut_off"))
-    length = np.array([np.nan if one is None else one for one in columns["length"]], dtype=np.float64)
-    return Formats(read, cut_off, length[order].reshape(shape))
+    unknown = [None] * len(order)
+    length, divergence = (
+        np.array([np.nan if one is None else one for one in columns.get(name, unknown)], dtype=np.float64)
+        for name in ("length", "divergence")
+    )
+    return Formats(read, cut_off, length[order].reshape(shape), divergence[order].reshape(shape))
+
+
+def _known_means(values: FloatArray) -> list[float | None]:
+    known = ~np.isnan(values)
+    return [float(own[told].mean()) if told.any() else None for own, told in zip(values.T, known.T, strict=True)]
 
 
 def _number(row: Mapping[str, Any], source: str) -> float:
