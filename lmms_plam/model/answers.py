@@ -141,7 +141,9 @@ class Group:
             if kind == "common":  # with the same weights, and seeing all along, they are of one node
                 nodes = nodes[:1]
             read = [self._layout.read(node, prompt, self._states(node, layer, branches)) for node in nodes]
-            states = torch.cat([keys for keys, _ in read]), torch.cat([values for _, values in read])
+            states = read[0]
+            if len(read) > 1:
+                states = torch.cat([keys for keys, _ in read]), torch.cat([values for _, values in read])
             shelves.append(Shelf([row for row, _ in owned], states, kind))
         return shelves
 
