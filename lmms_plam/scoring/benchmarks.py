@@ -224,7 +224,9 @@ _ACCURACY = (Measure("exact_match", "mean"),)
 
 BENCHMARKS: dict[str, Benchmark] = {
     "mmstar": Benchmark(
-        _mmstar, (Measure("average", "macro"), *(Measure(name, "macro", name) for name in _MMSTAR_CATEGORIES))
+        _mmstar,
+        (Measure("average", "macro"), *(Measure(name, "macro", name) for name in _MMSTAR_CATEGORIES)),
+        chance=0.25,  # of all but two of its 1,500 questions the options are four
     ),
     "mme": Benchmark(
         _mme,
@@ -245,6 +247,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             Measure(f"{_SEED_KIND}all", "mean"),
             *(Measure(f"{_SEED_KIND}{kind}", "mean", kind) for kind in ("Chart", "Map", "Web")),
         ),
+        chance=0.25,
         cluster_column="image",
     ),
     "realworldqa": Benchmark(_exact_match(_read_realworldqa), _ACCURACY, cluster_column="image"),
@@ -256,6 +259,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             Measure("pope_precision", "yes_precision"),
             Measure("pope_recall", "yes_recall"),
         ),
+        chance=0.5,
         cluster_column="image_source",
         questions_per_image=6,
     ),
