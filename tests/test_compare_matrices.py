@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lmms_plam.cli import main
+from lmms_plam.files import digest
 from lmms_plam.scoring.saved import ComparisonRecord, SavedMeasure, digest_question
 from lmms_plam.stats.comparison import Analysis
 from lmms_plam.stats.matrix import ScoreMatrix
@@ -47,9 +48,9 @@ def save(
         "measures": (SavedMeasure(key="accuracy", metric="mean"),),
         "asked": {int(doc_id): digest_question(f"question {doc_id}", "yes") for doc_id in doc_ids},
     }
-    record = ComparisonRecord(**{**fields, **changes})
     matrix.write(folder / task / "matrix.parquet")
-    record.write(folder / task)
+    data = digest(folder / task / "matrix.parquet")
+    ComparisonRecord(**{**fields, "data": data, **changes}).write(folder / task)
     return folder
 
 
@@ -230,3 +231,11 @@ def test_the_leaderboard_has_all_recipes_in_the_order_of_their_scores(scores, tm
     assert found[0]["described"].startswith("config m: recipe of ")
     assert main(["leaderboard", str(tmp_path)]) == 0
     assert "m/one is config m: recipe of one" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_record_of_another_matrix_is_refused(tmp_path, scores, capsys):
+    folder = save(tmp_path / "m", scores)
+    save(tmp_path / "other", {name: 1 - own for name, own in scores.items()})
+    record = next(folder.rglob("record.json"))
+    record.write_bytes(next((tmp_path / "other").rglob("record.json")).read_bytes())
+    assert "is about another matrix than the matrix.parquet beside it" in refusal(capsys, "compare", folder)

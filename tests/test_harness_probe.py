@@ -74,6 +74,15 @@ def test_a_start_layer_is_read_from_the_plateau_of_these_weights_only(pairs, tmp
         Plam(config=str(config_file(pairs["qwen2_5_vl"], tmp_path, merge={"start_layer": str(path)})))
 
 
+def test_a_probe_that_masks_as_the_authors_do_says_so_and_gives_no_start_layer(tmp_path):
+    _, record, _ = probe("digits,probe.queries=authors_qwen3,probe.cuts=1 6 9,probe.weights=merged", tmp_path, limit=14)
+    assert (record["queries"], record["model"]) == ("authors_qwen3", "digits (merged)")
+    path = next(tmp_path.rglob("plateau.json"))
+    path.write_text(json.dumps({**record, "onset": 1}))
+    with pytest.raises(ConfigError, match="masks as the authors' code does"):
+        Plam(config="digits", **{"merge.start_layer": str(path)})
+
+
 @pytest.mark.parametrize("name", ["of", "task", "class", "cutts"])
 def test_a_model_config_sets_options_of_probes_and_nothing_else(name):
     with pytest.raises(ConfigError, match=f"no option '{name}'.* Known: cuts, queries, weights"):

@@ -113,6 +113,23 @@ def test_headroom_says_from_where_on_attention_is_not_needed():
     assert "in all layers that the recipe merges (layers 8 to 11) changes the score by +0.0 points" in said
 
 
+def test_a_flat_world_is_not_said_to_need_anything():
+    flat = found_in(late_and("silent"), lambda _: 0.5, recipe=8)
+    assert findings(flat)[0] == "attention changes no score here beyond noise"
+    assert "can hardly change anything" in findings(flat)[1]
+    needed = found_in(late_and("silent"), lambda place: 0.9 - 0.05 * (DEPTH - place.first), recipe=8)
+    assert "may be needed up to the last layers" in findings(needed)[0]
+    assert "there is something for a merge of attention to change" in findings(needed)[1]
+    windows = [Place("window", layer, layer + 2) for layer in range(DEPTH - 1)]
+    assert findings(found_in([*windows, Place("late", DEPTH, DEPTH)], lambda _: 0.5)) == ["no window lowers the score"]
+
+
+def test_one_cluster_shows_no_interval():
+    windows = [Place("window", 0, 2), Place("late", DEPTH, DEPTH)]
+    with pytest.raises(DataError, match="all documents form one cluster"):
+        visibility(world(windows, lambda _: 0.5, documents=1), find_metric("mean"), DEPTH)
+
+
 @pytest.mark.parametrize("place", [*late_and("early"), *late_and("silent"), Place("window", 3, 7)])
 def test_a_place_is_read_from_its_name(place):
     assert read_place(place.variant, DEPTH) == place

@@ -101,7 +101,7 @@ def _print_table(probes: Sequence[Probe]) -> None:
     for probe in probes:
         found = probe.plateau
         table.add_row(
-            probe.origin.task,
+            _label(probe, probes),
             found.verdict,
             _onset(found),
             "" if probe.agreement is None else _onset(probe.agreement),
@@ -115,6 +115,15 @@ def _print_table(probes: Sequence[Probe]) -> None:
         for line in (length_sentence(probe), cut_off_warning(probe)):
             if line is not None:
                 console.print(f"{probe.origin.task}: {line}.", highlight=False)
+
+
+def _label(probe: Probe, probes: Sequence[Probe]) -> str:
+    """Return the task, and what else tells it from other probes of the task."""
+    task, alike = probe.origin.task, [other for other in probes if other.origin.task == probe.origin.task]
+    if len(alike) == 1:
+        return task
+    told = [probe.origin.name or "", probe.origin.queries if probe.origin.queries != "all" else ""]
+    return f"{task} ({', '.join(part for part in (*told, f'{probe.curve.n_documents:,} documents') if part)})"
 
 
 def _onset(found: Plateau) -> str:

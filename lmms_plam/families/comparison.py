@@ -14,6 +14,7 @@ from loguru import logger
 from lmms_plam.config import recipe_in_words
 from lmms_plam.families.cost import Prompt, comparison_cost
 from lmms_plam.families.task import FamilyOptions, FamilyTask
+from lmms_plam.files import digest
 from lmms_plam.harness import host
 from lmms_plam.harness.model import Plam, require_merge
 from lmms_plam.harness.preflight import Outline
@@ -113,7 +114,7 @@ class Comparison(FamilyTask):
         The page also shows documents whose score changes, and the format audit, which has files of its own.
         """
         matrix = ScoreMatrix.read(matrix_file)
-        record = self._record(matrix, benchmark)
+        record = self._record(matrix, benchmark, digest(matrix_file))
         record.write(matrix_file.parent)
         joined = Joined(self.options.task, benchmark, matrix, {}, 0, self.notes)
         results = adjust_results(differences(joined, BASE, Settings(), record.points_up))
@@ -153,7 +154,7 @@ class Comparison(FamilyTask):
         better = [result.better_p for result in headlines if result.better_p is not None]
         return told | ({_BETTER: min(better, default=None)} if len(headlines) > 1 else {})
 
-    def _record(self, matrix: ScoreMatrix, benchmark: Benchmark) -> ComparisonRecord:
+    def _record(self, matrix: ScoreMatrix, benchmark: Benchmark, data: str) -> ComparisonRecord:
         """Return what makes the matrix comparable again."""
         provenance, documents = self.plam.provenance, self.eval_docs_no_media
         recipes = {"merged": provenance.config.merge, **provenance.config.recipes}
@@ -179,6 +180,7 @@ class Comparison(FamilyTask):
             ),
             part_columns=benchmark.part_columns,
             perfect_answer=benchmark.perfect_answer,
+            data=data,
             notes=self.notes,
             asked={doc_id: digest_question(self.doc_to_text(doc), str(target(doc))) for doc_id, doc in asked.items()},
         )

@@ -195,7 +195,7 @@ class MaskingProbe(FamilyTask):
             perfect_answer=benchmark.perfect_answer,
             weights=weights,
             queries=self.scope,
-            name=provenance.config.name,
+            name=self.model_in_words(self.options.weights),
             date=date.today().isoformat(),
             recipe=None if provenance.merge is None else provenance.merge["start_layer"],
             chance=benchmark.chance,

@@ -113,7 +113,8 @@ class VisibilityProbe(FamilyTask):
             perfect_answer=benchmark.perfect_answer,
             recipe=self._recipe,
         )
-        about = f"{self.plam.provenance.config.name}, {date.today().isoformat()}"
+        about = f"{self.model_in_words(self.options.weights)}, {date.today().isoformat()}"
+        about += f", {found.documents:,} documents, hidden from {self.scope} queries"
         write(self.options.task, about, found, matrix_file.parent)
         for line in findings(found):
             logger.info(f"{self.options.task}: {line}")

@@ -22,6 +22,7 @@ class _Plateau(BaseModel):
     onset: StrictInt | None
     verdict: str = "no plateau"
     fingerprint: _Fingerprint | None = None
+    queries: str = "all"
 
 
 def resolve_start_layer(start_layer: int | float | str, depth: int) -> int:
@@ -90,6 +91,11 @@ def _read_onset(path: str) -> int:
         raise ConfigError(
             f"{path} gives no start layer: the probe's verdict was '{plateau.verdict}'. "
             "Set start_layer to a layer or a fraction of the depth"
+        )
+    if plateau.queries.startswith("authors"):
+        raise ConfigError(
+            f"{path} is of a probe that masks as the authors' code does ({plateau.queries}), which leaves text wrongly "
+            "masked: take the start layer of an ordinary probe, or set it to a layer"
         )
     return plateau.onset
 

@@ -77,6 +77,8 @@ class Visibility:
         contrasts: by kind, in the order of layers.
         curves: by kind (not windows), the plateau of the curve over k. Early hiding is turned around: its curve is over
             the number of late layers that see the picture.
+        documents: how many were asked.
+        clusters: what they form.
         recipe: the first layer that the model's recipe merges, if it merges.
     """
 
@@ -86,6 +88,8 @@ class Visibility:
     level: float
     contrasts: Mapping[Kind, tuple[Contrast, ...]]
     curves: Mapping[Kind, Plateau]
+    documents: int
+    clusters: int
     recipe: int | None = None
 
     @property
@@ -113,6 +117,8 @@ class Visibility:
             "full": self.full,
             "perfect": self.perfect,
             "level": self.level,
+            "n_documents": self.documents,
+            "n_clusters": self.clusters,
             "recipe": self.recipe,
             "early_limit": None if self.early_limit is None else dict(zip(_LIMIT, self.early_limit, strict=True)),
             "onsets": {kind: curve.onset for kind, curve in self.curves.items() if kind != "early"},
@@ -181,6 +187,8 @@ def visibility(
     places = [read_place(variant, depth) for variant in matrix.variants]
     full = matrix.column(str(depth))
     units = Units.of(matrix, metric)
+    if units.n_clusters < 2:
+        raise DataError("all documents form one cluster: how scores vary can't be told from it")
     scores = units.estimate()
     contrasts: dict[Kind, tuple[Contrast, ...]] = {}
     for kind in dict.fromkeys(place.kind for place in places):
@@ -206,7 +214,8 @@ def visibility(
         curve = masking_curve(part, metric, perfect_answer=perfect_answer, draws=draws, seed=seed)
         curves[kind] = find_plateau(curve, level=level)
     perfect = perfect_value(matrix, metric, perfect_answer)
-    return Visibility(depth, float(scores[full]), perfect, level, contrasts, curves, recipe)
+    sizes = len(matrix.doc_ids), units.n_clusters
+    return Visibility(depth, float(scores[full]), perfect, level, contrasts, curves, *sizes, recipe)
 
 
 def _as_cuts(places: Sequence[Place], kind: Kind, depth: int) -> dict[int, str]:
@@ -235,7 +244,7 @@ def findings(found: Visibility) -> list[str]:
 def _of_early(found: Visibility) -> list[str]:
     late, limit = found.curves["late"], found.early_limit
     if late.rise <= 2 * late.rise_error:
-        return ["seeing the picture makes no difference here beyond noise, so that where it is read can't be told"]
+        return ["seeing the picture changes no score here beyond noise, so that where it is read can't be told"]
     if limit is None:
         said = ["the picture can't be hidden from the first layers without loss: what they make of it is read later"]
     else:
@@ -271,6 +280,8 @@ def _of_early(found: Visibility) -> list[str]:
 
 def _of_windows(found: Visibility) -> list[str]:
     worst, windows = found.costliest, found.contrasts["window"]
+    if worst.difference >= 0:
+        return ["no window lowers the score"]
     sure = [one.place.first for one in windows if one.high < 0]
     said = [f"hiding the picture in {_layers(worst.place)} alone changes the score most: {_points(found, worst)}"]
     if not sure:
@@ -279,9 +290,12 @@ def _of_windows(found: Visibility) -> list[str]:
 
 
 def _of_silence(found: Visibility) -> list[str]:
-    onset = found.curves["silent"].onset
+    curve = found.curves["silent"]
+    onset = curve.onset
     said = [
-        "attention is needed up to the last layers"
+        "attention changes no score here beyond noise"
+        if curve.rise <= 2 * curve.rise_error
+        else "attention may be needed up to the last layers, as far as the layers that were asked can tell"
         if onset is None
         else f"with attention switched off from layer {onset} on, the score stays within "
         f"{_tolerance(found, 'silent')} points of its top"
@@ -290,7 +304,14 @@ def _of_silence(found: Visibility) -> list[str]:
     if test is not None:
         said.append(
             f"switching it off in all layers that the recipe merges ({_layers(test.place)}) changes the score by "
-            f"{_points(found, test)}: where that is little, a merge of attention can hardly change anything"
+            f"{_points(found, test)}: "
+            + (
+                "there is something for a merge of attention to change"
+                if test.high < -0.01 * found.perfect
+                else "a merge of attention there can hardly change anything"
+                if test.low > -0.01 * found.perfect
+                else "this sample can't tell whether a merge of attention there can change much"
+            )
         )
     return said
 

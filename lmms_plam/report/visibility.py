@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from lmms_plam.files import replacing, write_text
-from lmms_plam.probes.plateau import Plateau
 from lmms_plam.probes.visibility import Kind, Visibility, findings
 from lmms_plam.report.page import page
 from lmms_plam.report.tables import Table
@@ -94,8 +93,8 @@ def _draw(task: str, about: str, found: Visibility, folder: Path) -> None:
 def _draw_curves(axes: Any, found: Visibility) -> None:
     """Draw score over k: late hiding, and beside it early hiding or silence, each with its band and where it levels."""
     unit = 100 / found.perfect if found.perfect in (1, 100) else 1.0
-    for kind, curve in sorted(found.curves.items(), key=lambda item: item[0] != "late"):
-        _draw_curve(axes, kind, curve, found.depth, unit)
+    for kind in sorted(found.curves, key=lambda kind: kind != "late"):
+        _draw_curve(axes, kind, found, unit)
     axes.axhline(
         unit * found.full, color=_QUIET, linewidth=1, linestyle="--", label=f"full model: {unit * found.full:.1f}"
     )
@@ -110,18 +109,25 @@ def _draw_curves(axes: Any, found: Visibility) -> None:
         axes.axvspan(found.recipe, found.depth, color=_MARK, alpha=0.12, linewidth=0, label=words)
     axes.set_xlim(-0.4, found.depth + 0.4)
     axes.set_ylabel("score, % of the best possible" if unit != 1 or found.perfect == 100 else "score")
-    axes.set_xlabel("k, a number of decoder layers")
-
-
-def _draw_curve(axes: Any, kind: Kind, curve: Plateau, depth: int, unit: float) -> None:
-    layers = np.array([point.cut for point in curve.points])
-    layers = depth - layers if kind == "early" else layers
-    score, low, high = (
-        unit * np.array([getattr(point, name) for point in curve.points]) for name in ("score", "low", "high")
+    band = (
+        f"bands: {found.level:.0%} intervals of the paired difference to the full model, for all k of a curve at once"
     )
+    axes.set_xlabel(f"k, a number of decoder layers\n({band})")
+
+
+def _draw_curve(axes: Any, kind: Kind, found: Visibility, unit: float) -> None:
+    """Draw one kind's scores over k; at one end all curves are the full model, and late and early meet at the other."""
+    full = (0 if kind == "early" else found.depth, found.full, 0.0, 0.0)
+    points = [full, *((one.place.border, one.score, one.low, one.high) for one in found.contrasts[kind])]
+    hidden = found.at("late", 0)
+    if kind == "early" and hidden is not None:
+        points.append((found.depth, hidden.score, hidden.low, hidden.high))
+    layers, score, low, high = map(np.array, zip(*sorted(points), strict=True))
     colour = _COLOURS[kind]
-    axes.plot(layers, score, "o-", color=colour, markersize=4, linewidth=1.6, label=_WORDS[kind])
-    axes.fill_between(layers, low, high, color=colour, alpha=0.16, linewidth=0)
+    axes.plot(layers, unit * score, "o-", color=colour, markersize=4, linewidth=1.6, label=_WORDS[kind])
+    axes.fill_between(
+        layers, unit * (found.full + low), unit * (found.full + high), color=colour, alpha=0.16, linewidth=0
+    )
 
 
 def _draw_windows(axes: Any, found: Visibility) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lmms_plam.errors import DataError
+from lmms_plam.files import digest
 from lmms_plam.probes.record import MATRIX, PLATEAU
 from lmms_plam.runs.join import Joined
 from lmms_plam.scoring.examples import Example
@@ -51,6 +52,9 @@ def find_saved(places: Sequence[Path]) -> list[SavedComparison]:
                 raise DataError(f"{folder} is named twice")
             folders[folder.resolve()] = folder
     found = [SavedComparison(folder, "", ComparisonRecord.read(folder)) for folder in folders.values()]
+    for one in found:
+        if digest(one.folder / MATRIX) != one.record.data:
+            raise DataError(f"{one.folder / RECORD} is about another matrix than the {MATRIX} beside it; compare again")
     labels = _tell_apart([path.parts for path in folders], [one.record.task for one in found])
     return [replace(one, label=label) for one, label in zip(found, labels, strict=True)]
 
@@ -139,6 +143,7 @@ def _name_variants(saved: Sequence[SavedComparison], matrices: Sequence[ScoreMat
         and all(
             (matrix.scores[:, column] == places[0][0].scores[:, places[0][1]]).all()
             and (matrix.answers[:, column] == places[0][0].answers[:, places[0][1]]).all()
+            and _cut_off(matrix, column) == _cut_off(places[0][0], places[0][1])  # by the same limit
             for matrix, column in places
         )
     }
@@ -146,6 +151,10 @@ def _name_variants(saved: Sequence[SavedComparison], matrices: Sequence[ScoreMat
         [name if name in shared else f"{one.label}/{name}" for name in matrix.variants]
         for one, matrix in zip(saved, matrices, strict=True)
     ]
+
+
+def _cut_off(matrix: ScoreMatrix, column: int) -> list[str] | None:
+    return None if matrix.formats is None else matrix.formats.cut_off[:, column].tolist()
 
 
 def _tell_apart(paths: Sequence[tuple[str, ...]], tasks: Sequence[str]) -> list[str]:

@@ -45,6 +45,7 @@ class ComparisonRecord(_Frozen):
         measures: what is measured, the headline first.
         part_columns: columns of the matrix whose every value is measured by itself.
         perfect_answer: the best value of a document.
+        data: SHA-256 of the matrix.
         notes: what a reader must know of the scores.
         asked: by document id, a digest of question and target.
     """
@@ -59,6 +60,7 @@ class ComparisonRecord(_Frozen):
     measures: tuple[SavedMeasure, ...]
     part_columns: tuple[str, ...] = ()
     perfect_answer: float = 1.0
+    data: str
     notes: tuple[str, ...] = ()
     asked: dict[int, str]
 
