@@ -20,6 +20,8 @@ from lmms_plam.merge.digests import digest_all, digest_tensors
 from lmms_plam.merge.names import parse_name
 from lmms_plam.merge.plan import MergedTensor, plan_merge
 
+_LAYERS_ALONE = "; the module layer_norms has the norms of the layers alone"
+
 LayerTensors = Mapping[str, Tensor]
 """A decoder layer's tensors by parameter name within the layer."""
 
@@ -162,6 +164,7 @@ def lazy_layers(
                 if place is None or place.layer is None:
                     raise UnsupportedError(
                         f"it changes '{tensor.name}', which lies outside the decoder layers, so that nothing is shared"
+                        f"{_LAYERS_ALONE if place is not None and place.modules == {'norms'} else ''}"
                     )
                 layers.setdefault(place.layer, {})[place.suffix] = tensor
             found[name] = LazyLayers(layers, {**own, **untouched}, donor, kept)
