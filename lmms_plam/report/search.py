@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,8 +73,8 @@ def sentences(search: Search) -> list[str]:
     sought = search.record.sought
     candidates = sum(one.recipe.kind == sought and one.recipe.dropped_after is None for one in search.recipes)
     found.append(
-        f"Of {candidates} {NOUNS[sought][1]} asked on all documents, {len(search.near_best)} are within the pick's noise, itself"
-        " among them."
+        f"Of {candidates} {NOUNS[sought][1]} asked on all documents, {len(search.near_best)} are within the pick's"
+        " noise, itself among them."
     )
     if search.borders:
         found.append(f"The pick lies at the edge of what was asked: {'; '.join(search.borders)}. Search further there.")
@@ -178,9 +179,8 @@ def recipes_table(search: Search, most: int | None = None) -> Table:
             )
         )
     left_out = len(search.recipes) - len(kept)
-    notes = [
-        f"scores and gains are {TUNED_HERE}; intervals hold for all {NOUNS[search.record.sought][1]} asked on all documents at once"
-    ]
+    sought = NOUNS[search.record.sought][1]
+    notes = [f"scores and gains are {TUNED_HERE}; intervals hold for all {sought} asked on all documents at once"]
     notes += [f"{left_out} recipes with smaller gains are in {SEARCH}"] if left_out else []
     return Table(
         title="recipes",
@@ -369,8 +369,8 @@ def _forest_row(search: Search, one: Measured) -> ForestRow:
 
 
 def _count(search: Search) -> str:
-    counts = {kind: sum(one.recipe.kind == kind for one in search.recipes) for kind in ("merge", "scaled")}
-    return " and ".join(f"{count} {NOUNS[kind][count > 1]}" for kind, count in counts.items() if count)
+    counts = Counter(one.recipe.kind for one in search.recipes if one.recipe.kind != "base")
+    return " and ".join(f"{count} {NOUNS[kind][count > 1]}" for kind, count in sorted(counts.items()))
 
 
 def _gain(search: Search, unseen: Unseen) -> str:

@@ -100,8 +100,8 @@ class _Rules:
         self.surface = surface
         recipes, sought = surface.recipes, surface.record.sought
         self.order = gentlest_first(recipes, surface.columns(sought))
-        controls = surface.columns("scaled") if sought == "merge" else []
-        self.scaled = np.array([surface.base, *gentlest_first(recipes, np.array(controls))], dtype=np.int64)
+        scaled = gentlest_first(recipes, surface.columns("scaled")) if sought == "merge" else ()
+        self.scaled = np.array([surface.base, *scaled], dtype=np.int64)
         near = neighbours(recipes)
         connected = [column for column in self.order if near[column]]
         enough = len(connected) >= _LEAST_CONNECTED

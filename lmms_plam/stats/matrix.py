@@ -325,7 +325,7 @@ class ScoreMatrix:
             answers=together(attrgetter("answers")),
             clusters=together(attrgetter("clusters")),
             strata=together(attrgetter("strata")),
-            columns={name: together(lambda part, name=name: part.columns[name]) for name in parts[0].columns},
+            columns={name: np.concatenate([part.columns[name] for part in parts])[order] for name in parts[0].columns},
             formats=formats,
         )
 
