@@ -143,8 +143,9 @@ class ModelConfig(_Frozen):
             lmms_plam.families.probe.ProbeOptions.
         search: options of recipe searches (`space`, `start_layers`, `racing`, ...); see
             lmms_plam.families.search.SearchOptions.
-        family_memory: GiB that the variants of probes and comparisons may take together beyond an ordinary run; what
-            doesn't fit is computed in further groups.
+        family_memory: GiB that the variants of probes, comparisons and searches may take together beyond an ordinary
+            run; what doesn't fit is computed in further groups. With a search, half of it keeps merged layers; the base
+            LM's merged layers lie in memory beside it.
         engine_check: answer the first prompts of every probe and comparison both ways, by the family engine and
             plainly, before the engine is relied on.
     """

@@ -16,7 +16,8 @@ from transformers import AutoModelForImageTextToText
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import ConfigError
 from lmms_plam.families import search as searching
-from lmms_plam.merge import Checkpoint, Donor, lazy_layers, merge_into
+from lmms_plam.harness import model as harness_model
+from lmms_plam.merge import Checkpoint, Donor, Kept, lazy_layers, merge_into
 from lmms_plam.scoring.scorer import Scorer
 from lmms_plam.search.record import SearchRecord
 from lmms_plam.search.space import NAMES
@@ -111,6 +112,16 @@ def test_scaled_vlms_alone_are_searched_around_the_start_layer_and_go_on_at_the_
     assert {recipe.kind for recipe in record.recipes} == {"base", "scaled"}
 
 
+def test_several_searches_keep_weights_and_branches_within_one_budget(pairs, tmp_path, monkeypatch):
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE, search=SPACE, family_memory=0.01)
+    kept = []
+    monkeypatch.setattr(harness_model, "Kept", lambda budget: kept.append(Kept(budget)) or kept[-1])
+    model = exact(path)
+    evaluate(model, "", [SEARCH, "plam_search_digits_text"], output=tmp_path / "runs", limit=7)
+    (own,) = kept
+    assert own.budget + model.engine.memory_budget == int(0.01 * 2**30)
+
+
 def test_a_space_and_its_layers_may_stand_in_a_tasks_yaml(pairs, tmp_path):
     task = {"task": "plam_search_mine", "of": "plam_digits", "space": "modules", "start_layers": [3], "racing": False}
     text = yaml.safe_dump(task) + "class: !function lmms_plam.families.RecipeSearch\n"
@@ -179,7 +190,7 @@ def test_lazy_weights_are_those_that_a_merge_writes(pairs, budget):
     recipes = {str(place): MergeRecipe.model_validate(fields) for place, fields in enumerate(RECIPES)}
     base_lm = Checkpoint(str(pair.base_lm))
     with base_lm:
-        lazy = lazy_layers(model, base_lm, Donor(base_lm, torch.device("cpu")), recipes, {}, budget)
+        lazy = lazy_layers(model, base_lm, Donor(base_lm, torch.device("cpu")), recipes, {}, Kept(budget))
         for name, recipe in recipes.items():
             merged = copy.deepcopy(model)
             merge_into(merged, base_lm, recipe)
