@@ -87,14 +87,15 @@ def search_flops(model: Any, prompt: dict[str, Any], sets: Sequence[WeightSet], 
     return untouched + sum(added[one.start] for one in sets)
 
 
-def table(model: Any, base_lm: Checkpoint, budget: int, repeats: int) -> None:
+def table(model: Any, base_lm: Checkpoint, spaces: Sequence[str], budget: int, repeats: int) -> None:
     """Print a row for each prompt and space."""
     print(f"{'':38}own runs / search      search / ordinary run")
     print(f"{'vision':>6} {'new':>4}  {'space':22}  {'FLOPs   wall    CPU':>20}   {'FLOPs   wall    CPU':>20}")
     for case in CASES:
         prompt = build_prompt(model, case)
         ordinary = measure({"": lambda prompt=prompt: model.generate(**prompt)}, repeats)[""]
-        for name, (space, layers) in SPACES.items():
+        for name in spaces:
+            space, layers = SPACES[name]
             sets = plan(model, base_lm, space, layers, budget // 2)
             flops = search_flops(model, prompt, sets, budget // 2)
             wall, cpu = time.perf_counter(), time.process_time()
@@ -131,10 +132,10 @@ def memory(arguments: argparse.Namespace) -> None:
     """Print what each search took at most, each from a process of its own, since a process' peak only rises."""
     for place, case in enumerate(CASES):
         told = {}
-        for name in ("", *SPACES):
+        for name in ("", *arguments.spaces):
             command = [sys.executable, *sys.argv, "--one", name, "--case", str(place)]
             told[name] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        for name in SPACES:
+        for name in arguments.spaces:
             may = told[""]["took"] + told[name]["layers"] + int(arguments.budget * 2**20)
             print(
                 f"{case.grid[0] * case.grid[1]:6d} vision tokens, {name:22} took {told[name]['took'] / 2**20:7.0f} MiB;"
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=16, help="divide the widths by this, on the CPU")
     parser.add_argument("--repeats", type=int, default=3, help="of ordinary runs")
     parser.add_argument("--budget", type=float, default=4096, metavar="MIB", help="beyond an ordinary run")
+    parser.add_argument("--spaces", nargs="+", choices=tuple(SPACES), default=tuple(SPACES), metavar="SPACE")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
     parser.add_argument("--one", metavar="SPACE", help=argparse.SUPPRESS)
     parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
@@ -170,7 +172,7 @@ def main() -> None:
             width = model.config.text_config.hidden_size
             budgeted = f"budget {arguments.budget:g} MiB"
             print(f"28 layers, width {width}, {dtype}, {where}, torch {torch.__version__}, {budgeted}")
-            table(model, base_lm, budget, arguments.repeats)
+            table(model, base_lm, arguments.spaces, budget, arguments.repeats)
 
 
 if __name__ == "__main__":
