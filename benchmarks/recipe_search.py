@@ -11,16 +11,17 @@ those of a recipe counted once for each start layer: recipes share nothing but w
 of `--repeats` ordinary runs, and of one search; the CPU column is CPU seconds, which other work on the machine doesn't
 touch. Weights are random, and all answers run to their full length.
 
-Memory is what the process held at most during the run beyond what it held before it: the model's weights are before
-it, keys, values and work space of an ordinary run are in both. `may` is an ordinary run's, the base LM's merged layers
-and the budget.
+Memory is what the process (on Linux) held at most during the run beyond what it held before it: the model's weights are
+before it, keys, values and work space of an ordinary run are in both. `may` is an ordinary run's, the base LM's merged
+layers and the budget.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -112,9 +113,22 @@ def table(model: Any, base_lm: Checkpoint, spaces: Sequence[str], budget: int, r
             )
 
 
+def start_peak(gpu: bool) -> int:
+    """Forget earlier peaks, and return what is held now, in bytes."""
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return peak(gpu)
+
+
 def peak(gpu: bool) -> int:
-    """Return the most memory held so far, in bytes."""
-    return torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the most memory held since, in bytes."""
+    if gpu:
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
 def measure_memory(model: Any, base_lm: Checkpoint, name: str, case: Case, budget: int, gpu: bool) -> dict[str, int]:
@@ -122,7 +136,7 @@ def measure_memory(model: Any, base_lm: Checkpoint, name: str, case: Case, budge
     prompt = build_prompt(model, case)
     sets = plan(model, base_lm, *SPACES[name], budget // 2) if name else []
     merged = {key: tuple(base_lm.describe(key).shape) for one in sets for key in one.layers.sources}
-    before = peak(gpu)
+    before = start_peak(gpu)
     search(model, prompt, sets, budget // 2) if sets else model.generate(**prompt)
     layers = sum(torch.Size(shape).numel() for shape in merged.values()) * model.dtype.itemsize
     return {"took": peak(gpu) - before, "layers": layers}
