@@ -40,7 +40,7 @@ from lmms_plam.merge import Checkpoint, Donor, Kept, lazy_layers
 from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family
 from lmms_plam.search.space import expand
 
-CASES = [Case((16, 20), 8), Case((32, 32), 8)]
+CASES = [Case((16, 20), 1), Case((16, 20), 8), Case((32, 32), 8)]
 START = 19
 SPACES: dict[str, tuple[str, Sequence[int]]] = {
     "line, 5 start layers": ("line", range(START - 2, START + 3)),
