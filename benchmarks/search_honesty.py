@@ -11,8 +11,9 @@ same ones. In `few`, five neighbouring recipes gain 2 points; in `much`, a regio
 
     gain     mean true gain of the pick
     naive    the best score's gain on the documents that chose it, minus the pick's true gain: mean
-    error    the cross-fitted gain minus the pick's true gain: median, and mean with its Monte Carlo error; then its
-             mean over what it estimates, the true gain of the recipes that its folds chose on fewer documents
+    error    the cross-fitted gain minus the pick's true gain: median and mean, each with its Monte Carlo error; then
+             its mean over what it estimates, the true gain of the recipes that its folds chose on fewer documents; and
+             its skewness, by which a median lies beside a mean
     SE       root mean square of the cross-fit's standard error, over the standard deviation of the cross-fitted gain,
              and over that of its error; then the first again with the stitched column's own standard error, which
              ignores that the choice varies
@@ -32,6 +33,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtri
+from scipy.stats import skew
 
 from lmms_plam.config import MergeRecipe
 from lmms_plam.search.analyse import analyse
@@ -158,12 +160,13 @@ def one_search(world: World, n: int, racing: float | None, plan: Plan, draws: in
 
 def measure(kind: str, n: int, n_recipes: int, racing: float | None, arguments: argparse.Namespace) -> dict:
     """Search many times."""
-    world, plan = World.of(kind, n_recipes), Plan(halvings=arguments.halvings)
+    world, plan = World.of(kind, n_recipes), Plan(folds=arguments.folds, halvings=arguments.halvings)
     start = time.perf_counter()
     seeds = [[arguments.seed, WORLDS.index(kind), n, n_recipes, turn] for turn in range(arguments.searches)]
     rows = [one_search(world, n, racing, plan, arguments.draws, seed) for seed in seeds]
     table = {name: np.array([row[name] for row in rows], dtype=float) for name in rows[0]}
     spread = table["error"].std(ddof=1)
+    drawn = np.random.default_rng(arguments.seed).integers(len(rows), size=(1000, len(rows)))
     of_gain = (table["error"] + table["gain"]).std(ddof=1)
     se = float(np.sqrt((table["se"] ** 2).mean()))
     return {
@@ -175,6 +178,8 @@ def measure(kind: str, n: int, n_recipes: int, racing: float | None, arguments: 
         "gain": 100 * table["gain"].mean(),
         "naive": 100 * table["naive"].mean(),
         "median_error": 100 * float(np.median(table["error"])),
+        "median_monte_carlo": 100 * float(np.median(table["error"][drawn], axis=1).std()),
+        "skewness": float(skew(table["error"])),
         "mean_error": 100 * table["error"].mean(),
         "mean_fold_error": 100 * table["fold_error"].mean(),
         "mean_shift": 100 * table["shift"].mean(),
@@ -208,6 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--searches", type=int, default=1000, help="a row")
     parser.add_argument("--draws", type=int, default=1000, help="bootstrap draws and flips; 10,000 in use, fewer here")
+    parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--halvings", type=int, default=30, help="for the standard error; 100 in use")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(WORLDS), help="worlds, separated by commas")
@@ -230,8 +236,9 @@ def main() -> None:
                     print(
                         f"{kind:5} {n:5} documents {n_recipes:4} recipes  gain {row['gain']:.2f}"
                         f"  naive {row['naive']:+.2f}"
-                        f"  error {row['median_error']:+.2f}, {row['mean_error']:+.2f} ± {row['monte_carlo']:.2f},"
-                        f" {row['mean_fold_error']:+.2f}"
+                        f"  error {row['median_error']:+.2f} ± {row['median_monte_carlo']:.2f},"
+                        f" {row['mean_error']:+.2f} ± {row['monte_carlo']:.2f}, {row['mean_fold_error']:+.2f},"
+                        f" skewness {row['skewness']:.2f}"
                         f"  SE {row['se_ratio']:.2f} {row['se_ratio_of_error']:.2f}"
                         f" ({row['stitched_se_ratio']:.2f})  held {row['held']:.3f}"
                         f" {row['simultaneous']:.3f} {row['ordinary']:.3f}  any {row['any']:.3f}"

@@ -23,7 +23,7 @@ from lmms_plam.paths import PACKAGE, data_folder
 DEFAULT_CONFIG = "qwen2_5_vl_7b"
 """The paper's own model: Qwen2.5-VL-7B-Instruct, grown from Qwen2.5-7B-Instruct."""
 
-Module = Literal["q", "k", "v", "o", "mlp", "norms", "embeddings"]
+Module = Literal["q", "k", "v", "o", "mlp", "norms", "layer_norms", "embeddings"]
 ATTENTION: tuple[Module, ...] = ("q", "k", "v", "o")
 ALL_MODULES: tuple[Module, ...] = (*ATTENTION, "mlp", "norms", "embeddings")
 _MODULE_SETS: dict[str, tuple[Module, ...]] = {"attention": ATTENTION, "all": ALL_MODULES}
@@ -76,9 +76,11 @@ class MergeRecipe(_Frozen):
 
     Attributes:
         method: the merge method.
-        modules: what is merged: any of q, k, v, o, mlp, norms, embeddings, or the sets `attention` (PlaM's) and `all`.
-            Biases go with their weights; `embeddings` is the token embedding and the language-model head, in the rows
-            of tokens that both models have (a base LM whose tokenizer numbers them otherwise is refused).
+        modules: what is merged: any of q, k, v, o, mlp, norms, layer_norms, embeddings, or the sets `attention`
+            (PlaM's) and `all`. Biases go with their weights. `norms` are those of the merged layers, and with the last
+            layer the final one; `layer_norms` are without it, which lies outside what a search can share. `embeddings`
+            is the token embedding and the language-model head, in the rows of tokens that both models have (a base LM
+            whose tokenizer numbers them otherwise is refused).
         qk_norms: merge the query and key norms too, where the model has them (Qwen3). They belong to q and k.
         start_layer: first merged decoder layer k0, 0-based: a layer, a fraction of the depth (0 < f < 1), or the path
             of a `plateau.json` that a masking probe wrote.
@@ -141,8 +143,9 @@ class ModelConfig(_Frozen):
             lmms_plam.families.probe.ProbeOptions.
         search: options of recipe searches (`space`, `start_layers`, `racing`, ...); see
             lmms_plam.families.search.SearchOptions.
-        family_memory: GiB that the variants of probes and comparisons may take together beyond an ordinary run; what
-            doesn't fit is computed in further groups.
+        family_memory: GiB that the variants of probes, comparisons and searches may take together beyond an ordinary
+            run; what doesn't fit is computed in further groups. With a search, half of it keeps merged layers; the base
+            LM's merged layers lie in memory beside it.
         engine_check: answer the first prompts of every probe and comparison both ways, by the family engine and
             plainly, before the engine is relied on.
     """

@@ -10,6 +10,7 @@ import yaml
 
 from lmms_plam.config import ALL_MODULES, ATTENTION, MergeRecipe, folder_name, load_config, shipped_configs
 from lmms_plam.errors import ConfigError
+from lmms_plam.paths import data_folder
 
 
 def write(folder: Path, **content: object) -> str:
@@ -24,6 +25,29 @@ def test_every_shipped_config_loads_with_a_base_lm_and_a_recipe(name):
     assert config.name == name
     assert config.base_lm is not None
     assert config.merge is not None
+
+
+AUTHORS = {
+    "qwen2_5_vl_3b": (23, 0.4, 0.6),
+    "qwen2_5_vl_7b": (21, 0.4, 0.8),
+    "qwen3_vl_4b": (21, 0.3, 0.9),
+    "qwen3_vl_8b": (24, 0.3, 0.9),
+}
+"""Start layer and coefficients of the recipes in the PlaM authors' own scripts (github wzj1718)."""
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_a_config_with_the_authors_recipe_has_its_source_and_its_control(name):
+    recipes = load_config(name).recipes
+    if name not in AUTHORS:
+        assert "authors" not in recipes
+        return
+    start, lm, vlm = AUTHORS[name]
+    assert recipes["authors"] == MergeRecipe(start_layer=start, lambda_lm=lm, lambda_vlm=vlm), "attention, to the end"
+    control = recipes.get("authors_scaled")
+    scaled = MergeRecipe(start_layer=start, lambda_lm=0, lambda_vlm=round(lm + vlm, 9))
+    assert control == (None if lm + vlm == 1 else scaled), "at a sum of 1 it is the untouched VLM"
+    assert "github" in (data_folder("model_configs") / f"{name}.yaml").read_text()
 
 
 def test_dotted_overrides_win_over_the_file(tmp_path):

@@ -139,6 +139,15 @@ def test_a_scheduled_merge_of_the_whole_decoder_gives_what_numpy_gives_on_the_fi
     check(pair, recipe, grown)
 
 
+def test_layer_norms_are_the_norms_but_the_final_one(pair):
+    merged = [
+        {tensor.name for tensor in merge_into(load(pair), str(pair.base_lm), MergeRecipe(modules=modules)).merged}
+        for modules in ("norms", "layer_norms")
+    ]
+    assert {decoder_tail(name) for name in merged[0] - merged[1]} == {"norm.weight"}
+    assert merged[1] < merged[0]
+
+
 def test_the_shipped_families_warn_of_nothing_that_is_not_there(pair):
     report = merge_into(load(pair), str(pair.base_lm), MergeRecipe(start_layer=0))
     expected = {"internvl": {"rope_parameters.rope_type", "rope_parameters.factor"}}.get(pair.family, set())

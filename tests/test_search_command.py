@@ -139,7 +139,7 @@ def test_search_json_holds_what_a_program_needs_and_marks_what_is_in_sample(fold
     assert (dropped["documents"], dropped["dropped_after"], dropped["ci_low"]) == (200, 200, None)
     assert dropped["dropped_why"].startswith("0.05 behind")
     assert record["settings"]["plan"] == {"folds": 5, "repeats": 3, "halvings": 20}
-    assert record["probe"] == {"onset": 18, "interval": [17, 19]}
+    assert record["probe"] == {"onset": 18, "interval": [17, 19], "stages": {}}
     assert record["fingerprint"]["data"] == digest(folder / MATRIX)
     assert (record["config"], record["model"], record["date"]) == ("digits", "abc", "2026-11-25")
 

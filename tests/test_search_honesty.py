@@ -44,7 +44,7 @@ def test_racing_drops_recipes_and_asks_the_others_the_same(honesty):
 
 
 def test_a_few_searches_where_nothing_helps_find_nothing(honesty):
-    arguments = argparse.Namespace(searches=60, draws=300, halvings=20, seed=0)
+    arguments = argparse.Namespace(searches=60, draws=300, halvings=20, folds=5, seed=0)
     row = honesty.measure("null", 300, 26, None, arguments)
     assert row["naive"] > 1.5
     assert abs(row["mean_error"]) < 4 * row["monte_carlo"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import yaml
 
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import ConfigError
 from lmms_plam.families.search import SearchOptions, _plan
+from lmms_plam.harness.arguments import read_settings
 from lmms_plam.search.space import expand
 
 DEPTH = 28
@@ -50,9 +54,31 @@ def test_regions_are_thirds_and_all_layers_and_modules_go_from_attention_to_norm
         ("q", "k", "v", "o"),
         ("mlp",),
         ("q", "k", "v", "o", "mlp"),
-        ("q", "k", "v", "o", "mlp", "norms"),
+        ("q", "k", "v", "o", "mlp", "layer_norms"),
     ]
     assert len({one.name for one in modules}) == 4
+
+
+def test_stages_are_those_that_a_probe_found_and_all_layers():
+    stages = {"separation": (0, 5), "alignment": (5, 20), "degradation": (20, 28)}
+    found = expand("stages", RECIPE, [18], DEPTH, stages)
+    layers = [(one.recipe.start_layer, one.recipe.end_layer) for one in found]
+    assert layers == [(0, 5), (5, 20), (20, 28), (0, 28)]
+    assert len(expand("stages", RECIPE, [18], DEPTH, {"alignment": (0, 28)})) == 1, "one stage is all layers"
+
+
+def test_stages_are_read_from_the_plateau_that_the_recipe_starts_at(tmp_path):
+    probe = {"onset": 20, "interval": [19, 21], "stages": {"alignment": [0, 20], "degradation": [20, 28]}}
+    (tmp_path / "plateau.json").write_text(json.dumps({**probe, "verdict": "plateau", "reason": ""}))
+    rounds = _plan(options(space="stages"), MergeRecipe(start_layer=str(tmp_path / "plateau.json")), DEPTH)
+    assert [one.name.split(":")[0] for one in rounds[0]] == ["0-19", "20-27", "0-27"]
+    assert list(rounds) == [0], "stages say themselves where they start"
+
+
+@pytest.mark.parametrize(("stages", "message"), [(None, "takes the stages that a masking probe"), ({}, "no stages")])
+def test_stages_that_no_probe_found_are_one_clear_sentence(stages, message):
+    with pytest.raises(ConfigError, match=message):
+        expand("stages", RECIPE, [18], DEPTH, stages)
 
 
 def test_lists_and_products_say_only_what_differs():
@@ -92,6 +118,8 @@ def test_what_is_no_space_is_one_clear_sentence(space, message):
         ("every 9", [0, 9, 18, 27]),
         ("19 17", [17, 19]),
         ([3, 1], [1, 3]),
+        (8, [8]),
+        ("8", [8]),
     ],
 )
 def test_start_layers(words, layers):
@@ -102,6 +130,13 @@ def test_start_layers(words, layers):
 def test_start_layers_that_cannot_be_meant(words):
     with pytest.raises(ConfigError, match="start_layers are 'around', 'all', 'every N' or layers from 0 to 27"):
         options(start_layers=words).layers(18, DEPTH)
+
+
+def test_one_start_layer_and_no_race_are_read_as_the_command_line_and_yaml_give_them():
+    given = read_settings("config=digits,search.start_layers=8,search.racing=off").search
+    assert options(**given).layers(8, 12) == [8]
+    assert options(**given).z is None
+    assert options(**yaml.safe_load("racing: off")).z is None, "a bare off is false in YAML"
 
 
 def test_a_search_that_would_cost_too_much_is_refused_with_the_estimate():

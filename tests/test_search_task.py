@@ -16,8 +16,11 @@ from transformers import AutoModelForImageTextToText
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import ConfigError
 from lmms_plam.families import search as searching
-from lmms_plam.merge import Checkpoint, Donor, lazy_layers, merge_into
+from lmms_plam.harness import model as harness_model
+from lmms_plam.merge import Checkpoint, Donor, Kept, lazy_layers, merge_into
+from lmms_plam.scoring.scorer import Scorer
 from lmms_plam.search.record import SearchRecord
+from lmms_plam.search.space import NAMES
 from lmms_plam.stats.matrix import ScoreMatrix
 
 SEARCH = "plam_search_digits"
@@ -87,6 +90,65 @@ def test_what_a_race_drops_is_asked_no_more_and_said(pairs, tmp_path, monkeypatc
     assert len(set(matrix.clusters[asked[:, matrix.column(dropped.name)]])) == 1, "a block holds whole clusters"
 
 
+@pytest.mark.parametrize("space", NAMES)
+def test_every_named_space_runs_from_the_command_line(pairs, tmp_path, space):
+    plateau = {"onset": 3, "interval": [3, 3], "verdict": "plateau", "reason": "", "stages": {"alignment": [0, 3]}}
+    (tmp_path / "plateau.json").write_text(json.dumps(plateau))
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE)
+    said = {"merge.start_layer": str(tmp_path / "plateau.json")} if space == "stages" else {}
+    more = {"search.space": space, "search.start_layers": 4, "search.most": 1000, "search.block": 7, **said}
+    _, asked, record = search(exact(path, **more), tmp_path / "runs", limit=7)
+    assert asked.all()
+    assert record.sought == ("scaled" if space == "scaled" else "merge")
+    expected = {"line": 11, "grid": 254, "scaled": 11, "regions": 5, "stages": 3, "modules": 5}
+    assert len(record.recipes) >= expected[space]
+    found = json.loads((of_model(tmp_path / "runs") / SEARCH / "search.json").read_text())
+    assert found["pick"]["name"] in {one["name"] for one in found["recipes"] if one["kind"] == record.sought}
+
+
+def test_scaled_vlms_alone_are_searched_around_the_start_layer_and_go_on_at_the_edge(pairs, tmp_path):
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE)
+    _, _, record = search(exact(path, **{"search.space": "scaled"}), tmp_path / "runs")
+    assert {recipe.kind for recipe in record.recipes} == {"base", "scaled"}
+
+
+def test_several_searches_keep_weights_and_branches_within_one_budget(pairs, tmp_path, monkeypatch):
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE, search=SPACE, family_memory=0.01)
+    kept = []
+    monkeypatch.setattr(harness_model, "Kept", lambda budget: kept.append(Kept(budget)) or kept[-1])
+    model = exact(path)
+    evaluate(model, "", [SEARCH, "plam_search_digits_text"], output=tmp_path / "runs", limit=7)
+    (own,) = kept
+    assert own.budget + model.engine.memory_budget == int(0.01 * 2**30)
+
+
+def test_a_space_and_its_layers_may_stand_in_a_tasks_yaml(pairs, tmp_path):
+    task = {"task": "plam_search_mine", "of": "plam_digits", "space": "modules", "start_layers": [3], "racing": False}
+    text = yaml.safe_dump(task) + "class: !function lmms_plam.families.RecipeSearch\n"
+    (tmp_path / "plam_search_mine.yaml").write_text(text)
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE)
+    evaluate(exact(path), "", ["plam_search_mine"], output=tmp_path / "runs", limit=7, include=tmp_path)
+    record = SearchRecord.read(of_model(tmp_path / "runs") / "plam_search_mine")
+    assert (record.space, record.racing, len(record.recipes)) == ("modules", None, 5)
+    assert {recipe.start_layer for recipe in record.recipes if recipe.fields} == {3}
+
+
+def test_looks_between_blocks_read_each_answer_once(pairs, tmp_path, monkeypatch):
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE, search={**SPACE, "racing": 2, "block": 7})
+    read = []
+    join = Scorer.join
+
+    def counted(self, answers, *args, **options):
+        read.append(len(answers))
+        return join(self, answers, *args, **options)
+
+    monkeypatch.setattr(Scorer, "join", counted)
+    search(exact(path), tmp_path / "runs", limit=28)
+    dealing, *blocks, report = read
+    assert (dealing, report) == (28, sum(blocks))
+    assert blocks == [7 * 5] * 4
+
+
 def test_a_killed_search_goes_on_where_it_stopped(pairs, tmp_path, generated):
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=MERGE, search=SPACE)
     whole, *_ = search(f"config={path}", tmp_path / "whole")
@@ -128,7 +190,7 @@ def test_lazy_weights_are_those_that_a_merge_writes(pairs, budget):
     recipes = {str(place): MergeRecipe.model_validate(fields) for place, fields in enumerate(RECIPES)}
     base_lm = Checkpoint(str(pair.base_lm))
     with base_lm:
-        lazy = lazy_layers(model, base_lm, Donor(base_lm, torch.device("cpu")), recipes, {}, budget)
+        lazy = lazy_layers(model, base_lm, Donor(base_lm, torch.device("cpu")), recipes, {}, Kept(budget))
         for name, recipe in recipes.items():
             merged = copy.deepcopy(model)
             merge_into(merged, base_lm, recipe)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from lmms_eval.api.instance import Instance
 from loguru import logger
-from pydantic import Field
+from pydantic import BeforeValidator, Field, StrictInt
 
 from lmms_plam.config import MergeRecipe, ModelConfig
 from lmms_plam.errors import ConfigError, DataError
@@ -34,13 +33,13 @@ from lmms_plam.report.search import FILES, numbers, sentences, write
 from lmms_plam.report.wandb_log import log_audits, log_search
 from lmms_plam.scoring.audits import audit_pick
 from lmms_plam.scoring.record import Benchmark
-from lmms_plam.scoring.scorer import ScoredAnswer
 from lmms_plam.search.analyse import analyse
 from lmms_plam.search.racing import blocks, plainly_behind
-from lmms_plam.search.record import RECIPES, ProbeOnset, Racing, Recipe, SearchRecord
+from lmms_plam.search.record import RECIPES, ProbeOnset, Racing, Recipe, SearchRecord, sought_kind
 from lmms_plam.search.result import TUNED_HERE, Search
 from lmms_plam.search.space import Candidate, expand
-from lmms_plam.search.surface import Surface, save
+from lmms_plam.search.standing import Standing
+from lmms_plam.search.surface import Surface, save, upwards
 from lmms_plam.search.transfer import add_transfer
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
@@ -54,12 +53,17 @@ _SEARCHED: WeakKeyDictionary[Plam, dict[str, tuple[Surface, Search, Path | None]
 """By model, what its searches have found, by task."""
 
 
+def _off(value: Any) -> Any:
+    """Return what YAML makes of a bare `off` as it was meant."""
+    return "off" if value is False else value
+
+
 class SearchOptions(FamilyOptions):
     """Options of a recipe search, in its YAML or under `search:` in the model config (`search.space=grid`).
 
     Attributes:
-        space: `line`, `grid`, `scaled`, `regions`, `modules` (lmms_plam.search.space), a list of recipes, or lists of
-            values by field. What they leave out is as in the config's `merge`.
+        space: `line`, `grid`, `scaled`, `regions`, `stages`, `modules` (lmms_plam.search.space), a list of recipes, or
+            lists of values by field. What they leave out is as in the config's `merge`.
         start_layers: for recipes that don't say where they start: `around`, the recipe's start layer (a probe's onset,
             where it is a plateau.json) and two layers on either side, going on for up to three more while the best is
             at the edge; `all`; `every N`; or layers (`17 18 19` on the command line).
@@ -69,8 +73,8 @@ class SearchOptions(FamilyOptions):
     """
 
     space: str | list[dict[str, Any]] | dict[str, Any] = "line"
-    start_layers: str | list[int] = "around"
-    racing: Annotated[float, Field(gt=0)] | Literal["off"] = 2.5
+    start_layers: str | StrictInt | list[StrictInt] = "around"
+    racing: Annotated[Annotated[float, Field(gt=0)] | Literal["off"], BeforeValidator(_off)] = 2.5
     block: int = Field(default=100, ge=1)
     most: float = Field(default=40, gt=0)
 
@@ -92,7 +96,7 @@ class SearchOptions(FamilyOptions):
             return list(range(depth))
         if isinstance(words, str) and (match := re.fullmatch(r"every ([1-9]\d*)", words)):
             return list(range(0, depth, int(match[1])))
-        listed = words.split() if isinstance(words, str) else list(map(str, words))
+        listed = list(map(str, words)) if isinstance(words, list) else str(words).split()
         if not listed or not all(layer.isdecimal() and int(layer) < depth for layer in listed):
             raise ConfigError(
                 f"task {self.task}: start_layers are 'around', 'all', 'every N' or layers from 0 to {depth - 1}, not "
@@ -151,7 +155,8 @@ class RecipeSearch(FamilyTask):
         self._rounds = _plan(self.options, _recipe(settings), self._depth)
         self._candidates = {one.name: one for candidates in self._rounds.values() for one in candidates}
         self._dropped: dict[str, tuple[int, str]] = {}
-        self._scored: list[ScoredAnswer] = []
+        self._benchmark: Benchmark | None = None
+        self._standing = Standing()
         self.plam.plan_recipes({name: one.recipe for name, one in self._candidates.items()})
         self.ground = BASE if self.plam.provenance.merge else None
         self.course = self._race
@@ -204,7 +209,7 @@ class RecipeSearch(FamilyTask):
             names = [one.name for one in self._rounds[edge]]
             self.left_out = {cell for cell in self.left_out if cell[1] not in names}
             yield from self._ask_blocks(requests, answer, cells, dealt, names, with_base=edge == 0)
-            edge = self._next_edge(edge)
+            edge = self._next_edge(edge, len(dealt))
 
     def _ask_blocks(
         self,
@@ -220,59 +225,60 @@ class RecipeSearch(FamilyTask):
         for number, block in enumerate(dealt, start=1):
             places = [cells[doc_id, name] for doc_id in block for name in ([BASE] if with_base else []) + alive]
             yield places
-            self._scored += self._score([(requests[place], answer(place)) for place in places])
+            scores = self._scorer.join(
+                self._score([(requests[place], answer(place)) for place in places]), benchmark=self._benchmark
+            )
+            self._benchmark = scores.benchmark
+            self._standing.add(number - 1, scores.matrix)
             seen = sum(map(len, dealt[:number]))
-            behind = self._behind({doc_id for own in dealt[:number] for doc_id in own})
+            behind = self._behind(scores.benchmark, number)
             for name in [name for name in alive if name in behind and number < len(dealt)]:
                 alive.remove(name)
                 self._dropped[name] = seen, behind[name]
                 self.left_out |= {(doc_id, name) for own in dealt[number:] for doc_id in own}
             logger.info(f"{self.options.task}: {seen} documents asked; {len(alive)} of {len(names)} recipes go on")
 
-    def _behind(self, doc_ids: set[int]) -> dict[str, str]:
-        """Return which recipes are plainly behind the best, of all that were asked of these documents."""
+    def _behind(self, benchmark: Benchmark, n_blocks: int) -> dict[str, str]:
+        """Return which recipes are plainly behind the best, of all that were asked of the first blocks."""
         if self.options.z is None:
             return {}
-        there = {BASE, *(name for name in self._candidates if name not in self._dropped)}
-        told = [one for one in self._scored if one.doc_id in doc_ids and one.variant in there]
-        counted = Counter(one.variant for one in told)
-        whole = [one for one in told if counted[one.variant] == len(doc_ids)]
-        scores = self._scorer.join(whole)
-        headline = scores.benchmark.headline
+        matrix = self._standing.matrix(n_blocks, but=self._dropped)
         return plainly_behind(
-            scores.matrix,
-            find_metric(headline.metric),
-            [_as_recipe(self._candidates[name]) if name != BASE else _BASE for name in scores.matrix.variants],
+            matrix,
+            find_metric(benchmark.headline.metric),
+            [_as_recipe(self._candidates[name]) if name != BASE else _BASE for name in matrix.variants],
             self.options.z,
-            self._upwards(scores.benchmark),
+            self._upwards(benchmark),
         )
 
     def _deal(self, doc_ids: Sequence[int]) -> list[list[int]]:
         """Deal documents into blocks of whole clusters, which scoring an empty answer tells."""
         docs = self.eval_docs_no_media
         try:
-            matrix = self._scorer.join([self._scorer.score(docs[doc_id], BASE, "") for doc_id in doc_ids]).matrix
+            scores = self._scorer.join([self._scorer.score(docs[doc_id], BASE, "") for doc_id in doc_ids])
         except DataError:
             return [list(doc_ids)]
+        matrix, self._benchmark = scores.matrix, scores.benchmark
         dealt = [
             matrix.doc_ids[own].tolist() for own in blocks(matrix.clusters, matrix.strata, self.options.block, _SEED)
         ]
         rest = [doc_id for doc_id in doc_ids if doc_id not in set(matrix.doc_ids.tolist())]
         return [*dealt[:-1], [*dealt[-1], *rest]]
 
-    def _next_edge(self, edge: int) -> int | None:
+    def _next_edge(self, edge: int, n_blocks: int) -> int | None:
         """Return the next start layer to ask, where the best so far is at the edge of those asked.
 
         Edges count from the first round's layers: -1 and 1 are next to them, -2 and 2 the layers after those.
         """
-        told = [one for one in self._scored if one.variant == BASE or one.variant not in self._dropped]
-        scores = self._scorer.join(told)
-        metric, sign = find_metric(scores.benchmark.headline.metric), 1 if self._upwards(scores.benchmark) else -1
-        values = dict(zip(scores.matrix.variants, sign * Units.of(scores.matrix, metric).estimate(), strict=True))
-        merges = [one for one in self._candidates.values() if one.name in values and one.kind == "merge"]
-        best = max(values[one.name] for one in merges)
-        layers = {int(one.recipe.start_layer) for one in merges}
-        tops = {int(one.recipe.start_layer) for one in merges if values[one.name] == best}
+        assert self._benchmark is not None
+        matrix = self._standing.matrix(n_blocks, but=self._dropped)
+        metric = upwards(find_metric(self._benchmark.headline.metric), self._upwards(self._benchmark))
+        values = dict(zip(matrix.variants, Units.of(matrix, metric).estimate(), strict=True))
+        recipes = [_as_recipe(self._candidates[name]) for name in values if name != BASE]
+        sought = [one for one in recipes if one.kind == sought_kind(recipes)]
+        best = max(values[one.name] for one in sought)
+        layers = {one.start_layer for one in sought}
+        tops = {one.start_layer for one in sought if values[one.name] == best}
         down, up = (min(layers), min(edge, 0) - 1), (max(layers), max(edge, 0) + 1)
         for layer, following in (up, down):  # ties go to the later layer
             if max(tops) == layer and following in self._rounds and (edge == 0 or (following > 0) == (edge > 0)):
@@ -335,7 +341,9 @@ def _plan(options: SearchOptions, recipe: MergeRecipe, depth: int) -> dict[int, 
     """
     center = resolve_start_layer(recipe.start_layer, depth)
     layers = options.layers(center, depth)
-    rounds = {0: expand(options.space, recipe, layers, depth)}
+    probe = _probe(recipe)
+    stages = None if probe is None else probe.stages
+    rounds = {0: expand(options.space, recipe, layers, depth, stages)}
     cost = comparison_cost([int(one.recipe.start_layer) for one in rounds[0]], depth, 1.0)
     if cost > options.most:
         raise ConfigError(
@@ -347,7 +355,9 @@ def _plan(options: SearchOptions, recipe: MergeRecipe, depth: int) -> dict[int, 
         for step in range(1, _FURTHER + 1):
             for edge, layer in ((-step, layers[0] - step), (step, layers[-1] + step)):
                 if 0 <= layer < depth:
-                    further = [one for one in expand(options.space, recipe, [layer], depth) if one.name not in known]
+                    further = [
+                        one for one in expand(options.space, recipe, [layer], depth, stages) if one.name not in known
+                    ]
                     if further:
                         rounds[edge] = further
     return rounds
@@ -358,4 +368,4 @@ def _probe(recipe: MergeRecipe | None) -> ProbeOnset | None:
     if recipe is None or not isinstance(recipe.start_layer, str):
         return None
     found = json.loads(Path(recipe.start_layer).expanduser().read_text(encoding="utf-8"))
-    return ProbeOnset(onset=found["onset"], interval=tuple(found["interval"]))
+    return ProbeOnset(onset=found["onset"], interval=tuple(found["interval"]), stages=found.get("stages", {}))

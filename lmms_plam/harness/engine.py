@@ -60,7 +60,7 @@ class Engine:
     Args:
         model: the Hugging Face model.
         weights: returns a weight set by its name.
-        memory_budget: bytes that variants may take together.
+        memory_budget: bytes that variants may take together; it may be changed later.
         check: whether the engine must prove itself first.
         proofs: by task, how it was answered and what checks showed; filled in here.
     """
@@ -76,7 +76,7 @@ class Engine:
     ):
         self._model = model
         self._weights = weights
-        self._budget = memory_budget
+        self.memory_budget = memory_budget
         self._check = check
         self._looked_at_hiding: set[str] = set()
         self._said: set[str] = set()
@@ -115,7 +115,7 @@ class Engine:
         proof = self.proofs.setdefault(task, Proof())
         if proof.way == "engine":
             try:
-                return generate_family(self._model, variants, inputs, memory_budget=self._budget, **options)
+                return generate_family(self._model, variants, inputs, memory_budget=self.memory_budget, **options)
             except UnsupportedError as error:  # these prompts, perhaps not the next ones
                 self._say(f"{error}; each variant runs by itself, which takes longer")
             except PlamError:
@@ -150,7 +150,7 @@ class Engine:
             self._prove_hiding(task, inputs)
 
     def _prove_hiding(self, task: str, inputs: Mapping[str, Any]) -> None:
-        proof, family = self.proofs[task], partial(generate_family, memory_budget=self._budget)
+        proof, family = self.proofs[task], partial(generate_family, memory_budget=self.memory_budget)
         for way, answer in (("plain", run_plainly), ("engine", family)):
             if way == "engine" and (proof.way == "plain" or proof.why):
                 continue

@@ -29,6 +29,7 @@ from lmms_plam.merge import (
     BASE,
     Checkpoint,
     Donor,
+    Kept,
     MergeReport,
     by_layer,
     check_probed,
@@ -109,6 +110,7 @@ class Plam(lmms):
                 logger.warning(f"{settings.name}: {warning}")
         self._merge = merge
         self._donor: Donor | None = None
+        self._kept: Kept | None = None
         self._planned: dict[str, WeightSet] = {}
         self._digests: dict[str, str] = {}
         self.courses: dict[str, Course] = {}
@@ -196,12 +198,13 @@ class Plam(lmms):
         settings = self.provenance.config
         if self._base_lm is None:
             raise ConfigError(f"{settings.name}: no base_lm, so there is nothing to merge")
-        if self._donor is None:
+        if self._donor is None or self._kept is None:
             self._donor = Donor(self._base_lm, next(self.model.parameters()).device)
+            self._kept = Kept(self.engine.memory_budget // 2)
+            self.engine.memory_budget -= self._kept.budget
         untouched = self._untouched if self._merge is not None else {}
-        budget = int(settings.family_memory * 2**30)
         with self._base_lm:
-            found = lazy_layers(self.model, self._base_lm, self._donor, recipes, untouched, budget)
+            found = lazy_layers(self.model, self._base_lm, self._donor, recipes, untouched, self._kept)
             read = self._donor.digest({key for lazy in found.values() for key in lazy.sources})
         for name, lazy in found.items():
             self._planned[name] = WeightSet(name, lazy, lazy.keys_by_layer)

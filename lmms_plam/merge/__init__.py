@@ -6,7 +6,7 @@ from lmms_plam.merge.apply import MergeReport, merge_into, merged_tensors
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.digests import digest_all, digest_tensors
 from lmms_plam.merge.layers import check_probed, resolve_layers, resolve_start_layer
-from lmms_plam.merge.lazy import Donor, lazy_layers
+from lmms_plam.merge.lazy import Donor, Kept, lazy_layers
 from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
 from lmms_plam.merge.schedules import Coefficients
 from lmms_plam.merge.variants import BASE, by_layer, recipe_weights, untouched_tensors
@@ -17,6 +17,7 @@ __all__ = [
     "Checkpoint",
     "Coefficients",
     "Donor",
+    "Kept",
     "MergePlan",
     "MergeReport",
     "MergedTensor",

@@ -20,6 +20,8 @@ from lmms_plam.merge.digests import digest_all, digest_tensors
 from lmms_plam.merge.names import parse_name
 from lmms_plam.merge.plan import MergedTensor, plan_merge
 
+_LAYERS_ALONE = "; the module layer_norms has the norms of the layers alone"
+
 LayerTensors = Mapping[str, Tensor]
 """A decoder layer's tensors by parameter name within the layer."""
 
@@ -52,14 +54,14 @@ class Donor:
 
 
 class Kept:
-    """Computed layers, the least recently used of them dropped beyond a budget.
+    """Computed layers of all recipes, the least recently used of them dropped beyond a budget.
 
     Args:
         budget: bytes.
     """
 
     def __init__(self, budget: int):
-        self._budget = budget
+        self.budget = budget
         self._layers: OrderedDict[Hashable, LayerTensors] = OrderedDict()
         self._bytes = 0
 
@@ -73,7 +75,7 @@ class Kept:
         """Keep a layer, and drop what was used longest ago."""
         self._layers[key] = layer
         self._bytes += _size(layer)
-        while self._bytes > self._budget:
+        while self._bytes > self.budget:
             _, dropped = self._layers.popitem(last=False)
             self._bytes -= _size(dropped)
 
@@ -132,7 +134,7 @@ def lazy_layers(
     donor: Donor,
     recipes: Mapping[str, MergeRecipe],
     untouched: Mapping[str, Tensor],
-    budget: int,
+    kept: Kept,
 ) -> dict[str, LazyLayers]:
     """Plan recipes against a VLM and a base LM; nothing of their weights is computed yet.
 
@@ -142,7 +144,7 @@ def lazy_layers(
         donor: its tensors.
         recipes: by name.
         untouched: the VLM's tensors before a merge that was made in place, by parameter name; others are the model's.
-        budget: bytes of computed layers to keep.
+        kept: computed layers.
 
     Returns:
         By name, what stands in for the untouched VLM's tensors.
@@ -151,7 +153,6 @@ def lazy_layers(
         ConfigError, MergeError, CheckpointError: as `plan_merge`, with the recipe's name.
         UnsupportedError: also a recipe that merges something outside the decoder layers.
     """
-    kept = Kept(budget)
     own = {name: parameter.detach() for name, parameter in model.named_parameters()}
     found = {}
     for name, recipe in recipes.items():
@@ -162,6 +163,7 @@ def lazy_layers(
                 if place is None or place.layer is None:
                     raise UnsupportedError(
                         f"it changes '{tensor.name}', which lies outside the decoder layers, so that nothing is shared"
+                        f"{_LAYERS_ALONE if place is not None and place.modules == {'norms'} else ''}"
                     )
                 layers.setdefault(place.layer, {})[place.suffix] = tensor
             found[name] = LazyLayers(layers, {**own, **untouched}, donor, kept)

@@ -98,11 +98,14 @@ def plan_merge(
     names = decoder_tensors(name for name, _ in model.named_parameters())  # lists tied weights once, as the embedding
     _require_whole_decoder(names, depth)
     modules = (*recipe.modules, "qk_norms") if recipe.qk_norms else recipe.modules
-    asked = frozenset[str](modules)
+    asked = frozenset("norms" if module == "layer_norms" else module for module in modules)
+    final_norm = "norms" in modules
     chosen = {
         tensor: coefficients(recipe, tensor.merged_with(depth), depth)
         for tensor, name in names.items()
-        if tensor.merged_with(depth) in layers and _is_asked(tensor, name, asked)
+        if tensor.merged_with(depth) in layers
+        and _is_asked(tensor, name, asked)
+        and (final_norm or tensor.layer is not None or tensor.modules != {"norms"})
     }
     _require_every_module(chosen, asked, layers)
 

@@ -43,7 +43,7 @@ def panels(search: Search) -> tuple[list[Panel], str, str]:
     """
     picked = search.in_sample.recipe
     plane = [one for one in search.recipes if one.recipe.fields is not None and one.recipe.plane == picked.plane]
-    merges = [one for one in plane if one.recipe.kind == "merge"]
+    merges = [one for one in plane if one.recipe.kind == picked.kind]
     layers = sorted({one.recipe.start_layer for one in merges})
     sums = sorted({one.recipe.total for one in merges})
     if len(sums) == 1:
@@ -177,7 +177,7 @@ def _words(search: Search, n_panels: int, columns: int) -> list[str]:
         lines.append(f"{said}. The colours show gains {TUNED_HERE}: the largest of them is too large.")
     if search.borders:
         lines.append(f"The pick lies at the edge of what was asked: {'; '.join(search.borders)}.")
-    layers = {one.recipe.start_layer for one in search.recipes if one.recipe.kind == "merge"}
+    layers = {one.recipe.start_layer for one in search.recipes if one.recipe.kind == search.record.sought}
     if 1 < n_panels < len(layers):
         lines.append(f"{n_panels} of {len(layers)} start layers, those nearest to the pick's.")
     lines.append(provenance(search))

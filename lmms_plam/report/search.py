@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lmms_plam.report.page import page
 from lmms_plam.report.sweep import SWEEP, draw_sweep
 from lmms_plam.report.tables import Table
 from lmms_plam.search.crossfit import Unseen
-from lmms_plam.search.record import recipe_fields
+from lmms_plam.search.record import NOUNS, recipe_fields
 from lmms_plam.search.result import SEARCH, TUNED_HERE, Measured, Search
 
 RECIPE, PAGE = "recipe.yaml", "search.html"
@@ -69,10 +70,11 @@ def sentences(search: Search) -> list[str]:
             f"The VLM merely scaled, at best '{search.scaled.name}', gains {_gain(search, search.scaled.unseen)} on"
             f" unseen documents; the merge is better than it by {_gain(search, search.scaled.merge_unseen)}."
         )
-    candidates = sum(one.recipe.kind == "merge" and one.recipe.dropped_after is None for one in search.recipes)
+    sought = search.record.sought
+    candidates = sum(one.recipe.kind == sought and one.recipe.dropped_after is None for one in search.recipes)
     found.append(
-        f"Of {candidates} merges asked on all documents, {len(search.near_best)} are within the pick's noise, itself"
-        " among them."
+        f"Of {candidates} {NOUNS[sought][1]} asked on all documents, {len(search.near_best)} are within the pick's"
+        " noise, itself among them."
     )
     if search.borders:
         found.append(f"The pick lies at the edge of what was asked: {'; '.join(search.borders)}. Search further there.")
@@ -161,7 +163,7 @@ def recipes_table(search: Search, most: int | None = None) -> Table:
     rows = []
     for one in kept:
         recipe = one.recipe
-        words = [str(recipe.kind)] if recipe.kind != "merge" else []
+        words = [str(recipe.kind)] if recipe.kind != search.record.sought else []
         words += ["the pick"] if recipe.name == search.pick else []
         words += ["within noise"] if recipe.name in near and recipe.name != search.pick else []
         words += [f"dropped: {recipe.dropped_why}"] if recipe.dropped_after is not None else []
@@ -177,7 +179,8 @@ def recipes_table(search: Search, most: int | None = None) -> Table:
             )
         )
     left_out = len(search.recipes) - len(kept)
-    notes = [f"scores and gains are {TUNED_HERE}; intervals hold for all merges asked on all documents at once"]
+    sought = NOUNS[search.record.sought][1]
+    notes = [f"scores and gains are {TUNED_HERE}; intervals hold for all {sought} asked on all documents at once"]
     notes += [f"{left_out} recipes with smaller gains are in {SEARCH}"] if left_out else []
     return Table(
         title="recipes",
@@ -225,7 +228,7 @@ def ablation(search: Search, kind: str = "svg") -> bytes | None:
     alike = [
         one
         for one in search.recipes
-        if one.recipe.kind == "merge" and one.recipe.coefficients == picked.coefficients and one.gain is not None
+        if one.recipe.kind == picked.kind and one.recipe.coefficients == picked.coefficients and one.gain is not None
     ]
     if len({one.recipe.plane for one in alike}) < 2:
         return None
@@ -337,8 +340,8 @@ def _stability(search: Search) -> list[Table]:
 
 
 def _in_plane(search: Search, one: Measured) -> bool:
-    """Say whether a merge differs from the pick in start layer and coefficients alone."""
-    return one.recipe.kind == "merge" and one.recipe.plane == search.in_sample.recipe.plane
+    """Say whether a recipe that may be picked differs from the pick in start layer and coefficients alone."""
+    return one.recipe.kind == search.record.sought and one.recipe.plane == search.in_sample.recipe.plane
 
 
 def _svg(path: Path) -> str:
@@ -366,9 +369,8 @@ def _forest_row(search: Search, one: Measured) -> ForestRow:
 
 
 def _count(search: Search) -> str:
-    merges = sum(one.recipe.kind == "merge" for one in search.recipes)
-    scaled = sum(one.recipe.kind == "scaled" for one in search.recipes)
-    return f"{merges} merges and {scaled} scaled VLMs" if scaled else f"{merges} merges"
+    counts = Counter(one.recipe.kind for one in search.recipes if one.recipe.kind != "base")
+    return " and ".join(f"{count} {NOUNS[kind][count > 1]}" for kind, count in sorted(counts.items()))
 
 
 def _gain(search: Search, unseen: Unseen) -> str:

@@ -110,7 +110,9 @@ class Scorer:
                 if question and not record.question:  # without which runs couldn't be told to have asked the same
                     raise DataError(f"{self._name}: document {answer.doc_id}: no '{question}' to tell its question by")
 
-    def join(self, answers: Collection[ScoredAnswer], stand_in: str | None = None) -> Scores:
+    def join(
+        self, answers: Collection[ScoredAnswer], stand_in: str | None = None, benchmark: Benchmark | None = None
+    ) -> Scores:
         """Read the answers as the benchmark says, and join those of complete units.
 
         Of several kinds of per-document values that nobody chose among, the one that most answers have is taken.
@@ -118,12 +120,13 @@ class Scorer:
         Args:
             answers: of all variants.
             stand_in: a variant that every document was asked of, where others weren't.
+            benchmark: how to read them, where that is known already.
 
         Raises:
             DataError: answers that can't be read or clustered, no complete unit, or what makes no matrix.
         """
         samples = self._samples(answers)
-        benchmark = max(
+        benchmark = benchmark or max(
             find_benchmarks(self._of, self._task.config.to_dict(), samples),
             key=lambda one: sum(map(one.measures_it, samples)),
         )

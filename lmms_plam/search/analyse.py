@@ -12,6 +12,7 @@ from lmms_plam.search.crossfit import FEWEST_CLUSTERS, CrossFit, Rule, always, c
 from lmms_plam.search.labelfree import with_agreement
 from lmms_plam.search.pick import best, borders, gentlest_first, near_best
 from lmms_plam.search.racing import FAIR_RACE
+from lmms_plam.search.record import NOUNS
 from lmms_plam.search.result import (
     LabelFree,
     Layer,
@@ -49,7 +50,7 @@ def analyse(surface: Surface, settings: SearchSettings | None = None) -> Search:
     settings = settings or SearchSettings()
     if len(surface.matrix.doc_ids) < 2:
         raise DataError(f"{surface.record.task}: a search takes many documents, and there is one")
-    units, family = surface.units, surface.columns("merge", complete=False)
+    units, family = surface.units, surface.columns(surface.record.sought, complete=False)
     rules = _Rules(surface)
     pick = rules.choose(settings.criterion)
     band, crossed, p_any, p_scaled = None, None, None, None
@@ -64,7 +65,7 @@ def analyse(surface: Surface, settings: SearchSettings | None = None) -> Search:
             rules.units, rules.named(settings.criterion, pick), settings.plan, _stream(settings, 2), level
         )
     names = surface.matrix.variants
-    candidates = surface.columns("merge")
+    candidates = surface.columns(surface.record.sought)
     return Search(
         record=surface.record,
         settings=settings,
@@ -97,9 +98,10 @@ class _Rules:
 
     def __init__(self, surface: Surface) -> None:
         self.surface = surface
-        recipes, merges = surface.recipes, surface.columns("merge")
-        self.order = gentlest_first(recipes, merges)
-        self.scaled = np.array([surface.base, *gentlest_first(recipes, surface.columns("scaled"))], dtype=np.int64)
+        recipes, sought = surface.recipes, surface.record.sought
+        self.order = gentlest_first(recipes, surface.columns(sought))
+        scaled = gentlest_first(recipes, surface.columns("scaled")) if sought == "merge" else ()
+        self.scaled = np.array([surface.base, *scaled], dtype=np.int64)
         near = neighbours(recipes)
         connected = [column for column in self.order if near[column]]
         enough = len(connected) >= _LEAST_CONNECTED
@@ -155,7 +157,7 @@ def _measured(surface: Surface, band: Band | None) -> Iterable[Measured]:
         there, gain = bool(surface.n_asked[column]), float(surface.gains[column])
         known = there and not np.isnan(gain)
         error = float(band.errors[column]) if band and surface.complete[column] and column != surface.base else None
-        reach = band.critical * error if band and error is not None and recipe.kind == "merge" else None
+        reach = band.critical * error if band and error is not None and recipe.kind == surface.record.sought else None
         yield Measured(
             recipe=recipe,
             score=float(surface.scores[column]) if known else None,
@@ -249,7 +251,10 @@ def _notes(surface: Surface, rules: _Rules, pick: int, n_controlled: int) -> Ite
             about = f"about {found.effective:.0f} of {units.n_clusters:,} clusters"
             yield f"the pick and the base differ on {about}: the intervals are rough"
     if surface.gains[pick] <= 0:
-        yield "no merge scored higher than the untouched VLM: the pick is the best of those that didn't"
+        noun = NOUNS[record.sought][0]
+        yield f"no {noun} scored higher than the untouched VLM: the pick is the best of those that didn't"
+    if record.sought == "scaled":
+        yield "nothing of the base LM is in this space: it is the control of a search of merges"
     merges = surface.columns("merge", complete=False)
     if n_controlled < len(merges):
         yield (

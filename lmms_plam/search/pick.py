@@ -76,7 +76,7 @@ def borders(recipes: Sequence[Recipe], pick: int, depth: int | None = None) -> l
         depth: decoder layers; None if nobody knows.
     """
     picked = recipes[pick]
-    plane = [one for one in recipes if one.kind == "merge" and one.plane == picked.plane]
+    plane = [one for one in recipes if one.kind == picked.kind and one.plane == picked.plane]
     found = []
     layers = sorted({one.start_layer for one in plane})
     if len(layers) > 1 and picked.start_layer == layers[0] > 0:

@@ -1,6 +1,7 @@
 """Racing: after each block of documents, recipes that are plainly behind the best are not asked again.
 
-A merge is dropped when the best merge so far is ahead of it by `z` paired, cluster-robust standard errors. Nothing
+A merge is dropped when the best merge so far is ahead of it by `z` paired, cluster-robust standard errors (in a space
+without merges, a scaled VLM). Nothing
 corrects for looking repeatedly: a race decides what is worth asking, and tests nothing. It costs next to nothing in
 what is picked. But recipes are dropped on documents that the cross-fitting later holds out, which flatters it: with
 1,000 documents in blocks of 100, 256 recipes and nothing that helps, by .15 to .2 points at z = 2, .06 at z = 2.5 and
@@ -19,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 
 from lmms_plam.errors import DataError
-from lmms_plam.search.record import Recipe
+from lmms_plam.search.record import Recipe, sought_kind
 from lmms_plam.search.surface import upwards
 from lmms_plam.stats.matrix import IntArray, ScoreMatrix, TextArray
 from lmms_plam.stats.metrics import Metric
@@ -55,7 +56,7 @@ def plainly_behind(
         raise DataError(f"the variant '{unknown[0]}' is none of the search's recipes")
     units = Units.of(matrix, upwards(metric, higher_is_better))
     kinds = np.array([known[name].kind for name in matrix.variants])
-    merges = np.flatnonzero(kinds == "merge")
+    merges = np.flatnonzero(kinds == sought_kind(known[name] for name in matrix.variants))
     if units.n_clusters < FEWEST_CLUSTERS or not len(merges):
         return {}
     values = units.estimate()

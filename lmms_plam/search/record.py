@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,13 @@ RECIPES = "recipes.json"
 
 Kind = Literal["base", "scaled", "merge"]
 
+NOUNS: Mapping[Kind, tuple[str, str]] = {
+    "base": ("base", "bases"),
+    "scaled": ("scaled VLM", "scaled VLMs"),
+    "merge": ("merge", "merges"),
+}
+"""What one and several of a kind are called."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -28,7 +35,7 @@ class Recipe(_Frozen):
     Attributes:
         name: what the matrix calls it.
         kind: `merge`; `scaled`, the VLM's own weights times a factor, which is the control of merges whose coefficients
-            have that sum; `base`, the untouched VLM. Only merges are ever picked.
+            have that sum; `base`, the untouched VLM. Merges are picked from, scaled VLMs only where there is no merge.
         fields: the recipe, its start layer a layer; None for the base.
         dropped_after: documents after which racing stopped asking it; None if it was asked on all.
         dropped_why: in words.
@@ -104,10 +111,17 @@ class Racing(_Frozen):
 
 
 class ProbeOnset(_Frozen):
-    """What a masking probe said of the model: plateau onset k* and its interval, or that there is none."""
+    """What a masking probe said of the model.
+
+    Attributes:
+        onset: plateau onset k*; None if there is none.
+        interval: of the onset.
+        stages: the paper's stages that it found, by name: first layer and end.
+    """
 
     onset: int | None
     interval: tuple[int, int]
+    stages: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
 
 class SearchRecord(_Frozen):
@@ -155,8 +169,8 @@ class SearchRecord(_Frozen):
         kinds = [recipe.kind for recipe in self.recipes]
         if kinds.count("base") != 1:
             raise ValueError(f"a search has one base, the untouched VLM, not {kinds.count('base')}")
-        if not any(recipe.kind == "merge" and recipe.dropped_after is None for recipe in self.recipes):
-            raise ValueError("no merge was asked on all documents: there is none to pick")
+        if not any(recipe.kind == self.sought and recipe.dropped_after is None for recipe in self.recipes):
+            raise ValueError(f"no {NOUNS[self.sought][0]} was asked on all documents: there is none to pick")
         if self.depth is not None:
             for recipe in self.recipes:
                 if recipe.fields is not None and recipe.start_layer >= self.depth:
@@ -167,6 +181,11 @@ class SearchRecord(_Frozen):
     def base(self) -> Recipe:
         """The untouched VLM."""
         return next(recipe for recipe in self.recipes if recipe.kind == "base")
+
+    @property
+    def sought(self) -> Kind:
+        """The kind of recipe that is picked from."""
+        return sought_kind(self.recipes)
 
     def write(self, folder: Path) -> None:
         """Write `recipes.json`."""
@@ -204,18 +223,24 @@ class SearchRecord(_Frozen):
                 and (sums is None or any(abs(recipe.total - total) < 1e-6 for total in sums))
             )
         )
-        merges = [recipe for recipe in self.recipes if recipe.kind == "merge"]
-        if not any(recipe.kind == "merge" and recipe.dropped_after is None for recipe in kept):
+        merges = [recipe for recipe in self.recipes if recipe.kind == self.sought]
+        if not any(recipe.kind == self.sought and recipe.dropped_after is None for recipe in kept):
             layers = ", ".join(map(str, sorted({recipe.start_layer for recipe in merges})))
             totals = ", ".join(f"{total:g}" for total in sorted({recipe.total for recipe in merges}))
             raise DataError(
-                f"{self.task}: no merge that was asked on all documents is left; start layers asked: {layers};"
+                f"{self.task}: no {NOUNS[self.sought][0]} that was asked on all documents is left; start layers asked:"
+                f" {layers};"
                 f" sums of coefficients: {totals}"
             )
         words = [f"start layers {', '.join(map(str, sorted(start_layers)))}"] if start_layers is not None else []
         words += [f"sums {', '.join(f'{total:g}' for total in sorted(sums))}"] if sums is not None else []
         space = f"{self.space}; of it {' and '.join(words)}" if words else self.space
         return self.model_copy(update={"recipes": kept, "space": space})
+
+
+def sought_kind(recipes: Iterable[Recipe]) -> Kind:
+    """Return which kind is picked from: merges, or in a space that has none, as `scaled`, the VLM scaled."""
+    return "merge" if any(recipe.kind == "merge" for recipe in recipes) else "scaled"
 
 
 def recipe_fields(recipe: Recipe) -> Mapping[str, Any]:

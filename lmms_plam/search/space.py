@@ -6,7 +6,8 @@ Every space starts from the config's own recipe, whose fields hold where the spa
 * `grid`: both coefficients from 0 to 1.5 in steps of .1, as in PlaM (arXiv 2601.07645).
 * `scaled`: the VLM's own weights times .5 to 1.5: the control that holds nothing of the base LM.
 * `regions`: the recipe in the early, middle and late layers and in all of them, by thirds.
-* `modules`: the recipe for attention, MLPs, both, and both with norms.
+* `stages`: the same by the stages that a masking probe found: separation, alignment, degradation, as far as it did.
+* `modules`: the recipe for attention, MLPs, both, and both with the norms of the merged layers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import ConfigError, did_you_mean
 
 Kind = Literal["merge", "scaled"]
-NAMES = ("line", "grid", "scaled", "regions", "modules")
+NAMES = ("line", "grid", "scaled", "regions", "stages", "modules")
 
 _LINE = tuple(round(step / 10, 1) for step in range(1, 11))
 _GRID = tuple(round(step / 10, 1) for step in range(16))
@@ -47,7 +48,13 @@ class Candidate:
         return "merge" if self.recipe.lambda_lm else "scaled"
 
 
-def expand(space: Any, recipe: MergeRecipe, start_layers: Sequence[int], depth: int) -> list[Candidate]:
+def expand(
+    space: Any,
+    recipe: MergeRecipe,
+    start_layers: Sequence[int],
+    depth: int,
+    stages: Mapping[str, tuple[int, int]] | None = None,
+) -> list[Candidate]:
     """List the recipes of a space, each once, without those that leave the VLM as it is.
 
     Beside them stands the VLM scaled by every sum of coefficients that the space has, from the same layers: without it
@@ -58,11 +65,13 @@ def expand(space: Any, recipe: MergeRecipe, start_layers: Sequence[int], depth: 
         recipe: the config's own recipe.
         start_layers: where recipes start that don't say it themselves.
         depth: number of decoder layers.
+        stages: first layer and end of each stage that a probe of the model found; None without a probe.
 
     Raises:
-        ConfigError: an unknown space or field, a value out of range, layers beyond the depth, or an empty space.
+        ConfigError: an unknown space or field, a value out of range, layers beyond the depth, stages that no probe
+            found, or an empty space.
     """
-    fields = list(_fields(space, depth))
+    fields = list(_by_stage(stages, depth) if space == "stages" else _fields(space, depth))
     if not fields:
         raise ConfigError("the search has an empty space: name one of " + ", ".join(NAMES) + ", or list recipes")
     found: dict[MergeRecipe, Candidate] = {}
@@ -90,15 +99,30 @@ def _fields(space: Any, depth: int) -> Iterable[Mapping[str, Any]]:
         return [{"lambda_lm": 0.0, "lambda_vlm": scale} for scale in _SCALES]
     if space == "regions":
         third, two_thirds = round(depth / 3), round(2 * depth / 3)
-        borders = ((0, third), (third, two_thirds), (two_thirds, depth), (0, depth))
-        return [{"start_layer": start, "end_layer": end} for start, end in borders]
+        return _regions(((0, third), (third, two_thirds), (two_thirds, depth)), depth)
     if space == "modules":
-        return [{"modules": modules} for modules in ("attention", "mlp", "attention+mlp", "attention+mlp+norms")]
+        return [{"modules": modules} for modules in ("attention", "mlp", "attention+mlp", "attention+mlp+layer_norms")]
     hint = did_you_mean(space, NAMES) if isinstance(space, str) else ""
     known = ", ".join(NAMES)
     raise ConfigError(
         f"search.space is one of {known}, a list of recipes or lists of values by field, not {space!r}.{hint}"
     )
+
+
+def _by_stage(stages: Mapping[str, tuple[int, int]] | None, depth: int) -> Iterable[Mapping[str, Any]]:
+    if stages is None:
+        raise ConfigError(
+            "search.space=stages takes the stages that a masking probe found: give its plateau.json as "
+            "merge.start_layer, or search by thirds (search.space=regions)"
+        )
+    if not stages:
+        raise ConfigError("search.space=stages: the probe found no stages; search by thirds (search.space=regions)")
+    return _regions(stages.values(), depth)
+
+
+def _regions(layers: Iterable[tuple[int, int]], depth: int) -> list[Mapping[str, Any]]:
+    """Return recipes of some layers, first to end - 1, and of all."""
+    return [{"start_layer": start, "end_layer": end} for start, end in dict.fromkeys([*layers, (0, depth)])]
 
 
 def _make(recipe: MergeRecipe, fields: Mapping[str, Any], depth: int) -> MergeRecipe:

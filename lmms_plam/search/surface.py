@@ -17,7 +17,7 @@ import numpy as np
 
 from lmms_plam.errors import DataError, about
 from lmms_plam.files import digest
-from lmms_plam.search.record import Recipe, SearchRecord
+from lmms_plam.search.record import Recipe, SearchRecord, sought_kind
 from lmms_plam.stats.matrix import BoolArray, FloatArray, IntArray, ScoreMatrix
 from lmms_plam.stats.metrics import Metric, find_metric
 from lmms_plam.stats.units import Units, perfect_value
@@ -223,15 +223,16 @@ def upwards(metric: Metric, higher_is_better: bool) -> Metric:
 
 
 def neighbours(recipes: Sequence[Recipe]) -> list[list[int]]:
-    """Return each recipe's neighbours on the lattice of start layer and coefficients; controls have none.
+    """Return each recipe's neighbours on the lattice of start layer and coefficients, among what is picked from.
 
     Neighbours agree in every other field, and are one step apart in the start layer with equal coefficients, or at one
     start layer at most one step apart in each coefficient (so that recipes along a line of constant sum are
-    neighbours). A step leads to the next value that the merges with these other fields have.
+    neighbours). A step leads to the next value that the recipes with these other fields have.
     """
     planes: dict[tuple[str, ...], list[int]] = {}
+    sought = sought_kind(recipes)
     for place, recipe in enumerate(recipes):
-        if recipe.kind == "merge":
+        if recipe.kind == sought:
             planes.setdefault(recipe.plane, []).append(place)
     found: list[list[int]] = [[] for _ in recipes]
     for places in planes.values():

@@ -81,7 +81,7 @@ def _cell(tuned: Surface, target: Surface, search: Search) -> Transfer:
 
 def _shared(tuned: Surface, target: Surface, settings: SearchSettings) -> Transfer:
     names = tuned.record.task, target.record.task
-    order = gentlest_first(tuned.recipes, tuned.columns("merge"))
+    order = gentlest_first(tuned.recipes, tuned.columns(tuned.record.sought))
     clusters, cluster = np.unique(target.matrix.clusters, return_inverse=True)
     rng = np.random.default_rng([settings.seed, 3])
     fold = (rng.permutation(len(clusters)) % min(settings.plan.folds, len(clusters)))[cluster]

@@ -313,6 +313,29 @@ class ScoreMatrix:
         with replacing(Path(path)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
+    @classmethod
+    def stack(cls, parts: Sequence[ScoreMatrix]) -> ScoreMatrix:
+        """Return the matrix of the documents of several, which have the same variants and no document in common."""
+        doc_ids = np.concatenate([part.doc_ids for part in parts])
+        order = np.argsort(doc_ids)
+
+        def together(values: Callable[[ScoreMatrix], Any]) -> Any:
+            return np.concatenate([values(part) for part in parts])[order]
+
+        formats = None
+        if all(part.formats is not None for part in parts):
+            formats = Formats(*(together(attrgetter(f"formats.{one.name}")) for one in fields(Formats)))
+        return cls(
+            doc_ids=doc_ids[order],
+            variants=parts[0].variants,
+            scores=together(attrgetter("scores")),
+            answers=together(attrgetter("answers")),
+            clusters=together(attrgetter("clusters")),
+            strata=together(attrgetter("strata")),
+            columns={name: np.concatenate([part.columns[name] for part in parts])[order] for name in parts[0].columns},
+            formats=formats,
+        )
+
     def select(self, keep: BoolArray) -> ScoreMatrix:
         """Return the matrix of some of the documents; `keep` is (n_docs,)."""
         return ScoreMatrix(
