@@ -78,7 +78,7 @@ def test_a_probe_that_masks_as_the_authors_do_says_so_and_gives_no_start_layer(t
     _, record, _ = probe("digits,probe.queries=authors_qwen3,probe.cuts=1 6 9,probe.weights=merged", tmp_path, limit=14)
     assert (record["queries"], record["model"]) == ("authors_qwen3", "digits (merged)")
     path = next(tmp_path.rglob("plateau.json"))
-    path.write_text(json.dumps({**record, "onset": 1}))
+    path.write_text(json.dumps({**record, "onset": 1, "fingerprint": None}))
     with pytest.raises(ConfigError, match="masks as the authors' code does"):
         Plam(config="digits", **{"merge.start_layer": str(path)})
 
