@@ -82,8 +82,8 @@ def _draw(task: str, about: str, found: Visibility, folder: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
-    figure.suptitle(f"{task} ({about})", x=0.01, ha="left", fontsize=13, fontweight="bold")
-    lines = [textwrap.fill(line[0].upper() + line[1:] + ".", 120) for line in findings(found)]
+    figure.suptitle(task, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    lines = [textwrap.fill(line[0].upper() + line[1:] + ".", 120) for line in (*findings(found), about)]
     axes.set_title("\n".join(lines), loc="left", fontsize=9, color=_QUIET)
     for name in PICTURES:
         with replacing(folder / name) as temporary:
