@@ -83,7 +83,8 @@ def _draw(task: str, about: str, found: Visibility, folder: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
     figure.suptitle(task, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    lines = [textwrap.fill(line[0].upper() + line[1:] + ".", 120) for line in (*findings(found), about)]
+    said = [line[0].upper() + line[1:] for line in findings(found)]
+    lines = [textwrap.fill(f"{line}.", 120) for line in (*said, about)]
     axes.set_title("\n".join(lines), loc="left", fontsize=9, color=_QUIET)
     for name in PICTURES:
         with replacing(folder / name) as temporary:
