@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from family_folders import of_model
 from test_compare_runs import write_run
 from test_family_resume import PROBE, own, run  # noqa: F401 (fixtures)
 from test_harness_runs import config_file, evaluate
@@ -22,7 +23,7 @@ DIGITS = "plam_compare_digits"
 def digits(folder: Path, limit: int) -> ScoreMatrix:
     model = "config=digits,merge.start_layer=4,merge.lambda_lm=0.9,merge.lambda_vlm=0.1"
     evaluate("plam", model, [DIGITS], output=folder, limit=70, gen_kwargs=f"max_new_tokens={limit}")
-    return ScoreMatrix.read(folder / "plam" / DIGITS / "matrix.parquet")
+    return ScoreMatrix.read(of_model(folder) / DIGITS / "matrix.parquet")
 
 
 def test_an_answer_is_cut_off_just_where_a_higher_limit_lets_it_go_on(tmp_path):
@@ -35,11 +36,11 @@ def test_an_answer_is_cut_off_just_where_a_higher_limit_lets_it_go_on(tmp_path):
     assert set(short.formats.length[cut]) == {2.0}
     np.testing.assert_array_equal(short.formats.length[~cut], long.formats.length[~cut])
     assert (short.answers[~cut] == long.answers[~cut]).all()
-    (audit, *_) = json.loads((tmp_path / "short" / "plam" / DIGITS / "audit.json").read_text())
+    (audit, *_) = json.loads((of_model(tmp_path / "short") / DIGITS / "audit.json").read_text())
     assert [side["cut_off"] for side in audit["sides"]] == cut.mean(axis=0).tolist()
     assert [side["sure"] for side in audit["sides"]] == [True, True]
     assert "max_new_tokens=64" in audit["warnings"][0]
-    assert "Warning: plam_compare_digits: " in (tmp_path / "short" / "plam" / DIGITS / "comparison.html").read_text()
+    assert "Warning: plam_compare_digits: " in (of_model(tmp_path / "short") / DIGITS / "comparison.html").read_text()
 
 
 @pytest.mark.usefixtures("own")
@@ -48,11 +49,11 @@ def test_a_resumed_run_keeps_how_answers_ended(pairs, run, tmp_path):  # noqa: F
     run(config, tmp_path / "runs", stop_after=3)
     run(config, tmp_path / "runs")
     run(config, tmp_path / "whole")
-    one, whole = (ScoreMatrix.read(tmp_path / name / "plam" / PROBE / "matrix.parquet") for name in ("runs", "whole"))
+    one, whole = (ScoreMatrix.read(of_model(tmp_path / name) / PROBE / "matrix.parquet") for name in ("runs", "whole"))
     assert not np.isnan(whole.formats.length).any()
     np.testing.assert_array_equal(one.formats.length, whole.formats.length)
     assert (one.formats.cut_off == whole.formats.cut_off).all()
-    points = json.loads((tmp_path / "whole" / "plam" / PROBE / "curve.json").read_text())
+    points = json.loads((of_model(tmp_path / "whole") / PROBE / "curve.json").read_text())
     lengths = dict(zip(map(int, whole.variants), whole.formats.length.mean(axis=0), strict=True))
     assert {point["cut"]: point["length"] for point in points} == pytest.approx(lengths)
 

@@ -98,7 +98,7 @@ def test_an_offline_run_holds_plot_numbers_changed_documents_and_files(compariso
 
 @pytest.mark.parametrize("comparison", [{"gen_kwargs": "max_new_tokens=1"}], indirect=True)
 def test_an_offline_run_holds_the_format_audit_and_warns_of_answers_cut_off(comparison):
-    folder = comparison / "runs" / "plam" / TASK
+    folder = of_model(comparison / "runs") / TASK
     summary, alerts = {}, []
     for record in read_back(comparison / "wandb"):
         if record.HasField("summary"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,12 +21,10 @@ from lmms_plam.errors import UnsupportedError
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each [rows, heads, positions, dim]."""
 
-AuthorsScope = Literal["authors_qwen2_5", "authors_qwen3"]
+AUTHORS = ("authors_qwen2_5", "authors_qwen3")
 """What the code of PlaM's authors computes instead of hiding vision, in its two forms; see masks.py."""
 
-AUTHORS = get_args(AuthorsScope)
-
-QueryScope = Literal["all", "text", "last"] | AuthorsScope
+QueryScope = Literal["all", "text", "last", "authors_qwen2_5", "authors_qwen3"]
 """From which queries vision is hidden: all of them (a vision token then sees text and itself); those of text, prompt or
 answer; or only the last token of the prompt and the answer's. Where vision stays hidden to the last layer, `all` and
 `text` give the same answers: nothing that text reads depends on the difference. Where it can be read again, they don't.
