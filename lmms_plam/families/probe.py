@@ -88,7 +88,35 @@ class ProbeOptions(FamilyOptions):
         return sorted(chosen)
 
 
-class MaskingProbe(FamilyTask):
+class ProbeTask(FamilyTask):
+    """What probes have in common: whose weights answer, from which queries vision is hidden, and what is said of it."""
+
+    options: ProbeOptions
+
+    def take_options(self) -> str | None:
+        """Set scope and ground as the options say, and return the weight set of all variants; None: as loaded."""
+        self.scope = self.options.queries
+        untouched = self.options.weights == "base" and self.plam.provenance.merge is not None
+        self.ground = BASE if untouched else None
+        if not any(self.shows_anything(doc_id) for doc_id in range(len(self.eval_docs))):  # most often the first does
+            logger.warning(f"{self.options.task}: no document shows an image, so that there is nothing to hide")
+        return self.ground
+
+    @property
+    def model_in_words(self) -> str:
+        """What the model is called, and whether its merged weights answer."""
+        provenance = self.plam.provenance
+        merged = self.options.weights == "merged" and provenance.merge is not None
+        return f"{provenance.config.name}{' (merged)' if merged else ''}"
+
+    @property
+    def recipe_start(self) -> int | None:
+        """The first layer that the model's recipe merges, if it merges."""
+        merge = self.plam.provenance.merge
+        return None if merge is None else merge["start_layer"]
+
+
+class MaskingProbe(ProbeTask):
     """The masking curve of a benchmark: its score when vision is readable in layers 0..k-1 only, for every cut k."""
 
     options_class = ProbeOptions
@@ -127,17 +155,14 @@ class MaskingProbe(FamilyTask):
 
     def make_variants(self) -> tuple[Variant, ...]:
         """Return one variant for each cut that may be asked, the deepest of them sees the image in all layers."""
-        self.scope = self.options.queries
+        weights = self.take_options()
         cuts = range(self._depth + 1) if self.options.stride else self.options.layers(self._depth)
-        weights = self.ground = BASE if self.options.weights == "base" and self.plam.provenance.merge else None
         first = set(map(str, self.options.layers(self._depth)))
         self.later = frozenset(map(str, cuts)) - first
         if self.later:
             self.course = self._refine
         who = "the merged model" if self.options.weights == "merged" else "the untouched VLM"
         logger.info(f"{self.options.task}: asks {who} at cuts {self.options.cuts} of {self._depth} layers")
-        if not any(self.shows_anything(doc_id) for doc_id in range(len(self.eval_docs))):  # most often the first does
-            logger.warning(f"{self.options.task}: no document shows an image, so that there is nothing to hide")
         return tuple(Variant(str(cut), cut, weights) for cut in cuts)
 
     def _refine(self, requests: Sequence[Instance], answer: Callable[[int], str]) -> Iterator[Collection[int]]:
@@ -195,9 +220,9 @@ class MaskingProbe(FamilyTask):
             perfect_answer=benchmark.perfect_answer,
             weights=weights,
             queries=self.scope,
-            name=self.model_in_words(self.options.weights),
+            name=self.model_in_words,
             date=date.today().isoformat(),
-            recipe=None if provenance.merge is None else provenance.merge["start_layer"],
+            recipe=self.recipe_start,
             chance=benchmark.chance,
             without_image=sum(not self.shows_anything(int(doc_id)) for doc_id in candidates),
         )

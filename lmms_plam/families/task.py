@@ -155,11 +155,6 @@ class FamilyTask(ConfigurableMessagesTask):
         output = getattr(getattr(self, "args", None), "output_path", None)
         return Path(output) / "plam" / self.plam.folder_name / self.options.task if output else None
 
-    def model_in_words(self, weights: str) -> str:
-        """Return what the model is called where its `merged` weights answered, or its `base`'s."""
-        merges = weights == "merged" and self.plam.provenance.merge is not None
-        return f"{self.plam.provenance.config.name}{' (merged)' if merges else ''}"
-
     def _ending(self, doc_id: int, variant: str) -> Ending | None:
         return self.plam.endings.get(self.options.task, {}).get((doc_id, variant))
 

@@ -15,11 +15,9 @@ from pydantic import Field
 from lmms_plam.config import ModelConfig
 from lmms_plam.errors import ConfigError
 from lmms_plam.families.cost import Prompt, probe_cost
-from lmms_plam.families.probe import ProbeOptions
-from lmms_plam.families.task import FamilyTask
+from lmms_plam.families.probe import ProbeOptions, ProbeTask
 from lmms_plam.harness import host
 from lmms_plam.harness.preflight import Outline
-from lmms_plam.merge import BASE
 from lmms_plam.model import Variant, find_decoder
 from lmms_plam.probes.visibility import Place, Visibility, findings, visibility
 from lmms_plam.report.visibility import FILES, write
@@ -43,7 +41,7 @@ class VisibilityOptions(ProbeOptions):
     width: Annotated[int, Field(ge=1)] = 4
 
 
-class VisibilityProbe(FamilyTask):
+class VisibilityProbe(ProbeTask):
     """A benchmark with its picture hidden, or with attention silent, in several places, against the full model."""
 
     options_class = VisibilityOptions
@@ -90,13 +88,9 @@ class VisibilityProbe(FamilyTask):
 
     def make_variants(self) -> tuple[Variant, ...]:
         """Return a variant for each place, and the full model."""
-        self.scope, depth = self.options.queries, find_decoder(self.plam.model).depth
-        merge = self.plam.provenance.merge
-        self._depth, self._recipe = depth, None if merge is None else merge["start_layer"]
-        weights = self.ground = BASE if self.options.weights == "base" and merge is not None else None
+        weights = self.take_options()
+        self._depth = depth = find_decoder(self.plam.model).depth  # kept, since reports come when the model is gone
         places = dict.fromkeys([*self.places(self.options, depth), Place("late", depth, depth)])
-        if not any(self.shows_anything(doc_id) for doc_id in range(len(self.eval_docs))):
-            logger.warning(f"{self.options.task}: no document shows an image, so that there is nothing to hide")
         return tuple(
             Variant(place.variant, weights=weights, silent=place.first)
             if place.kind == "silent"
@@ -111,9 +105,9 @@ class VisibilityProbe(FamilyTask):
             find_metric(benchmark.headline.metric),
             self._depth,
             perfect_answer=benchmark.perfect_answer,
-            recipe=self._recipe,
+            recipe=self.recipe_start,
         )
-        about = f"{self.model_in_words(self.options.weights)}, {date.today().isoformat()}"
+        about = f"{self.model_in_words}, {date.today().isoformat()}"
         about += f", {found.documents:,} documents, hidden from {self.scope} queries"
         write(self.options.task, about, found, matrix_file.parent)
         for line in findings(found):

@@ -166,6 +166,7 @@ class DecodingBatch:
         self._batch = batch
         self._weights = weights
         self._lineups = list(lineups)
+        self._silent = self._silent_rows()
 
     @property
     def rows(self) -> int:
@@ -175,6 +176,7 @@ class DecodingBatch:
     def keep(self, rows: list[int]) -> None:
         """Drop all other rows."""
         self._lineups = keep_rows(self._lineups, rows)
+        self._silent = self._silent_rows()
 
     def step(self, tokens: Tensor, position: int, inputs: Mapping[str, Any]) -> Tensor:
         """Read one more token of each answer.
@@ -195,12 +197,12 @@ class DecodingBatch:
         with (
             installed(self._weights, decoder.by_index()),
             attention_replaced(decoder, self._attend),
-            attention_silenced(decoder, self._silent()),
+            attention_silenced(decoder, self._silent),
         ):
             logits: Tensor = self._batch.model(**rows, return_dict=True).logits
         return logits[:, -1].float()
 
-    def _silent(self) -> dict[int, list[int]]:
+    def _silent_rows(self) -> dict[int, list[int]]:
         """By layer, the rows to which attention adds nothing."""
         firsts = list(accumulate((lineup.rows for lineup in self._lineups), initial=0))
         found = {

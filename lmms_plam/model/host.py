@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
@@ -250,7 +251,13 @@ def attention_silenced(decoder: Decoder, where: Mapping[int, Any], least: int = 
         return hook
 
     attentions = {layer: decoder.layers[layer].get_submodule("self_attn") for layer in where}
-    handles = [attentions[layer].register_forward_hook(silence(chosen)) for layer, chosen in where.items()]
+    with hooked([attentions[layer].register_forward_hook(silence(chosen)) for layer, chosen in where.items()]):
+        yield
+
+
+@contextmanager
+def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Take these hooks off when done."""
     try:
         yield
     finally:

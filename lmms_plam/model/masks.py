@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmms_plam.errors import UnsupportedError
-from lmms_plam.model.host import Decoder, attention_silenced, find_decoder, take_cache
+from lmms_plam.model.host import Decoder, attention_silenced, find_decoder, hooked, take_cache
 from lmms_plam.model.lanes import QueryScope
 
 
@@ -84,12 +84,8 @@ def masks_rewritten(
             mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
         return args, {**kwargs, "attention_mask": mask}
 
-    handles = [decoder.layers[layer].register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
-    try:
+    with hooked([decoder.layers[layer].register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.batch import Batch
-from lmms_plam.model.host import CACHE, states_of, take_cache
+from lmms_plam.model.host import CACHE, hooked, states_of, take_cache
 from lmms_plam.model.lanes import KeysValues
 
 Keep = Mapping[int, Mapping[object, Callable[[Tensor], Tensor]]]
@@ -83,12 +83,8 @@ def run_trunk(batch: Batch, keep: Keep) -> Trunk:
         trunk.entering[index] = {key: select(hidden) for key, select in keep.get(index, {}).items()}
         output_before = output
 
-    handles = [layer.register_forward_hook(watch, with_kwargs=True) for layer in batch.decoder.layers]
-    try:
+    with hooked([layer.register_forward_hook(watch, with_kwargs=True) for layer in batch.decoder.layers]):
         outputs = batch.model(**inputs, return_dict=True)
-    finally:
-        for handle in handles:
-            handle.remove()
     if len(trunk.arguments) != batch.decoder.depth:
         raise UnsupportedError(f"{name} ran {len(trunk.arguments)} of its {batch.decoder.depth} decoder layers")
     trunk.logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32)

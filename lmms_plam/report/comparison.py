@@ -14,7 +14,7 @@ from lmms_plam.files import write_bytes, write_text
 from lmms_plam.report.changes import changes_to_html
 from lmms_plam.report.forest import ForestRow, draw_forest
 from lmms_plam.report.numbers import decimals, interval_text, p_text
-from lmms_plam.report.page import page
+from lmms_plam.report.page import inline_svg, page
 from lmms_plam.report.strata import EXPLORATORY, strata_records, strata_tables
 from lmms_plam.report.tables import Table
 from lmms_plam.scoring.changes import Changes
@@ -196,12 +196,10 @@ def write(
     write_text(folder / "comparison.json", json.dumps(full, indent=2) + "\n")
     write_text(folder / "comparison.csv", to_csv(list(_flat(results))))
     write_text(folder / "comparison.md", "\n".join(one.to_markdown() for one in (found, *by_stratum)))
-    svg = forest(results, about=about).decode()
-    write_text(folder / "forest.svg", svg)
+    write_bytes(folder / "forest.svg", forest(results, about=about))
     write_bytes(folder / FOREST, forest(results, "png", about))
-    picture = svg[svg.index("<svg") :]
     strata = [f"<h2>{html.escape(one.title)}</h2>\n{one.to_html()}" for one in by_stratum]
-    shown = [picture, found.to_html(), *fragments, *strata, *map(changes_to_html, changes)]
+    shown = [inline_svg(folder / "forest.svg"), found.to_html(), *fragments, *strata, *map(changes_to_html, changes)]
     write_text(folder / "comparison.html", page(found.title, shown, about=about))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -34,3 +35,9 @@ def page(title: str, fragments: Sequence[str], how: str = "", about: str = "") -
         + "\n".join(fragments)
         + f"\n<footer>{html.escape(footer)}</footer>\n</body>\n</html>\n"
     )
+
+
+def inline_svg(path: Path) -> str:
+    """Return an SVG file as a page holds it: without what stands before its element."""
+    svg = path.read_text(encoding="utf-8")
+    return svg[svg.index("<svg") :]

@@ -13,7 +13,7 @@ from lmms_plam.files import write_bytes, write_text
 from lmms_plam.report.forest import ForestRow, draw_forest
 from lmms_plam.report.heatmap import SURFACE, draw_surface, provenance
 from lmms_plam.report.numbers import decimals, p_text
-from lmms_plam.report.page import page
+from lmms_plam.report.page import inline_svg, page
 from lmms_plam.report.sweep import SWEEP, draw_sweep
 from lmms_plam.report.tables import Table
 from lmms_plam.search.crossfit import Unseen
@@ -268,7 +268,7 @@ def write(search: Search, folder: Path, searches: Sequence[Search] = (), fragmen
         if name.rpartition(".")[0] not in drawn_now:
             (folder / name).unlink(missing_ok=True)
     write_text(folder / RECIPE, recipe_yaml(search))
-    write_text(folder / PAGE, _page(search, [*(_svg(folder / name) for name in pictures), *fragments], searches))
+    write_text(folder / PAGE, _page(search, [*(inline_svg(folder / name) for name in pictures), *fragments], searches))
     search.write(folder)
 
 
@@ -342,11 +342,6 @@ def _stability(search: Search) -> list[Table]:
 def _in_plane(search: Search, one: Measured) -> bool:
     """Say whether a recipe that may be picked differs from the pick in start layer and coefficients alone."""
     return one.recipe.kind == search.record.sought and one.recipe.plane == search.in_sample.recipe.plane
-
-
-def _svg(path: Path) -> str:
-    text = path.read_text(encoding="utf-8")
-    return text[text.index("<svg") :]
 
 
 def _forest_row(search: Search, one: Measured) -> ForestRow:

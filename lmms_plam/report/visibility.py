@@ -12,7 +12,7 @@ import numpy as np
 
 from lmms_plam.files import replacing, write_text
 from lmms_plam.probes.visibility import Kind, Visibility, findings
-from lmms_plam.report.page import page
+from lmms_plam.report.page import inline_svg, page
 from lmms_plam.report.tables import Table
 
 RECORD, PAGE, PICTURES = "visibility.json", "visibility.html", ("visibility.png", "visibility.svg")
@@ -39,9 +39,10 @@ def write(task: str, about: str, found: Visibility, folder: Path) -> None:
     """
     write_text(folder / RECORD, json.dumps({"task": task, "about": about, **found.to_dict()}, indent=2) + "\n")
     _draw(task, about, found, folder)
-    svg = (folder / PICTURES[1]).read_text(encoding="utf-8")
     listed = "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in findings(found)) + "</ul>"
-    write_text(folder / PAGE, page(task, [svg[svg.index("<svg") :], listed, table(found).to_html()], _HOW, about))
+    write_text(
+        folder / PAGE, page(task, [inline_svg(folder / PICTURES[1]), listed, table(found).to_html()], _HOW, about)
+    )
 
 
 _HOW = (

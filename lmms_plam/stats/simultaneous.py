@@ -39,13 +39,14 @@ class Band:
 def simultaneous(
     units: Units, reference: int, family: IntArray, draws: int, rng: np.random.Generator, level: float = 0.95
 ) -> Band:
-    """Find how wide intervals must be that hold for a whole family of recipes.
+    """Find how wide intervals must be that hold for a whole family of variants.
 
     Args:
-        units: the sample, all clusters of which stand for unasked documents with the reference's scores.
-        reference: column of the untouched VLM.
-        family: columns of every recipe that could have been picked, those that racing dropped among them.
-        draws: bootstrap draws of clusters, the same for all recipes.
+        units: the sample; in a search, unasked documents have the reference's scores.
+        reference: column that all are compared with.
+        family: columns of all of them; in a search, of every recipe that could have been picked, those that racing
+            dropped among them.
+        draws: bootstrap draws of clusters, the same for all variants.
         rng: source of randomness.
         level: probability that all hold.
     """
