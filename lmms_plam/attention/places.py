@@ -65,8 +65,9 @@ def share_of_picture(regions: Sequence[Region]) -> float:
 def overlap(places: Places, image: int, regions: Sequence[Region]) -> FloatArray:
     """Return which share of each token's area lies in the union of regions of a picture.
 
-    Attention inside the regions is attention times this, summed. What it is compared with is the same of attention that
-    is even over the tokens: that takes in what a model crops off or gets twice, which `share_of_picture` doesn't know.
+    Attention inside the regions is attention times this, summed. What it is compared with is the mean of this over the
+    picture's placed tokens, which is attention that is even over them: unlike `share_of_picture` it takes in what a
+    model crops off or is given twice.
 
     Args:
         places: where the tokens lie.
