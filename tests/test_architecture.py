@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "lmms_plam"
 LAYERS = (
     {"errors", "paths", "files", "config"},
     {"merge.methods", "merge.schedules", "stats"},
-    {"audit", "probes", "search"},
+    {"attention", "audit", "probes", "search"},
     {"model", "merge", "embedded"},
     {"digits", "microworld"},
     {"scoring"},
