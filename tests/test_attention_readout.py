@@ -25,7 +25,7 @@ CASES = [
 
 def naive(rows):
     """Mass, entropy, focus and map of attention rows [layers, heads, queries, vision], each row by itself, in numpy."""
-    layers, heads, queries, vision = rows.shape
+    layers, heads, _, vision = rows.shape
     mass = rows.sum(-1)
     entropy, focus = np.full((2, layers, heads), np.nan)
     for layer in range(layers):

@@ -301,10 +301,9 @@ class Attention:
         for name in _BIASES:
             if self.options.get(name) is not None:
                 raise UnsupportedError(f"attention of {type(self.module).__name__} takes '{name}' into its scores")
-        scaling = self.options.get("scaling")
-        scores = query.float() @ key.float().transpose(-1, -2)
-        scores *= query.shape[-1] ** -0.5 if scaling is None else scaling
-        softcap = self.options.get("softcap")
+        scaling, softcap = self.options.get("scaling"), self.options.get("softcap")
+        scaled = query.float() * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = scaled @ key.float().transpose(-1, -2)
         return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 

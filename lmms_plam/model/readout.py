@@ -20,6 +20,10 @@ SINK = 20.0
 """How many times its root mean square a hidden state exceeds in a sink's dimensions (Kang et al., arXiv 2503.03321)."""
 
 
+_AT_ONCE = 1 << 19
+"""Scores that are held at once: beyond that, one key head after another."""
+
+
 @dataclass(frozen=True, slots=True)
 class VisionAttention:
     """What some query tokens give to a prompt's n vision tokens, by layer; tensors are float32 on the CPU.
@@ -116,21 +120,32 @@ def given_to(
         columns: [n], where among the keys vision tokens are.
         groups: number of groups.
     """
-    queries, keys = query.shape[1], key.shape[1]
-    if mask is None:
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril(keys - queries)
+    queries, keys, per_key = query.shape[1], key.shape[1], len(query) // len(key)
     spread = torch.tensor(float(len(columns))).log()  # of one token alone 0, so that its entropy is unknown
+    first, last = int(columns[0]), int(columns[-1])
+    where = slice(first, last + 1) if last - first < len(columns) else columns  # a slice copies nothing
+    at_once = max(1, _AT_ONCE // (per_key * queries * keys))
     found = []
-    for part, own in zip(query.chunk(len(key)), key, strict=True):  # one key head at a time: memory stays small
-        scores = attention.scores(part, own)
-        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
-        weights = (scores[..., columns] - scores.logsumexp(dim=-1, keepdim=True)).exp_()
+    for own, part in zip(key.split(at_once), query.split(at_once * per_key), strict=True):
+        scores = attention.scores(part.reshape(len(own), -1, part.shape[-1]), own).view(-1, queries, keys)
+        if mask is None:
+            scores[..., -queries:].masked_fill_(~_causal(queries, key.device), -torch.inf)
+        elif mask.dtype == torch.bool:
+            scores.masked_fill_(~mask, -torch.inf)
+        else:
+            scores += mask
+        weights = scores.softmax(dim=-1)[..., where]
+        del scores
         mass = weights.sum(dim=-1)
         counted = mass > 0
         entropy = (torch.special.entr(weights).sum(dim=-1) / mass + mass.log()).where(counted, 0) / spread
         sums = (value.unflatten(1, (groups, -1)).sum(dim=2).transpose(0, 1) for value in (weights, entropy, counted))
         found.append(tuple(sums))
     return Given(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
+
+
+def _causal(count: int, device: torch.device) -> Tensor:
+    return torch.ones(count, count, dtype=torch.bool, device=device).tril()
 
 
 def find_sinks(hidden: Tensor, first: int, vision: Tensor) -> Tensor:
