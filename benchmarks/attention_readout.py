@@ -4,8 +4,8 @@
     python benchmarks/attention_readout.py --gpu    # at its real size, bf16
 
 The family is base and merged, with attention weights replaced from two thirds of the depth on; mass, entropy, focus and
-maps of all layers and heads are read. Times, of wall clock and CPU, are the best of `--repeats` runs in turns. Memory is how far a run's peak
-goes beyond what is there before it, in tensors that torch allocates.
+maps of all layers and heads are read. Times, of wall clock and CPU, are the best of `--repeats` runs in turns. Memory
+is how far a run's peak goes beyond what is there before it, in tensors that torch allocates.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main() -> None:
         took, memory = seconds(runs, args.repeats), {name: extra_memory(run) for name, run in runs.items()}
         limit = TEXT * vision * heads * torch.float32.itemsize / 2**20
         print(
-            f"{vision} vision tokens, {case.new} new: with reading {ratio(took['read'], took['family'])} times the time; "
+            f"{vision} vision tokens, {case.new} new: with reading {ratio(took['read'], took['family'])} times as long; "
             f"{memory['read'] - memory['family']:.1f} MiB more (rows x vision x heads of a layer: {limit:.1f})",
             flush=True,
         )

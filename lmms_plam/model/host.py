@@ -303,7 +303,7 @@ class Attention:
                 raise UnsupportedError(f"attention of {type(self.module).__name__} takes '{name}' into its scores")
         scaling, softcap = self.options.get("scaling"), self.options.get("softcap")
         scaled = query.float() * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        scores = scaled @ key.float().transpose(-1, -2)
+        scores: Tensor = scaled @ key.float().transpose(-1, -2)
         return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 

@@ -126,7 +126,8 @@ def given_to(
     where = slice(first, last + 1) if last - first < len(columns) else columns  # a slice copies nothing
     at_once = max(1, _AT_ONCE // (per_key * queries * keys))
     found = []
-    for own, part in zip(key.split(at_once), query.split(at_once * per_key), strict=True):
+    for start in range(0, len(key), at_once):
+        own, part = key[start : start + at_once], query[start * per_key : (start + at_once) * per_key]
         scores = attention.scores(part.reshape(len(own), -1, part.shape[-1]), own).view(-1, queries, keys)
         if mask is None:
             scores[..., -queries:].masked_fill_(~_causal(queries, key.device), -torch.inf)
