@@ -89,7 +89,7 @@ def main() -> None:
         took, memory = seconds(runs, args.repeats), {name: extra_memory(run) for name, run in runs.items()}
         limit = TEXT * vision * heads * torch.float32.itemsize / 2**20
         print(
-            f"{vision} vision tokens, {case.new} new: with reading {ratio(took['read'], took['family'])} times as long; "
+            f"{vision} vision tokens, {case.new} new: with reading {ratio(took['read'], took['family'])} times; "
             f"{memory['read'] - memory['family']:.1f} MiB more (rows x vision x heads of a layer: {limit:.1f})",
             flush=True,
         )
