@@ -9,7 +9,9 @@ Chetverikov and Kato 2013, Annals of Statistics 41). Its quantile makes interval
 p-values corrected for their number (max-T; Westfall and Young 1993). As few clusters leave a standard error unsure,
 each layer's tail is that of t with the degrees of freedom that bear on it (Satterthwaite's, as in
 lmms_plam.stats.spread); of a single number this is the t interval. A p-value is below 1 - level where the interval
-leaves out the null's value.
+leaves out the null's value. Of probabilities intervals are made in log odds, without which they cover too little near 0
+and 1, and p-values aren't, with which they reject too seldom: where some ten documents decide, an interval may hold the
+null's value although the p-value is just below 1 - level.
 """
 
 from __future__ import annotations
@@ -133,26 +135,28 @@ def band(found: Jackknife, settings: Settings, null: float = 0.0, *, odds: bool 
         found: numbers by layer.
         settings: level, draws of multipliers, seed.
         null: what a number is if there is nothing.
-        odds: whether to reckon in log odds, as suits probabilities; there is no interval then where one is 0 or 1.
+        odds: whether to make intervals in log odds, as suits probabilities; there are none where one is 0 or 1.
     """
     clusters = (~np.isnan(found.left_out)).sum(axis=0)
-    scaled, centre = (_log_odds(found), float(logit(null))) if odds else (found, null)
-    influence, error, freedom = _spread(scaled, clusters)
-    told, apart = np.isfinite(error), np.abs(scaled.value - centre)
+    influence, error, freedom = _spread(found, clusters)
+    scaled = _log_odds(found) if odds else found
+    _, width, width_freedom = _spread(scaled, clusters) if odds else (influence, error, freedom)
+    told, apart = np.isfinite(width), np.abs(found.value - null)
+    error = np.where(told, error, np.nan)
     varies = told & (error > _NOTHING)
     reach = np.where(told, 0.0, np.nan)
     p_value = np.where(told, np.where(apart <= _NOTHING, 1.0, 2.0 ** (1 - clusters)), np.nan)
     if varies.any():
         largest = _largest(influence[:, varies], settings)
         critical = max(float(np.quantile(largest, settings.level)), float(ndtri((1 + settings.level) / 2)))
-        reach[varies] = stdtrit(freedom[varies], ndtr(critical)) * error[varies]
+        reach[varies] = stdtrit(width_freedom[varies], ndtr(critical)) * width[varies]
         alone = stdtr(freedom[varies], -apart[varies] / error[varies])  # in one tail, as if there were no other layer
         beyond = (largest >= -ndtri(alone)[:, None]).sum(axis=1)
         p_value[varies] = np.maximum((beyond + 1) / (len(largest) + 1), 2 * alone)
     low, high = scaled.value - reach, scaled.value + reach
     return Band(
         value=found.value,
-        error=error * found.value * (1 - found.value) if odds else error,
+        error=error,
         low=expit(low) if odds else low,
         high=expit(high) if odds else high,
         p_value=p_value,
@@ -171,7 +175,7 @@ def single(found: Jackknife, estimand: str, settings: Settings, null: float = 0.
         estimand: what it is, in words.
         settings: level, draws, seed.
         null: what it is if there is nothing.
-        odds: whether to reckon in log odds.
+        odds: whether to make the interval in log odds.
     """
     of_one = band(found, settings, null, odds=odds)
     error, clusters = float(of_one.error[0]), int(of_one.clusters[0])
