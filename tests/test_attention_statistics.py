@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import fields, replace
 
 import numpy as np
@@ -131,6 +132,29 @@ def same(found, expected):
         else:
             assert a.dtype.kind == b.dtype.kind
             np.testing.assert_array_equal(a, b)
+
+
+@settings(max_examples=80, deadline=None)
+@given(small=records(), seed=st.integers(0, 3), documents=st.integers(1, 30))
+def test_whatever_is_recorded_is_summed_up_or_refused(small, seed, documents):
+    rows = np.random.default_rng(seed).integers(0, len(small.doc_ids), documents)
+    names = ("doc_ids", "score", "region", *MEASURES)
+    grown = replace(
+        small,
+        **{name: getattr(small, name)[rows] for name in names} | {"doc_ids": np.arange(documents)},
+        cluster=np.arange(documents).astype(str),
+        images=None,
+        heads_mass=None,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            found = summarise(grown, settings=FAST)
+        except DataError:
+            assert documents == 1 or np.isnan(grown.mass).all()
+            return
+        text = json.dumps(found.to_dict(), allow_nan=False) + " ".join(findings(found))
+    assert not any(word in text for word in ("nan", "inf ", "NaN"))
 
 
 def test_images_are_lists_as_long_as_a_document_has_pictures(tmp_path):

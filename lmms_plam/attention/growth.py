@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lmms_plam.attention.jackknife import Band, Tested, band, listed, mean_over_documents, single
+from lmms_plam.attention.jackknife import Band, Tested, band, listed, mean_over_documents, number, single
 from lmms_plam.attention.record import MEASURES, AttentionRecord, Measure
 from lmms_plam.stats.comparison import Settings
 from lmms_plam.stats.matrix import FloatArray, IntArray
@@ -84,7 +84,8 @@ class Growth:
             "after": listed(self.after),
             "difference": self.difference.to_dict(),
             "late": {
-                **dict(zip(("before", "after"), listed(np.array([late.before, late.after])), strict=True)),
+                "before": number(late.before),
+                "after": number(late.after),
                 "difference": late.difference.to_dict(),
             },
             "left_out": self.left_out,

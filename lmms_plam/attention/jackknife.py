@@ -121,8 +121,7 @@ class Tested:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the number, interval, p-value and how they were made, None for NaN."""
-        found = asdict(self.estimate)
-        return {**found, "value": listed(np.array([self.value]))[0], "p_value": self.p_value, "null": self.null}
+        return {**asdict(self.estimate), "value": number(self.value), "p_value": self.p_value, "null": self.null}
 
 
 def band(found: Jackknife, settings: Settings, null: float = 0.0, *, odds: bool = False) -> Band:
@@ -254,9 +253,14 @@ def sum_by_cluster(values: FloatArray, cluster: IntArray) -> FloatArray:
     return np.asarray(np.add.reduceat(values[order], starts, axis=0))
 
 
+def number(value: float) -> float | None:
+    """Return a number as JSON has it, None for NaN."""
+    return float(value) if np.isfinite(value) else None
+
+
 def listed(values: FloatArray) -> list[float | None]:
     """Return numbers as JSON has them, None for NaN."""
-    return [float(value) if np.isfinite(value) else None for value in values]
+    return [number(value) for value in values]
 
 
 def _spread(found: Jackknife, clusters: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lmms_plam.attention.growth import Growth, growth
+from lmms_plam.attention.jackknife import number
 from lmms_plam.attention.prediction import Prediction, prediction
 from lmms_plam.attention.record import MEASURES, AttentionRecord, Measure
 from lmms_plam.attention.regions import RightPlace, right_place
@@ -26,7 +27,7 @@ class Headline:
 
     Attributes:
         variant: the merge.
-        untouched: mass under the reference.
+        untouched: mass under the reference; None where no document tells.
         merged: mass under the merge.
         difference: merged - untouched.
         low: of its interval; None where too few clusters tell.
@@ -40,9 +41,9 @@ class Headline:
     """
 
     variant: str
-    untouched: float
-    merged: float
-    difference: float
+    untouched: float | None
+    merged: float | None
+    difference: float | None
     low: float | None
     high: float | None
     p_value: float | None
@@ -221,9 +222,9 @@ def _headline(of_growth: Growth, of_relation: Relation | None) -> Headline:
     change, order = of_growth.late.difference, of_relation.order if of_relation else None
     return Headline(
         variant=of_growth.variant,
-        untouched=of_growth.late.before,
-        merged=of_growth.late.after,
-        difference=change.value,
+        untouched=number(of_growth.late.before),
+        merged=number(of_growth.late.after),
+        difference=number(change.value),
         low=change.estimate.ci_low,
         high=change.estimate.ci_high,
         p_value=change.p_value,
