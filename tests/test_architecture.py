@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lmms_plam"
 
 LAYERS = (
-    {"errors", "paths", "files", "config"},
+    {"errors", "paths", "files", "words", "config"},
     {"merge.methods", "merge.schedules", "stats"},
     {"attention", "audit", "probes", "search"},
     {"model", "merge", "embedded"},
