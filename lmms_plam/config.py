@@ -143,6 +143,8 @@ class ModelConfig(_Frozen):
             lmms_plam.families.probe.ProbeOptions.
         search: options of recipe searches (`space`, `start_layers`, `racing`, ...); see
             lmms_plam.families.search.SearchOptions.
+        attention: options of attention probes (`heads`, `pictures`, `neutral`, ...); see
+            lmms_plam.families.attention.AttentionOptions.
         family_memory: GiB that the variants of probes, comparisons and searches may take together beyond an ordinary
             run; what doesn't fit is computed in further groups. With a search, half of it keeps merged layers; the base
             LM's merged layers lie in memory beside it.
@@ -161,6 +163,7 @@ class ModelConfig(_Frozen):
     recipes: dict[str, MergeRecipe] = Field(default_factory=dict)
     probe: dict[str, Any] = Field(default_factory=dict)
     search: dict[str, Any] = Field(default_factory=dict)
+    attention: dict[str, Any] = Field(default_factory=dict)
     family_memory: float = Field(default=4, gt=0, le=2**20)
     engine_check: bool = True
 

@@ -122,7 +122,8 @@ def pack(values: npt.NDArray[Any], precision: type = np.float32) -> dict[str, An
 def unpack(packed: Mapping[str, Any]) -> FloatArray:
     """Return the numbers that `pack` was given, up to the precision."""
     values = np.frombuffer(base64.b64decode(packed["data"]), dtype=packed["type"])
-    return values.reshape(packed["shape"]).astype(np.float64)
+    found: FloatArray = values.reshape(packed["shape"]).astype(np.float64)
+    return found
 
 
 def pack_maps(maps: Maps) -> dict[str, Any]:
@@ -144,5 +145,6 @@ def unpack_maps(packed: Mapping[str, Any]) -> Maps:
 def _known_mean(values: FloatArray) -> FloatArray:
     """Return means over heads, of those heads that are known."""
     known = ~np.isnan(values)
-    count = known.sum(axis=-1)
-    return np.divide(np.where(known, values, 0).sum(axis=-1), count, out=np.full(count.shape, np.nan), where=count > 0)
+    total, count = np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1)
+    means: FloatArray = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return means
