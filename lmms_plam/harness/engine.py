@@ -113,7 +113,7 @@ class Engine:
             "query_scope": scope,
         }
         if self._check:
-            self._prove(task, variants, inputs, options)
+            self._prove(task, variants, inputs, options, reads)
         proof = self.proofs.setdefault(task, Proof())
         if proof.way == "engine":
             try:
@@ -126,16 +126,21 @@ class Engine:
                 raise
             except Exception as error:
                 self._give_up(task, f"it fails with {type(error).__name__}: {error}")
-        return run_plainly(self._model, variants, inputs, **options)
+        return run_plainly(self._model, variants, inputs, read_attention=reads, **options)
 
     def _prove(
-        self, task: str, variants: Sequence[Variant], inputs: Mapping[str, Any], options: Mapping[str, Any]
+        self,
+        task: str,
+        variants: Sequence[Variant],
+        inputs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        reads: bool,
     ) -> None:
         """Check both ways on a task's first prompts, and hiding on the first that have pictures."""
         if task not in self.proofs:
             proof = self.proofs[task] = Proof()
             try:
-                found = check_engine(self._model, variants, inputs, **options)
+                found = check_engine(self._model, variants, inputs, read_attention=reads, **options)
             except UnsupportedError as error:
                 proof.why = str(error)
             else:
