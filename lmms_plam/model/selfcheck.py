@@ -19,7 +19,6 @@ from lmms_plam.errors import PlamError
 from lmms_plam.model.family import FamilyResult, generate_family
 from lmms_plam.model.host import find_decoder
 from lmms_plam.model.lanes import QueryScope
-from lmms_plam.model.readout import Readout
 from lmms_plam.model.reference import run_plainly
 from lmms_plam.model.variants import Variant, WeightSet
 
@@ -123,12 +122,8 @@ def check_engine(
             if not deviation and (parted or not difference <= allowed):
                 what = parted or f"logits differ by {difference:.3g}, and rounding allows {allowed:.1g}"
                 deviation = f"variant '{variant.name or 'untouched'}', prompt {prompt}: {what}"
-    for variant, own, other in zip(chosen, ours.readouts or [], theirs.readouts or [], strict=True):
-        for prompt, (read, due) in enumerate(zip(own, other, strict=True)):
-            apart = _reading_apart(read, due)
-            if not deviation and not apart <= _READING * _rounding(model):
-                what = f"attention mass of a layer is read otherwise, by {apart:.3g}"
-                deviation = f"variant '{variant.name or 'untouched'}', prompt {prompt}: {what}"
+    if read_attention and not deviation:
+        deviation = _compare_readings(chosen, ours, theirs, _READING * _rounding(model))
     return EngineCheck(len(chosen), largest, allowed, deviation)
 
 
@@ -191,11 +186,16 @@ def _rounding(model: PreTrainedModel) -> float:
     return _ROUNDING.get(model.dtype, 256) * torch.finfo(model.dtype).eps
 
 
-def _reading_apart(read: Readout | None, due: Readout | None) -> float:
-    """Return the largest difference of attention mass by layer, from the question's tokens."""
-    if read is None or due is None:
-        return 0.0 if read is due else float("inf")
-    return float((read.instruction.mass - due.instruction.mass).mean(dim=-1).abs().max())
+def _compare_readings(variants: Sequence[Variant], ours: FamilyResult, theirs: FamilyResult, allowed: float) -> str:
+    """Compare the question's attention mass, mean over heads, and return the first deviation in words."""
+    for variant, own, other in zip(variants, ours.readouts or [], theirs.readouts or [], strict=True):
+        for prompt, (read, due) in enumerate(zip(own, other, strict=True)):
+            if read is not None and due is not None:
+                apart = float((read.instruction.mass - due.instruction.mass).mean(dim=-1).abs().max())
+                if not apart <= allowed:
+                    what = f"attention mass of a layer is read otherwise, by {apart:.3g}"
+                    return f"variant '{variant.name or 'untouched'}', prompt {prompt}: {what}"
+    return ""
 
 
 def _compare(one: tuple[list[int], Tensor], two: tuple[list[int], Tensor], allowed: float) -> tuple[float, str]:
