@@ -13,7 +13,8 @@ from test_engine_weights import holding, other_weights
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.model import Variant, find_decoder, generate_family, masked, run_plainly, vision_positions
-from lmms_plam.model.readout import find_sinks
+from lmms_plam.model.host import Attention
+from lmms_plam.model.readout import find_sinks, given_to
 
 TOLERANCE = 1e-5
 
@@ -144,6 +145,18 @@ def test_groups_beyond_the_memory_budget_read_the_same():
         if one is not None:
             torch.testing.assert_close(one.instruction.map, two.instruction.map, atol=TOLERANCE, rtol=0)
             torch.testing.assert_close(one.response.map, two.response.map, atol=TOLERANCE, rtol=0)
+
+
+def test_attention_on_one_token_alone_has_no_entropy():
+    """Rounding would make it less than none."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.zeros(4, 50, 8), torch.randn(2, 30, 8, generator=generator)
+    query[..., 0], key[..., 0], key[:, 3, 0] = 30.0, 0.0, torch.tensor([3.0, 3.1])
+    attention = Attention(None, None, {})
+    found = given_to(attention, query, key, torch.ones(50, 30, dtype=torch.bool), torch.arange(12)).average(50)
+    assert (found.entropy >= 0).all()
+    torch.testing.assert_close(found.entropy, torch.zeros(4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.focus, torch.full((4,), 1 / 12))
 
 
 def test_low_precision_reads_in_float32():
