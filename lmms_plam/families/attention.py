@@ -16,9 +16,10 @@ from PIL import Image
 from pydantic import Field
 
 from lmms_plam.attention.findings import findings
-from lmms_plam.attention.look import Look, Maps, pack_maps, unpack_maps
+from lmms_plam.attention.layouts import Size
+from lmms_plam.attention.look import Look, Maps, join, pack_maps, unpack_maps
 from lmms_plam.attention.places import Places, Region, in_shares
-from lmms_plam.attention.record import QUERIES, RECORD, AttentionRecord
+from lmms_plam.attention.record import RECORD
 from lmms_plam.attention.shown import SHOWN, ShownDocument, choose, write_shown
 from lmms_plam.attention.summary import SCALED, summarise
 from lmms_plam.config import MergeRecipe, ModelConfig
@@ -30,7 +31,7 @@ from lmms_plam.harness.journal import read_observed
 from lmms_plam.harness.model import require_merge
 from lmms_plam.harness.preflight import Outline
 from lmms_plam.merge import BASE, by_layer
-from lmms_plam.model import Readout, Variant, find_decoder, place
+from lmms_plam.model import Readout, Variant, place
 from lmms_plam.report.attention import FILES, write
 from lmms_plam.report.wandb_log import log_attention
 from lmms_plam.scoring.declared import declared_regions
@@ -123,8 +124,6 @@ class AttentionProbe(FamilyTask):
         neutral = (Variant(BASE + NEUTRAL, weights=BASE), Variant(MERGED + NEUTRAL))
         self.course = self._ask_in_order
         self.plam.observers[self.options.task] = self._observe
-        self._depth = find_decoder(self.plam.model).depth  # kept, since reports come when the model is gone
-        self._told: set[str] = set()
         return (base, Variant(MERGED), *others, *(neutral if self.options.neutral else ()))
 
     def is_scored(self, doc_id: int, variant: Variant) -> bool:
@@ -172,8 +171,10 @@ class AttentionProbe(FamilyTask):
         if not known:
             return {name: {} for name in readouts}
         neutral = all(name.endswith(NEUTRAL) for name in readouts)
-        places = self._places(doc_id, inputs, row)
-        regions = self._regions(doc_id) if places is not None and not neutral else []
+        document = self.eval_docs[doc_id]
+        sizes = [size for visual in self.doc_to_visual(document) or [] if (size := _size(visual)) is not None]
+        places = self._places(sizes, inputs, row)
+        regions = self._regions(document, sizes[0]) if places is not None and not neutral else []
         changed = answers.get(BASE) != answers.get(MERGED)
         room = self.options.pictures * (6 if changed else 2)  # a change of the answer may leave the score as it is
         kept = neutral or sum(other == changed for other in self._with_maps().values()) < room
@@ -188,12 +189,16 @@ class AttentionProbe(FamilyTask):
                 told[name]["maps"] = pack_maps(maps)
         return told
 
-    def _places(self, doc_id: int, inputs: Mapping[str, Any], row: int) -> Places | None:
+    @cached_property
+    def _told(self) -> set[str]:
+        """Why places aren't known, as far as that was said."""
+        return set()
+
+    def _places(self, sizes: Sequence[Size], inputs: Mapping[str, Any], row: int) -> Places | None:
         """Say where vision tokens lie in a document's pictures; None, said once, where that isn't known."""
         backend = self.plam.backend
         processor = getattr(backend, "processor", None) or getattr(backend, "_image_processor", None)
         input_ids = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs"]
-        sizes = [_size(visual) for visual in self.doc_to_visual(self.eval_docs[doc_id]) or []]
         try:
             return place(self.plam.model, input_ids, inputs, row, sizes, processor)
         except (UnsupportedError, DataError) as error:
@@ -206,9 +211,9 @@ class AttentionProbe(FamilyTask):
     def _region_column(self) -> str | None:
         return self.options.regions or declared_regions(self.options.of, self.config.to_dict())
 
-    def _regions(self, doc_id: int) -> list[Region]:
-        """Return the right places of a document, as shares of its first picture."""
-        column, document = self._region_column, self.eval_docs[doc_id]
+    def _regions(self, document: Mapping[str, Any], size: Size) -> list[Region]:
+        """Return the right places of a document, as shares of its first picture, which has this size."""
+        column = self._region_column
         if column is None:
             return []
         if column not in document:
@@ -217,15 +222,14 @@ class AttentionProbe(FamilyTask):
         boxes = [found] if found and not isinstance(found[0], Sequence) else found
         if self.options.boxes == "ltwh":
             boxes = [(left, top, left + width, top + height) for left, top, width, height in boxes]
-        return in_shares(
-            [(left, top, right, bottom) for left, top, right, bottom in boxes], _size(self.doc_to_visual(document)[0])
-        )
+        return in_shares([(left, top, right, bottom) for left, top, right, bottom in boxes], size)
 
     def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
         """Write attention.parquet, attention.json, shown.json, curves and the page; return the headline's numbers."""
         matrix, folder = ScoreMatrix.read(matrix_file), matrix_file.parent
         observed = self._observed()
-        record = _record(matrix, {key: Look.unpack(told["look"]) for key, told in observed.items() if "look" in told})
+        looks = {key: Look.unpack(told["look"]) for key, told in observed.items() if "look" in told}
+        record = join(looks, matrix)
         record.write(folder / RECORD)
         shown = self._shown(matrix, observed)
         write_shown(shown, folder)
@@ -324,45 +328,11 @@ def _both(readout: Readout, measure: str) -> FloatArray:
     return np.stack([question, np.full_like(question, np.nan) if answer is None else answer])
 
 
-def _size(visual: Any) -> tuple[int, int]:
-    """Return width and height of a picture or of its file."""
-    with nullcontext(visual) if isinstance(visual, Image.Image) else Image.open(visual) as image:
-        width, height = image.size
+def _size(visual: Any) -> Size | None:
+    """Return width and height of a picture or of its file; None for what is no picture."""
+    try:
+        with nullcontext(visual) if isinstance(visual, Image.Image) else Image.open(visual) as image:
+            width, height = image.size
+    except (OSError, AttributeError):  # a film's file, a mapping that describes one
+        return None
     return width, height
-
-
-def _record(matrix: ScoreMatrix, looks: Mapping[tuple[int, str], Look]) -> AttentionRecord:
-    """Join looks and scores.
-
-    Raises:
-        DataError: nobody has looked at anything.
-    """
-    if not looks:
-        raise DataError("no attention was read: do the prompts show pictures, and were the answers from a cache?")
-    some = next(iter(looks.values()))
-    shape = len(matrix.doc_ids), len(matrix.variants), *some.mass.shape
-    most = max(look.images.shape[-1] for look in looks.values())
-    measures = {name: np.full(shape, np.nan) for name in ("mass", "entropy", "focus", "mass_without_sinks", "inside")}
-    region, images = np.full(shape[0], np.nan), np.full((*shape, most), np.nan)
-    heads = np.full((*shape, some.heads_mass.shape[-1]), np.nan, dtype=np.float32)
-    for row, doc_id in enumerate(matrix.doc_ids.tolist()):
-        for column, variant in enumerate(matrix.variants):
-            look = looks.get((doc_id, variant))
-            if look is not None:
-                for name, values in measures.items():
-                    values[row, column] = getattr(look, name)
-                region[row] = float(look.region)
-                images[row, column, ..., : look.images.shape[-1]] = look.images
-                heads[row, column] = look.heads_mass
-    return AttentionRecord(
-        doc_ids=matrix.doc_ids,
-        variants=tuple(matrix.variants),
-        queries=tuple(QUERIES),
-        layers=np.arange(shape[-1]),
-        **measures,
-        region=region,
-        score=matrix.scores,
-        cluster=matrix.clusters,
-        images=images,
-        heads_mass=heads if heads.shape[-1] else None,
-    )
