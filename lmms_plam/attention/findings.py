@@ -39,6 +39,23 @@ def findings(found: AttentionFindings) -> list[str]:
     return said
 
 
+def main_findings(found: AttentionFindings) -> list[str]:
+    """Return those of the findings that a reader needs first: of one merge, from the question, and its control."""
+    variant = next((name for name in found.variants if name != SCALED), found.variants[0])
+    first = found.queries[0]
+    said = _of_growth(found, variant, first)
+    said += _of_narrowing(found, variant, first)
+    said += _of_control(found, variant, first)
+    said += _of_place(found, variant, first)
+    prediction = found.prediction_of(variant, first)
+    if prediction is not None:
+        said.append(_of_prediction(found, prediction))
+    relation = found.relation_of(variant, first)
+    if relation is not None:
+        said.append(_of_relation(relation))
+    return said
+
+
 def _of_growth(found: AttentionFindings, variant: str, queries: str) -> list[str]:
     mass = found.growth_of(variant, queries)
     if mass is None or math.isnan(mass.late.before):

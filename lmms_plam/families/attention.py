@@ -301,6 +301,7 @@ class AttentionProbe(FamilyTask):
                         question=example.question,
                         target=example.target,
                         image=example.image,
+                        regions=self._regions(doc_id),
                         answers={name: str(answer) for name, answer in answers},
                         maps=both[""],
                         neutral=both[NEUTRAL],
