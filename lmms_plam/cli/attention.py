@@ -32,9 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--late",
         type=_layers,
         metavar="K,K or K-K",
-        help="layers whose mean is tested (default: those of the run, which are those that are merged)",
+        help="layers whose mean is tested (default: what attention.json says, at first those that are merged)",
     )
-    parser.add_argument("--reference", metavar="VARIANT", help="compare with this one (default: the untouched VLM)")
+    parser.add_argument(
+        "--reference", metavar="VARIANT", help="compare with this one (default: alike, the untouched VLM)"
+    )
     parser.add_argument(
         "--layers",
         type=_layers,
@@ -70,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         with about(str(folder)):
             found = summarise(record, arguments.reference or origin.reference, late, settings)
             if arguments.write:
-                record.columns(arguments.layers or late or record.layers.tolist())
+                if arguments.layers:
+                    record.columns(arguments.layers)
                 shown = _select(read_shown(folder), arguments.documents)
                 write(origin.task, origin.about, record, found, shown, folder, arguments.layers)
                 print(f"plam: wrote {folder}", file=sys.stderr)

@@ -11,7 +11,7 @@ from lmms_plam.attention.findings import findings, main_findings
 from lmms_plam.attention.origin import NUMBERS, Fingerprint
 from lmms_plam.attention.record import MEASURES, QUERIES, AttentionRecord, Measure
 from lmms_plam.attention.shown import ShownDocument
-from lmms_plam.attention.summary import AttentionFindings
+from lmms_plam.attention.summary import SCALED, AttentionFindings
 from lmms_plam.files import write_bytes, write_text
 from lmms_plam.report.attention_curves import curve_files, draw, measures_of
 from lmms_plam.report.attention_maps import maps_to_html
@@ -47,7 +47,7 @@ def write(
         layers: in which maps are drawn; by default those where the merge changes most.
 
     Raises:
-        DataError: maps lack one of the layers.
+        DataError: maps lack one of the layers, or the record a document.
     """
     maps = maps_to_html(record, found, shown, layers)
     for measure in MEASURES:
@@ -83,17 +83,21 @@ def table(found: AttentionFindings) -> Table:
                 _interval(one.relation_low, one.relation_high, 100, ".0f"),
             )
         )
+    notes = [
+        f"mean over {_late(found)}, from {QUERIES[found.queries[0]]}; points: percentage points, the variant's minus"
+        f" '{found.reference}'"
+    ]
+    if any(one.relation is not None for one in found.headlines()):
+        notes.append(
+            "pairs: of two documents whose scores change differently, how often the one that gains more has the greater"
+            " growth of attention; 50% is chance"
+        )
     level = f"{found.settings.level:.0%} interval"
     return Table(
         f"attention on the picture, {_late(found)}",
         ("variant", found.reference, "variant's", "points", level, "pairs", f"{level}\nof pairs"),
         rows,
-        (
-            f"mean over {_late(found)}, from the question; points: percentage points, the variant's minus"
-            f" '{found.reference}'",
-            "pairs: of two documents whose scores change differently, how often the one that gains more has the greater"
-            " growth of attention; 50% is chance",
-        ),
+        tuple(notes),
         together=2,
     ).without_empty_columns()
 
@@ -116,7 +120,12 @@ def _page(task: str, about: str, found: AttentionFindings, maps: str) -> str:
     parts = [_introduction(found), f"<h2>What was found</h2>\n{_listed(main)}"]
     if others:
         parts.append(f"<details><summary>{len(others)} more findings</summary>\n{_listed(others)}</details>")
-    parts += ["<h2>By layer</h2>", _CURVES_LEGEND, *_curves(found, _of(task, about)), table(found).to_html(), maps]
+    legend = (
+        f"<p>Above: the mean over documents under each variant. Below: each variant minus '{escape(found.reference)}', "
+        "document by document, with its band; where the band leaves out the zero line (dots), the change is sure, for "
+        "all layers at once.</p>"
+    )
+    parts += ["<h2>By layer</h2>", legend, *_curves(found, _of(task, about)), table(found).to_html(), maps]
     resampled = (
         f"intervals: {found.settings.level:.0%}, jackknife over {found.clusters:,} clusters of documents; bands and"
         f" p-values hold for all layers at once, {found.settings.draws:,} draws, seed {found.settings.seed}"
@@ -124,28 +133,31 @@ def _page(task: str, about: str, found: AttentionFindings, maps: str) -> str:
     return page(f"{task}: where do the layers look?", parts, resampled, about)
 
 
-_CURVES_LEGEND = (
-    "<p>Above: the mean over documents under each variant. Below: each variant minus the untouched model, document by "
-    "document, with its band; where the band leaves out the zero line (dots), the change is sure, for all layers at "
-    "once.</p>"
-)
-
-
 def _introduction(found: AttentionFindings) -> str:
-    variants = ", ".join(f"<b>{escape(name)}</b>" for name in found.variants)
+    reference, others = (escape(found.reference), [f"<b>{escape(name)}</b>" for name in found.variants])
+    terms = {
+        "The question": "attention of the words that follow the picture",
+        "The answer": "attention of the words that the model writes, where it writes more than one",
+        "Late layers": f"{_late(found)}, shaded below; unless told otherwise those that the merge changes",
+        "Sinks": "tokens that get much attention whatever is asked",
+    }
+    if SCALED in found.variants:
+        terms[f"'{SCALED}'"] = (
+            "a control, the untouched model's attention weights times the sum of the merge's coefficients; what it "
+            "changes too is no work of the language model's"
+        )
+    said = " ".join(f"<b>{name}</b>: {words}." for name, words in terms.items())
     return f"""<p>A vision-language model turns a picture into a row of tokens, and each of its layers decides anew how
-much the words attend to them. Here the same {found.documents:,} documents were answered by
-<b>{escape(found.reference)}</b> and by {variants}, and it was read how much of each layer's attention falls on the
-picture (its mass), and how it is spread there. A merge mixes the weights of a language model into some layers; the
-question is whether those layers then look more at the picture, whether at the right place, and whether that is why
-answers change.</p>
-<p><b>The question</b>: attention of the words that follow the picture. <b>The answer</b>: attention of the words that
-the model writes, where it writes more than one. <b>Late layers</b>: {_late(found)}, shaded below; unless told
-otherwise those that the merge changes. <b>Sinks</b>: tokens that get much attention whatever is asked.</p>"""
+much the words attend to them. Here the same {found.documents:,} documents were answered by <b>{reference}</b> and, to
+be compared with it, by {", ".join(others)}; read was how much of each layer's attention falls on the picture (its
+mass), and how it is spread there. A merge mixes the weights of a language model into some layers. The question is
+whether those layers then look more at the picture, whether at the right place, and whether that is why answers
+change.</p>
+<p>{said}</p>"""
 
 
 def _listed(lines: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line[0].upper() + line[1:])}.</li>" for line in lines) + "</ul>"
+    return '<ul class="found">' + "".join(f"<li>{escape(line[0].upper() + line[1:])}.</li>" for line in lines) + "</ul>"
 
 
 def _curves(found: AttentionFindings, about: str) -> list[str]:

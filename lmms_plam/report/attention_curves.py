@@ -13,7 +13,7 @@ from lmms_plam.attention.growth import Growth
 from lmms_plam.attention.record import MEASURES, QUERIES, Measure
 from lmms_plam.attention.summary import AttentionFindings
 
-_QUIET, _LATE = "#5f5f5f", "#f1e4d3"
+_QUIET, _GREY, _LATE = "#5f5f5f", "#b3b3b3", "#f1e4d3"
 _COLOURS = ("#1f4e79", "#c77700", "#2a7f62", "#6a3d9a", "#b5470d")
 _STROKES = ("-", (0, (5, 2)), (0, (2, 1.5)))
 _AXES: dict[Measure, tuple[str, str, float]] = {
@@ -52,7 +52,7 @@ def draw(found: AttentionFindings, measure: Measure, queries: Sequence[str], abo
     from matplotlib.figure import Figure
 
     width = 4.9 * len(queries)
-    figure = Figure(figsize=(width, 5.6), layout="constrained")
+    figure = Figure(figsize=(width, 6.2), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(2, len(queries), squeeze=False, sharex=True, sharey="row")
     for column, name in enumerate(queries):
@@ -62,18 +62,19 @@ def draw(found: AttentionFindings, measure: Measure, queries: Sequence[str], abo
         grid[1, column].set_xlabel("decoder layer")
     for axes in grid.ravel():
         _shade(axes, found.late)
+        axes.set_xlim(found.growth[0].layers[0] - 0.6, found.growth[0].layers[-1] + 0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
     name, unit, _ = _AXES[measure]
     grid[0, 0].set_ylabel(name, fontsize=9)
-    band = f"{found.settings.level:.0%} band for all layers at once"
-    grid[1, 0].set_ylabel(f"minus '{found.reference}', {unit}\n({band})", fontsize=9)
+    grid[1, 0].set_ylabel(f"minus '{found.reference}',\n{unit}", fontsize=9)
     title = MEASURES[measure]
     figure.suptitle(
         textwrap.fill(title[0].upper() + title[1:], int(8.5 * width)), x=0.01, ha="left", fontsize=11, fontweight="bold"
     )
-    small = textwrap.fill(f"Dots below: layers whose band leaves out 0. {about}.", int(13 * width))
+    dots = f"Bands: {found.settings.level:.0%}, for all layers at once; a dot: 0 is outside."
+    small = "\n".join(textwrap.fill(line, int(13 * width)) for line in (dots, about))
     figure.legend(
         *_once(*grid[0, 0].get_legend_handles_labels()),
         loc="outside lower left",
@@ -103,7 +104,7 @@ def _draw_levels(axes: Any, found: AttentionFindings, measure: Measure, queries:
     unit, growths = _AXES[measure][2], _growths(found, measure, queries)
     if growths:
         first = growths[0]
-        axes.plot(first.layers, unit * first.before, "o-", color=_QUIET, markersize=3, label=f"'{found.reference}'")
+        axes.plot(first.layers, unit * first.before, color=_GREY, linewidth=4, label=f"'{found.reference}'")
     for one in growths:
         style = _style(found, one.variant)
         axes.plot(one.layers, unit * one.after, marker="o", markersize=3, label=f"'{one.variant}'", **style)
@@ -129,10 +130,12 @@ def _draw_differences(axes: Any, found: AttentionFindings, measure: Measure, que
 
 
 def _shade(axes: Any, late: Sequence[int]) -> None:
-    """Shade the late layers, whose runs may have gaps."""
+    """Shade the late layers, which may have gaps."""
     words = "late layers, of which the findings speak"
     for layer in late:
-        axes.axvspan(layer - 0.5, layer + 0.5, color=_LATE, linewidth=0, zorder=0, label=words)
+        if layer - 1 not in late:
+            last = next(end for end in range(layer, max(late) + 1) if end + 1 not in late)
+            axes.axvspan(layer - 0.5, last + 0.5, color=_LATE, linewidth=0, zorder=0, label=words)
 
 
 def _once(handles: Sequence[Any], labels: Sequence[str]) -> tuple[list[Any], list[str]]:

@@ -45,7 +45,7 @@ def maps_to_html(
         layers: in which maps are drawn; by default those where the merge changes most.
 
     Raises:
-        DataError: maps lack one of the layers.
+        DataError: maps lack one of the layers, or the record a document.
     """
     if not shown:
         return "<h2>Over the picture</h2>\n<p>No document with maps was kept.</p>"
@@ -103,17 +103,16 @@ def _legend(layers: Sequence[int] | None) -> str:
         "stronger, the more attention; opacity goes with its square root, so that weak attention shows too. "
         "A block is what one token shows. Against a neutral prompt: the attention for the question over that for a "
         "request to describe the picture; what is looked at whatever is asked has no colour there, orange is what the "
-        "question adds. Where the right place is known, it is outlined in the picture in green.</p>"
+        "question adds. Where the right place is known, it is outlined in green.</p>"
     )
 
 
 def _document(record: AttentionRecord, document: ShownDocument, overlays: Sequence[Overlay]) -> str:
-    scores = {name: record.scores(name)[record.doc_ids == document.doc_id] for name in record.variants}
+    own = record.at(doc_ids=[document.doc_id])
     answers = "".join(
-        f'<tr><td class="label">{escape(name)}</td><td class="text">{escape(answer)}</td>'
-        f'<td class="number">{scores[name][0]:g}</td></tr>'
-        for name, answer in document.answers.items()
-        if name in scores and len(scores[name])
+        f'<tr><td class="label">{escape(name)}</td><td class="text">{escape(document.answers.get(name, ""))}</td>'
+        f'<td class="number">{score:g}</td></tr>'
+        for name, score in zip(own.variants, own.score[0], strict=True)
     )
     width, height = document.image.size
     kind = "maps wide" if width > _WIDE * height else "maps"
@@ -123,11 +122,10 @@ def _document(record: AttentionRecord, document: ShownDocument, overlays: Sequen
         f'src="{_data(shown_picture(document))}"><figcaption>the picture{outlined}</figcaption></figure>'
     )
     told = [
-        f'<p class="question"><b>Question</b>: {escape(document.question)}<br><b>Right</b>: '
-        f"{escape(document.target) or 'not told'}</p>",
+        f'<div class="shown">{picture}<div><p class="question"><b>Question</b>: {escape(document.question)}<br>'
+        f"<b>Right</b>: {escape(document.target) or 'not told'}</p>",
         '<table><tr><th class="label">variant</th><th class="label">answer</th><th class="number">score</th></tr>'
-        f"{answers}</table>",
-        f'<div class="{kind}">{picture}</div>',
+        f"{answers}</table></div></div>",
         *(_maps(one, kind, document) for one in overlays),
     ]
     if not overlays:
@@ -145,7 +143,7 @@ def _maps(shown: Overlay, kind: str, document: ShownDocument) -> str:
         f"<figcaption>{escape(tile.title)}</figcaption></figure>"
         for tile in shown.tiles
     )
-    notes = [f"strongest colour: {shown.peak:.3g} times the picture's mean before" if shown.peak == shown.peak else ""]
+    notes = [f"the strongest colour is {shown.peak:.3g} times the mean over the picture"]
     count = max(int(maps.places.image.max()) + 1 for maps in document.maps.values() if maps.places is not None)
     notes.append(f"the first of {count} pictures" if count > 1 else "")
     if not any(name in document.neutral for name in document.maps):
@@ -158,11 +156,10 @@ def _maps(shown: Overlay, kind: str, document: ShownDocument) -> str:
 
 def _data(image: Image) -> str:
     """Return a picture as a URL that holds it, in the smaller of two formats where it has no colours to lay over."""
-    found = []
-    for form, options in (("png", {"optimize": True}), ("jpeg", {"quality": 88})):
-        if form == "png" or image.mode != "RGBA":
-            octets = io.BytesIO()
-            image.save(octets, form, **options)
-            found.append((len(octets.getvalue()), form, octets.getvalue()))
-    _, form, octets_ = min(found)
-    return f"data:image/{form};base64,{base64.b64encode(octets_).decode()}"
+    found = {}
+    for form in ("png",) if image.mode == "RGBA" else ("png", "jpeg"):
+        octets = io.BytesIO()
+        image.save(octets, form, optimize=True)
+        found[form] = octets.getvalue()
+    form = min(found, key=lambda name: len(found[name]))
+    return f"data:image/{form};base64,{base64.b64encode(found[form]).decode()}"

@@ -40,7 +40,7 @@ _MARK: Colour = (0, 121, 92)
 _STRONGEST = 0.93  # opacity; a little of the picture is always seen
 _TRACE = 0.01  # of the picture's mean, added to both maps before they are divided: none against none is 1, not noise
 _MOST_LAYERS = 2
-_LEAST = float(np.finfo(np.float64).tiny)
+_FAINT = 0.01  # of all attention, spread evenly over the picture: never painted in the strongest colour
 _GAP, _LINE = 8, 15  # pixels between the tiles of a strip, and of a line of words
 _WORD = 11
 
@@ -67,7 +67,7 @@ class Overlay:
     Attributes:
         layer: the decoder layer.
         queries: whose attention it is.
-        peak: what the strongest colour means, in times the picture's mean before the merge; NaN where that is 0.
+        peak: the attention of the strongest colour, in times the mean over the picture of the map that has it.
         tiles: before, after, difference, and where they are known against the neutral prompt before and after.
     """
 
@@ -109,13 +109,14 @@ def overlay(document: ShownDocument, layer: int) -> Overlay | None:
     if len(known) < len(painted):
         return None
     (before, first), (after, second) = known.items()
-    peak, mean = max(first.max(), second.max(), _LEAST), first.mean()
+    least = _FAINT / first.size
+    peak, mean = max((max(values.max(), least), max(values.mean(), least)) for values in known.values())
     tiles = [
         Tile(
             f"{when}: '{name}', {values.sum():.1%} on the picture",
             f"Attention of {QUERIES[queries]} in layer {layer} under '{name}': {values.sum():.1%} of it on the "
             f"picture, most of that {_where(values)}",
-            _paint(values / peak, SOME, SOME),
+            _heat(document, values / peak, SOME),
         )
         for when, (name, values) in zip(("before", "after"), known.items(), strict=True)
     ]
@@ -123,16 +124,16 @@ def overlay(document: ShownDocument, layer: int) -> Overlay | None:
     words = f"'{after}' minus '{before}' in layer {layer}: {points:+.1f} percentage points on the picture"
     if change.max() > 0 > change.min():
         words += f"; more most of all {_where(change)}, less {_where(-change)}"
-    tiles.append(Tile(f"difference: {points:+.1f} points", words, _paint(change / peak, MORE, LESS)))
+    tiles.append(Tile(f"difference: {points:+.1f} points", words, _heat(document, change / peak, MORE)))
     for name, values in known.items():
         neutral = _painted(document, document.neutral[name], queries, layer) if name in document.neutral else None
         if neutral is not None and np.isfinite(neutral).all():
-            trace = max(_TRACE * neutral.mean(), _LEAST)
+            trace = _TRACE * max(neutral.mean(), least)
             times = np.log((values + trace) / (neutral + trace)) / np.log(RANGE)
             words = f"Attention in layer {layer} under '{name}' over that for a neutral prompt, highest {_where(times)}"
             opacity = np.sign(times) * times**2  # of which the root is taken
-            tiles.append(Tile(f"'{name}' against a neutral prompt", words, _paint(opacity, MORE, LESS)))
-    return Overlay(layer, queries, peak / mean if mean > 0 else float("nan"), tuple(tiles))
+            tiles.append(Tile(f"'{name}' against a neutral prompt", words, _heat(document, opacity, MORE)))
+    return Overlay(layer, queries, peak / mean, tuple(tiles))
 
 
 def ground(document: ShownDocument) -> Image:
@@ -145,15 +146,8 @@ def ground(document: ShownDocument) -> Image:
 
 def shown_picture(document: ShownDocument) -> Image:
     """Return the picture as it is, the right places outlined."""
-    from PIL import ImageDraw
-
     image = _enlarged(document.image)
-    width, height = image.size
-    pen = ImageDraw.Draw(image)
-    for left, top, right, bottom in marked_regions(document):
-        box = (left * width, top * height, right * width - 1, bottom * height - 1)
-        pen.rectangle(box, outline=(255, 255, 255), width=5)
-        pen.rectangle(box, outline=_MARK, width=3)
+    _outline(image, document)
     return image
 
 
@@ -199,6 +193,23 @@ def _painted(document: ShownDocument, maps: Maps, queries: str, layer: int) -> F
         raise DataError(f"document {document.doc_id}: no map of layer {layer}: there are layers 0 to {layers - 1}")
     width, height = _size(document.image)
     return canvas(maps.values[list(QUERIES).index(queries), layer], maps.places, 0, height, width)
+
+
+def _heat(document: ShownDocument, values: FloatArray, positive: Colour) -> Image:
+    """Return a map in colours, the right places outlined."""
+    heat = _paint(values, positive, LESS)
+    _outline(heat, document)
+    return heat
+
+
+def _outline(image: Image, document: ShownDocument) -> None:
+    from PIL import ImageDraw
+
+    width, height = image.size
+    pen = ImageDraw.Draw(image)
+    for left, top, right, bottom in marked_regions(document):
+        box = (round(left * width), round(top * height), round(right * width) - 1, round(bottom * height) - 1)
+        pen.rectangle(box, outline=_MARK, width=3)
 
 
 def _paint(values: FloatArray, positive: Colour, negative: Colour) -> Image:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { overflow-wrap: anywhere; } table { display: block; max-width: 100%; overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
@@ -21,10 +22,13 @@ summary { cursor: pointer; } .question { white-space: pre-wrap; overflow-wrap: a
 .curves { grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); max-width: 66rem; }
 .maps { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)); }
 .maps.wide, .legend { grid-template-columns: repeat(auto-fill, minmax(min(16rem, 100%), 1fr)); }
-.maps img { display: block; width: 100%; } .legend img { height: 12px; width: 100%; max-width: 240px; }
+.shown { display: flex; flex-wrap: wrap; gap: 0 1.5rem; margin: .5rem 0; } .shown figure { max-width: 20rem; }
+.shown p { margin-top: 0; } .whole, .map { outline: 1px solid #ccc; }
+.whole, .maps img { display: block; width: 100%; } .legend img { height: 12px; width: 100%; max-width: 240px; }
 .map { background: var(--ground) 0 0 / 100% 100%; print-color-adjust: exact; }
 section { border-top: 1px solid #ddd; }
-ul { color: #555; } svg { max-width: 100%; height: auto; } footer { color: #777; margin-top: 2rem; }
+ul { color: #555; } ul.found { color: inherit; } .found li { margin: .3rem 0; }
+svg { max-width: 100%; height: auto; } footer { color: #777; margin-top: 2rem; }
 """
 
 
