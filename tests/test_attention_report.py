@@ -278,7 +278,7 @@ def test_the_page_fetches_nothing_and_can_be_read_without_seeing(tmp_path):
     assert {"name": "viewport", "content": "width=device-width"} in page.of("meta")
 
 
-def test_where_tokens_lie_unknown_places_are_said_and_not_drawn(tmp_path):
+def test_maps_that_cannot_be_drawn_are_said_to_be_missing_and_why(tmp_path):
     nowhere = Maps(planted(0).values, None)
     shown = document(before=nowhere, after=nowhere)
     assert overlay(shown, 2) is None
@@ -286,6 +286,9 @@ def test_where_tokens_lie_unknown_places_are_said_and_not_drawn(tmp_path):
     page = Page(tmp_path)
     assert "where this model's tokens lie in the picture isn't known" in page.text
     assert not page.of("div", "map")
+    silent = Maps(np.full((2, LAYERS, TOKENS), np.nan), PLACES)
+    save(tmp_path, shown=[document(before=silent, after=silent)])
+    assert "neither the question's attention is known nor that of both answers" in Page(tmp_path).text
     save(tmp_path, shown=[])
     assert "No document with maps was kept" in Page(tmp_path).text
 

@@ -118,7 +118,7 @@ def _read(entry: Mapping[str, Any]) -> ShownDocument:
         target=str(entry["target"]),
         image=Image.open(io.BytesIO(base64.b64decode(entry["image"]))).convert("RGB"),
         regions=[(left, top, right, bottom) for left, top, right, bottom in entry["regions"]],
-        answers=entry["answers"],
+        answers={str(name): str(answer) for name, answer in entry["answers"].items()},
         maps={name: unpack_maps(maps) for name, maps in entry["maps"].items()},
         neutral={name: unpack_maps(maps) for name, maps in entry["neutral"].items()},
     )

@@ -129,7 +129,13 @@ def _document(record: AttentionRecord, document: ShownDocument, overlays: Sequen
         *(_maps(one, kind, document) for one in overlays),
     ]
     if not overlays:
-        told.append("<p>No maps: where this model's tokens lie in the picture isn't known.</p>")
+        unplaced = any(maps.places is None for maps in document.maps.values())
+        why = (
+            "where this model's tokens lie in the picture isn't known"
+            if unplaced
+            else "neither the question's attention is known nor that of both answers"
+        )
+        told.append(f"<p>No maps: {why}.</p>")
     return (
         f"<section style=\"--ground: url('{_data(ground(document))}')\">\n<h4>Document {document.doc_id}</h4>\n"
         + "\n".join(told)

@@ -98,14 +98,16 @@ def telling_layers(record: AttentionRecord, late: Sequence[int], before: str, af
 
 
 def overlay(document: ShownDocument, layer: int) -> Overlay | None:
-    """Paint a document's maps in a layer, of its first picture; None where nobody knows where tokens lie in it.
+    """Paint a document's maps in a layer, of its first picture.
+
+    None where nobody knows where tokens lie in it, or what they get.
 
     Raises:
         DataError: the maps lack the layer.
     """
     queries = asked_queries(document)
     painted = {name: _painted(document, maps, queries, layer) for name, maps in document.maps.items()}
-    known = {name: values for name, values in painted.items() if values is not None}
+    known = {name: values for name, values in painted.items() if values is not None and np.isfinite(values).all()}
     if len(known) < len(painted):
         return None
     (before, first), (after, second) = known.items()
