@@ -135,10 +135,10 @@ def test_a_map_is_strong_where_attention_is_and_nowhere_else():
 
 def test_the_strip_shows_the_picture_and_colours_at_the_planted_place():
     shown = document()
-    found = strip(shown, overlay(shown, 2))
-    top = found.height - SIZE[1]
+    found = strip(shown, [overlay(shown, 1), overlay(shown, 2)])
+    bottom = found.height - 8  # of the second layer's row
     column = found.width // 4
-    tiles = [found.crop((place * column, top, place * column + SIZE[0], found.height)) for place in range(4)]
+    tiles = [found.crop((place * column, bottom - SIZE[1], place * column + SIZE[0], bottom)) for place in range(4)]
     np.testing.assert_array_equal(np.asarray(tiles[0]), np.asarray(shown_picture(shown)))
     grey = np.asarray(ground(shown).convert("RGB"), dtype=np.int64)
     for tile, token in ((tiles[1], 0), (tiles[2], 11)):

@@ -41,8 +41,8 @@ _STRONGEST = 0.93  # opacity; a little of the picture is always seen
 _TRACE = 0.01  # of the picture's mean, added to both maps before they are divided: none against none is 1, not noise
 _MOST_LAYERS = 2
 _FAINT = 0.01  # of all attention, spread evenly over the picture: never painted in the strongest colour
-_GAP, _LINE = 8, 15  # pixels between the tiles of a strip, and of a line of words
-_WORD = 11
+_GAP, _LINE = 8, 16  # pixels between the tiles of a strip, and of a line of words
+_WORD = 13
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,22 +158,14 @@ def marked_regions(document: ShownDocument) -> Sequence[Region]:
     return document.regions if document.regions and share_of_picture(document.regions) < WHOLE else ()
 
 
-def strip(document: ShownDocument, shown: Overlay) -> Image:
-    """Return picture and maps side by side, each with its title above, as one picture."""
-    from PIL import Image, ImageDraw, ImageFont
+def strip(document: ShownDocument, overlays: Sequence[Overlay]) -> Image:
+    """Return picture and maps side by side, a row for each layer and each with its title above, as one picture."""
+    from PIL import Image
 
-    below = ground(document).convert("RGBA")
-    drawn = [("the picture", shown_picture(document))]
-    drawn += [(tile.title, Image.alpha_composite(below, tile.heat).convert("RGB")) for tile in shown.tiles]
-    width, height = below.size
-    column = max(width, SIDE // 2) + _GAP
-    lines = [textwrap.wrap(title, column // 6) for title, _ in drawn]
-    top = _LINE * max(map(len, lines)) + _GAP
-    sheet = Image.new("RGB", (column * len(drawn), top + height), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_WORD)
-    for place, (title, (_, image)) in enumerate(zip(lines, drawn, strict=True)):
-        pen.multiline_text((place * column, 2), "\n".join(title), fill=(34, 34, 34), font=font)
-        sheet.paste(image, (place * column, top))
+    rows = [_row(document, one) for one in overlays]
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    for place, row in enumerate(rows):
+        sheet.paste(row, (0, sum(above.height for above in rows[:place])))
     return sheet
 
 
@@ -185,6 +177,27 @@ def ramp(diverging: bool) -> Image:
         np.linspace(-1 if diverging else 0, 1, 240)[None].repeat(12, axis=0), MORE if diverging else SOME, LESS
     )
     return Image.alpha_composite(Image.new("RGBA", heat.size, "white"), heat).convert("RGB")
+
+
+def _row(document: ShownDocument, shown: Overlay) -> Image:
+    from PIL import Image, ImageDraw, ImageFont
+
+    below = ground(document).convert("RGBA")
+    drawn = [
+        (f"document {document.doc_id}, layer {shown.layer}, from {QUERIES[shown.queries]}", shown_picture(document))
+    ]
+    drawn += [(tile.title, Image.alpha_composite(below, tile.heat).convert("RGB")) for tile in shown.tiles]
+    width, height = below.size
+    column = max(width, SIDE // 2) + _GAP
+    titles = [textwrap.wrap(title, column // 7) for title, _ in drawn]
+    top = _LINE * max(map(len, titles)) + _GAP
+    sheet = Image.new("RGB", (column * len(drawn), top + height + _GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_WORD)
+    for place, (title, (_, image)) in enumerate(zip(titles, drawn, strict=True)):
+        pen.multiline_text((place * column, 2), "\n".join(title), fill=(34, 34, 34), font=font)
+        pen.rectangle((place * column - 1, top - 1, place * column + width, top + height), outline=(204, 204, 204))
+        sheet.paste(image, (place * column, top))
+    return sheet
 
 
 def _painted(document: ShownDocument, maps: Maps, queries: str, layer: int) -> FloatArray | None:

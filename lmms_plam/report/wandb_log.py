@@ -105,8 +105,8 @@ def log_attention(run: Any, task: str, record: AttentionRecord, found: Attention
 
     It logs each measure with the layer as its step, under every variant and minus the reference with its band
     (`TASK/attention/QUERIES/MEASURE/VARIANT`, `.../VARIANT/difference`, `low`, `high`), the curves (`TASK/curves/...`),
-    the maps over pictures (`TASK/maps`), each variant's headline in the summary (`TASK/VARIANT/difference` and so on)
-    with the findings, and the folder's files as an artifact of type `attention`.
+    the maps over pictures (`TASK/maps/DOCUMENT`), each variant's headline (`TASK/VARIANT/difference` and so on) and the
+    findings in the summary, and the folder's files as an artifact of type `attention`.
 
     Args:
         run: `wandb.run`.
@@ -139,15 +139,12 @@ def log_attention(run: Any, task: str, record: AttentionRecord, found: Attention
         drawn = folder / curve_files(measure)[0]
         if drawn.exists():
             run.log({f"{task}/curves/{measure}": wandb.Image(str(drawn))})
-    maps = []
     for document in read_shown(folder):
-        for layer in document_layers(record, found, document):
-            painted = overlay(document, layer)
-            if painted is not None:
-                words = f"document {document.doc_id} ({document.change}), layer {layer}: {document.question}"
-                maps.append(wandb.Image(strip(document, painted), caption=words))
-    if maps:
-        run.log({f"{task}/maps": maps})
+        layers = [overlay(document, layer) for layer in document_layers(record, found, document)]
+        painted = [one for one in layers if one is not None]
+        if painted:
+            image = wandb.Image(strip(document, painted), caption=f"{document.change}: {document.question}")
+            run.log({f"{task}/maps/{document.doc_id}": image})
     _log_files(run, task, "attention", folder, {"headline": headline})
 
 
