@@ -124,7 +124,7 @@ def test_a_map_is_strong_where_attention_is_and_nowhere_else():
     for tile, token, colour in ((before, 0, SOME), (after, 11, SOME)):
         found = inside(tile.heat, token)
         assert (found[..., :3] == colour).all()
-        assert (found[..., 3] > 230).all()
+        assert (found[..., 3] > 225).all()
         assert all((inside(tile.heat, other)[..., 3] == 0).all() for other in range(TOKENS) if other != token)
     assert (inside(difference.heat, 11)[..., :3] == MORE).all()
     assert (inside(difference.heat, 0)[..., :3] == LESS).all()
@@ -142,9 +142,9 @@ def test_the_strip_shows_the_picture_and_colours_at_the_planted_place():
     np.testing.assert_array_equal(np.asarray(tiles[0]), np.asarray(shown_picture(shown)))
     grey = np.asarray(ground(shown).convert("RGB"), dtype=np.int64)
     for tile, token in ((tiles[1], 0), (tiles[2], 11)):
-        assert np.abs(inside(tile, token, "RGB") - SOME).max() < 20
+        assert np.abs(inside(tile, token, "RGB") - SOME).max() <= 0.1 * 255  # a tenth of the picture shines through
         np.testing.assert_array_equal(inside(tile, 5, "RGB"), inside(Image.fromarray(np.uint8(grey)), 5, "RGB"))
-    assert np.abs(inside(tiles[3], 11, "RGB") - MORE).max() < 20
+    assert np.abs(inside(tiles[3], 11, "RGB") - MORE).max() <= 0.1 * 255
 
 
 def test_maps_before_and_after_and_their_difference_share_a_scale():
@@ -155,6 +155,17 @@ def test_maps_before_and_after_and_their_difference_share_a_scale():
     assert inside(difference.heat, 0)[..., 3].mean() == pytest.approx(strongest * 0.75**0.5, abs=1)
     same = overlay(document(before=planted(0), after=planted(0)), 2)
     assert (np.asarray(same.tiles[2].heat)[..., 3] == 0).all()
+
+
+def test_a_sink_does_not_make_the_rest_invisible():
+    fine = Places(np.zeros(1024, dtype=np.int64), cells(even(32), even(32)))
+    values = np.full((2, LAYERS, 1024), 1e-5)
+    values[..., 0], values[..., 500:540] = 0.4, 0.01
+    looks = Maps(values, fine)
+    heat = np.asarray(overlay(document(before=looks, after=looks, image=Image.new("RGB", (320, 320))), 2).tiles[0].heat)
+    cell = heat[15 * 10 + 5, 25 * 10 + 5]  # of token 505
+    assert cell[3] > 0.6 * 255
+    assert heat[5, 5, 3] >= cell[3]
 
 
 def test_attention_that_hardly_falls_on_the_picture_is_painted_faintly():
@@ -171,7 +182,7 @@ def test_against_a_neutral_prompt_what_is_looked_at_anyway_has_no_colour():
     *_, before, after = overlay(shown, 1).tiles
     assert (np.asarray(before.heat)[..., 3] == 0).all()
     assert (inside(after.heat, 0)[..., 3] <= 1).all()
-    assert (inside(after.heat, 5)[..., 3] >= 0.92 * 255).all()
+    assert (inside(after.heat, 5)[..., 3] >= 0.89 * 255).all()
     assert (inside(after.heat, 5)[..., :3] == MORE).all()
     *_, less = overlay(document(after=sink, neutral={"merged": asked}), 1).tiles
     assert (inside(less.heat, 5)[..., :3] == LESS).all()
@@ -194,7 +205,7 @@ def test_only_the_first_of_several_pictures_is_painted(tmp_path):
     shown = document(before=Maps(values, two), after=Maps(values, two))
     before = overlay(shown, 2).tiles[0]
     assert "10.0% on the picture" in before.title
-    assert (inside(before.heat, 3)[..., 3] > 230).all()
+    assert (inside(before.heat, 3)[..., 3] > 225).all()
     assert (inside(before.heat, 7)[..., 3] == 0).all()
     save(tmp_path, shown=[shown])
     assert "the first of 2 pictures" in Page(tmp_path).text
@@ -206,7 +217,7 @@ def test_the_answers_attention_is_drawn_where_it_is_known_and_the_questions_else
     assert asked_queries(document()) == "res"
     only = document(after=short)
     assert asked_queries(only) == "ins"
-    assert (inside(overlay(only, 2).tiles[1].heat, 4)[..., 3] > 230).all()
+    assert (inside(overlay(only, 2).tiles[1].heat, 4)[..., 3] > 225).all()
     unknown = document(1, neutral={"untouched": short, "merged": short})
     assert len(overlay(unknown, 2).tiles) == 3
     save(tmp_path, shown=[only, unknown])
@@ -346,7 +357,8 @@ def test_shown_documents_come_back_with_their_right_places(tmp_path):
     (read,) = read_shown(tmp_path)
     assert list(read.regions) == list(written.regions)
     assert (read.question, dict(read.answers), read.change) == (written.question, written.answers, "better")
-    assert np.asarray(overlay(read, 1).tiles[1].heat).tolist() == np.asarray(overlay(written, 1).tiles[1].heat).tolist()
+    heats = [np.asarray(overlay(one, 1).tiles[1].heat, dtype=np.int64) for one in (read, written)]
+    np.testing.assert_allclose(*heats, atol=2)  # places are kept in single precision
 
 
 @pytest.mark.parametrize(

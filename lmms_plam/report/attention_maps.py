@@ -89,7 +89,7 @@ def _legend(layers: Sequence[int] | None) -> str:
         else "the late layers in which the mean mass changes most, over all documents"
     )
     bars = (
-        (ramp(diverging=False), "none", "most of both maps", "before and after, on one scale"),
+        (ramp(diverging=False), "none", "much in either map", "before and after, on one scale"),
         (ramp(diverging=True), "less", "more", "difference, after minus before, on the same scale"),
         (ramp(diverging=True), f"1/{RANGE} or less", f"{RANGE} times or more", "against a neutral prompt"),
     )
@@ -149,7 +149,7 @@ def _maps(shown: Overlay, kind: str, document: ShownDocument) -> str:
         f"<figcaption>{escape(tile.title)}</figcaption></figure>"
         for tile in shown.tiles
     )
-    notes = [f"the strongest colour is {shown.peak:.3g} times the mean over the picture"]
+    notes = [f"the strongest colour is {shown.peak:.3g} times the mean over the picture, or more"]
     count = max(int(maps.places.image.max()) + 1 for maps in document.maps.values() if maps.places is not None)
     notes.append(f"the first of {count} pictures" if count > 1 else "")
     if not any(name in document.neutral for name in document.maps):

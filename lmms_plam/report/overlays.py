@@ -37,7 +37,8 @@ LESS: Colour = (31, 78, 121)
 """What attention is painted in, and what more and less of it: told apart by colour-blind people too."""
 
 _MARK: Colour = (0, 121, 92)
-_STRONGEST = 0.93  # opacity; a little of the picture is always seen
+_STRONGEST = 0.9  # opacity; a little of the picture is always seen
+_RARE, _SINK = 0.98, 20  # what is more than all but 2% of the picture get is painted alike, if 20 times as much or less
 _TRACE = 0.01  # of the picture's mean, added to both maps before they are divided: none against none is 1, not noise
 _MOST_LAYERS = 2
 _FAINT = 0.01  # of all attention, spread evenly over the picture: never painted in the strongest colour
@@ -67,7 +68,7 @@ class Overlay:
     Attributes:
         layer: the decoder layer.
         queries: whose attention it is.
-        peak: the attention of the strongest colour, in times the mean over the picture of the map that has it.
+        peak: the least attention of the strongest colour, in times the mean over the picture of the map that has most.
         tiles: before, after, difference, and where they are known against the neutral prompt before and after.
     """
 
@@ -112,7 +113,7 @@ def overlay(document: ShownDocument, layer: int) -> Overlay | None:
         return None
     (before, first), (after, second) = known.items()
     least = _FAINT / first.size
-    peak, mean = max((max(values.max(), least), max(values.mean(), least)) for values in known.values())
+    peak, mean = max((max(_strong(values), least), max(values.mean(), least)) for values in known.values())
     tiles = [
         Tile(
             f"{when}: '{name}', {values.sum():.1%} on the picture",
@@ -215,6 +216,11 @@ def _heat(document: ShownDocument, values: FloatArray, positive: Colour) -> Imag
     heat = _paint(values, positive, LESS)
     _outline(heat, document)
     return heat
+
+
+def _strong(values: FloatArray) -> float:
+    """Return from where on attention is painted in the strongest colour: a sink must not make the rest invisible."""
+    return max(float(np.quantile(values, _RARE)), float(values.max()) / _SINK)
 
 
 def _outline(image: Image, document: ShownDocument) -> None:

@@ -22,7 +22,8 @@ summary { cursor: pointer; } .question { white-space: pre-wrap; overflow-wrap: a
 .curves { grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); max-width: 66rem; }
 .maps { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)); }
 .maps.wide, .legend { grid-template-columns: repeat(auto-fill, minmax(min(16rem, 100%), 1fr)); }
-.shown { display: flex; flex-wrap: wrap; gap: 0 1.5rem; margin: .5rem 0; } .shown figure { max-width: 20rem; }
+.shown { display: flex; flex-wrap: wrap; gap: 0 1.5rem; margin: .5rem 0; } .shown figure { flex: 0 1 20rem; }
+.shown > div { flex: 1 1 16rem; min-width: 0; }
 .shown p { margin-top: 0; } .whole, .map { outline: 1px solid #ccc; }
 .whole, .maps img { display: block; width: 100%; } .legend img { height: 12px; width: 100%; max-width: 240px; }
 .map { background: var(--ground) 0 0 / 100% 100%; print-color-adjust: exact; }
