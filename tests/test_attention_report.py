@@ -194,6 +194,11 @@ def test_right_places_are_outlined_unless_they_are_the_whole_picture():
     x, y = SIDE // 2, SIDE // 8
     assert tuple(marked[y, x]) == (0, 121, 92)
     assert tuple(np.asarray(overlay(document(regions=region), 0).tiles[0].heat)[y, x]) == (0, 121, 92, 255)
+    assert shown_picture(document(regions=[(0.5, 0.5, 0.5001, 0.5001)])).getpixel((SIDE // 2, SIZE[1] // 2)) == (
+        0,
+        121,
+        92,
+    )
     whole = document(regions=[(0, 0, 1, 1)])
     np.testing.assert_array_equal(np.asarray(shown_picture(whole)), np.asarray(shown_picture(document())))
 

@@ -91,7 +91,7 @@ def _legend(layers: Sequence[int] | None) -> str:
     bars = (
         (ramp(diverging=False), "none", "much in either map", "before and after, on one scale"),
         (ramp(diverging=True), "less", "more", "difference, after minus before, on the same scale"),
-        (ramp(diverging=True), f"1/{RANGE} or less", f"{RANGE} times or more", "against a neutral prompt"),
+        (ramp(diverging=True, linear=True), f"1/{RANGE} or less", f"{RANGE} times or more", "against a neutral prompt"),
     )
     shown = "".join(
         f'<div><img alt="colours from {escape(low)} to {escape(high)}" src="{_data(image)}"><br>{escape(low)} '

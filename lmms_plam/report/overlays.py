@@ -2,7 +2,7 @@
 
 Colours are laid over the picture, greyed: the more there is, the less of the picture shines through. Maps before and
 after share a scale, and so does their difference, so that a difference that is nothing looks like nothing. Opacity goes
-with the square root of attention, as one token may hold most of it.
+with the square root of attention, and what few places exceed is painted alike, as one token may hold most of it.
 """
 
 from __future__ import annotations
@@ -170,13 +170,12 @@ def strip(document: ShownDocument, overlays: Sequence[Overlay]) -> Image:
     return sheet
 
 
-def ramp(diverging: bool) -> Image:
+def ramp(*, diverging: bool, linear: bool = False) -> Image:
     """Return the colours of the maps from nothing, or from least, to most, from left to right over white."""
     from PIL import Image
 
-    heat = _paint(
-        np.linspace(-1 if diverging else 0, 1, 240)[None].repeat(12, axis=0), MORE if diverging else SOME, LESS
-    )
+    values = np.linspace(-1 if diverging else 0, 1, 240)[None].repeat(12, axis=0)
+    heat = _paint(np.sign(values) * values**2 if linear else values, MORE if diverging else SOME, LESS)
     return Image.alpha_composite(Image.new("RGBA", heat.size, "white"), heat).convert("RGB")
 
 
@@ -229,8 +228,9 @@ def _outline(image: Image, document: ShownDocument) -> None:
     width, height = image.size
     pen = ImageDraw.Draw(image)
     for left, top, right, bottom in marked_regions(document):
-        box = (round(left * width), round(top * height), round(right * width) - 1, round(bottom * height) - 1)
-        pen.rectangle(box, outline=_MARK, width=3)
+        x, y = round(left * width), round(top * height)
+        corner = max(x, round(right * width) - 1), max(y, round(bottom * height) - 1)
+        pen.rectangle(((x, y), corner), outline=_MARK, width=3)
 
 
 def _paint(values: FloatArray, positive: Colour, negative: Colour) -> Image:
