@@ -24,7 +24,7 @@ from lmms_plam.attention.summary import summarise
 from lmms_plam.errors import DataError
 from lmms_plam.files import digest
 from lmms_plam.report.attention import FILES, table, write
-from lmms_plam.report.attention_curves import curve_files
+from lmms_plam.report.attention_curves import curve_files, curves
 from lmms_plam.report.overlays import (
     LESS,
     MORE,
@@ -324,6 +324,22 @@ def test_curves_are_drawn_of_what_is_known_and_earlier_ones_go(tmp_path):
     save(tmp_path, world(measures=("mass", "inside")))
     gone = ("entropy", "focus", "mass_without_sinks")
     assert {path.name for path in tmp_path.iterdir()} == there - {name for one in gone for name in curve_files(one)}
+
+
+def test_bands_are_drawn_whole_in_all_columns_and_late_layers_are_shaded():
+    record = world(measures=("mass", "entropy"))
+    record.entropy[:, 1, 1] += 0.2 * np.random.default_rng(5).normal(size=record.entropy[:, 1, 1].shape)
+    found = summarise(replace(record, entropy=record.entropy.clip(0, 1)), late=[0, 2, 3], settings=FAST)
+    figure = curves(found, "entropy", found.queries, "a task")
+    differences = figure.axes[2:]
+    for axes, queries in zip(differences, found.queries, strict=True):
+        band = found.growth_of("merged", queries, "entropy").difference
+        low, high = axes.get_ylim()
+        assert low <= band.low.min() < band.high.max() <= high
+        (line,) = (one for one in axes.lines if np.array_equal(one.get_ydata(), band.value))
+        np.testing.assert_array_equal(line.get_xdata(), record.layers)
+    spans = [patch.get_extents().transformed(axes.transData.inverted()) for patch in axes.patches]
+    assert [(round(span.x0, 3), round(span.x1, 3)) for span in spans] == [(-0.5, 0.5), (1.5, 3.5)]
 
 
 def test_attention_json_names_the_files_that_it_is_of(tmp_path):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmms_plam.attention.growth import Growth
 from lmms_plam.attention.record import MEASURES, QUERIES, Measure
 from lmms_plam.attention.summary import AttentionFindings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _QUIET, _GREY, _LATE = "#5f5f5f", "#b3b3b3", "#f1e4d3"
 _COLOURS = ("#1f4e79", "#c77700", "#2a7f62", "#6a3d9a", "#b5470d")
@@ -39,6 +42,13 @@ def measures_of(found: AttentionFindings, queries: str) -> list[Measure]:
 
 
 def draw(found: AttentionFindings, measure: Measure, queries: Sequence[str], about: str, kind: str) -> bytes:
+    """Return a measure's curves as a picture of a kind, `svg` or `png`; the rest as for `curves`."""
+    octets = io.BytesIO()
+    curves(found, measure, queries, about).savefig(octets, format=kind, dpi=150)
+    return octets.getvalue()
+
+
+def curves(found: AttentionFindings, measure: Measure, queries: Sequence[str], about: str) -> Figure:
     """Draw a measure by layer: above under each variant, below what each changes against the reference.
 
     Args:
@@ -46,7 +56,6 @@ def draw(found: AttentionFindings, measure: Measure, queries: Sequence[str], abo
         measure: what is drawn.
         queries: whose attention, a column each.
         about: which task and model it is of, and when.
-        kind: `svg` or `png`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -66,7 +75,9 @@ def draw(found: AttentionFindings, measure: Measure, queries: Sequence[str], abo
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    name, unit, _ = _AXES[measure]
+    name, unit, units = _AXES[measure]
+    low, high = grid[1, 0].get_ylim()
+    grid[1, 0].set_ylim(min(low, -units * _LEAST_REACH), max(high, units * _LEAST_REACH))
     grid[0, 0].set_ylabel(name, fontsize=9)
     grid[1, 0].set_ylabel(f"minus '{found.reference}',\n{unit}", fontsize=9)
     title = MEASURES[measure]
@@ -85,9 +96,7 @@ def draw(found: AttentionFindings, measure: Measure, queries: Sequence[str], abo
         title_fontsize=8,
         alignment="left",
     )
-    octets = io.BytesIO()
-    figure.savefig(octets, format=kind, dpi=150)
-    return octets.getvalue()
+    return figure
 
 
 def _growths(found: AttentionFindings, measure: Measure, queries: str) -> list[Growth]:
@@ -125,8 +134,6 @@ def _draw_differences(axes: Any, found: AttentionFindings, measure: Measure, que
         )
         sure = change.above | change.below
         axes.plot(one.layers[sure], unit * change.value[sure], "o", color=style["color"], markersize=4.5)
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, -unit * _LEAST_REACH), max(high, unit * _LEAST_REACH))
 
 
 def _shade(axes: Any, late: Sequence[int]) -> None:
