@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from lmms_plam.attention.growth import Growth
 from lmms_plam.attention.jackknife import Tested
 from lmms_plam.attention.prediction import Prediction
@@ -37,6 +39,21 @@ def findings(found: AttentionFindings) -> list[str]:
     said += [_of_prediction(found, one) for one in found.predictions if one.queries == first]
     said += [_of_relation(one) for one in found.relations if one.queries == first]
     return said
+
+
+def main_findings(found: AttentionFindings) -> list[str]:
+    """Return those of the findings that a reader needs first: of one merge, from the question, and its control."""
+    variant = next((name for name in found.variants if name != SCALED), found.variants[0])
+    first = found.queries[0]
+    said = _of_growth(found, variant, first)
+    said += _of_narrowing(found, variant, first)
+    said += _of_control(found, variant, first)
+    said += _of_place(found, variant, first)
+    prediction = found.prediction_of(variant, first)
+    if prediction is not None:
+        said.append(_of_prediction(found, prediction))
+    relations = (found.relation_of(variant, first, measure) for measure in _NOUN)
+    return said + [_of_relation(relation) for relation in relations if relation is not None]
 
 
 def _of_growth(found: AttentionFindings, variant: str, queries: str) -> list[str]:
@@ -97,11 +114,13 @@ def _of_place(found: AttentionFindings, variant: str, queries: str) -> list[str]
     place = found.place_of(variant, queries)
     if place is None:
         return []
+    most = int(np.nanargmax(place.ratio.value))
     verdict = ("no more or less for sure than attention spread evenly", "more than if spread evenly", "less than if so")
     said = (
         f"under '{variant}' {place.late_inside:.1%} of what {QUERIES[queries]} gives the picture falls on the right "
         f"place, which takes {place.region:.1%} of it: {place.late.value:.2f} times its share"
-        f"{_interval(place.late, '.2f')}, {verdict[place.late.direction]}"
+        f"{_interval(place.late, '.2f')}, {verdict[place.late.direction]}; of all layers, most in layer "
+        f"{place.layers[most]}, {place.ratio.value[most]:.2f} times"
     )
     change = found.growth_of(variant, queries, "inside")
     if change is None or math.isnan(change.late.before):
@@ -159,8 +178,8 @@ def _of_relation(one: Relation) -> str:
         )
     former = "" if one.among == "all" else ", the one that does"
     return (
-        f"{start}; {pair}{former} has the greater growth of {noun} in {_pairs(one.order)}{halves}: "
-        + (verdict[one.order.direction])
+        f"{start}; {pair}{former} has the greater growth of {noun} in {_pairs(one.order)}: "
+        f"{verdict[one.order.direction]}{halves}"
     )
 
 

@@ -31,6 +31,13 @@ class Maps:
     values: FloatArray
     places: Places | None
 
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or len(self.values) != 2:
+            raise DataError(f"maps of a shape {self.values.shape} aren't of two sets of queries, by layer and token")
+        tokens = self.values.shape[-1]
+        if self.places is not None and (len(self.places), self.places.boxes.shape) != (tokens, (tokens, 4)):
+            raise DataError(f"places of {len(self.places)} vision tokens beside maps of {tokens}")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:

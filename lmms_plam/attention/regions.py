@@ -23,6 +23,10 @@ EVEN = 1.0
 """The ratio of attention that knows nothing of the region."""
 
 
+_LEAST = 1e-9
+"""A smaller share of a picture is none, and nothing can be divided by it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RightPlace:
     """A variant's attention inside the right region.
@@ -82,7 +86,7 @@ def right_place(
     settings = settings or Settings()
     inside, clusters = record.of("inside", variant, queries), record.clusters
     in_late = inside[:, record.columns(late)].mean(axis=1, keepdims=True)
-    region = np.where(record.region > 0, record.region, np.nan)[:, None]
+    region = np.where(record.region > _LEAST, record.region, np.nan)[:, None]
     told = np.isfinite(in_late) & np.isfinite(region)
     if not told.any():
         return None

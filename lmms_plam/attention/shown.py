@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmms_plam.attention.look import Maps, pack_maps, unpack_maps
+from lmms_plam.attention.places import Region
 from lmms_plam.errors import DataError
 from lmms_plam.files import write_text
 
@@ -39,8 +40,9 @@ class ShownDocument:
         question: its text.
         target: what is right.
         image: its first picture, a PIL image.
+        regions: the right places in it, as shares of its sides; empty where nobody knows them.
         answers: by variant.
-        maps: by variant, what each vision token gets.
+        maps: by variant, the reference first, what each vision token gets.
         neutral: by variant, the same when asked about the picture in general; empty where that wasn't asked.
     """
 
@@ -49,6 +51,7 @@ class ShownDocument:
     question: str
     target: str
     image: Image
+    regions: Sequence[Region]
     answers: Mapping[str, str]
     maps: Mapping[str, Maps]
     neutral: Mapping[str, Maps]
@@ -78,6 +81,7 @@ def write_shown(documents: Sequence[ShownDocument], folder: Path) -> None:
             "question": one.question,
             "target": one.target,
             "image": _encode(one.image),
+            "regions": [list(region) for region in one.regions],
             "answers": dict(one.answers),
             "maps": {name: pack_maps(maps) for name, maps in one.maps.items()},
             "neutral": {name: pack_maps(maps) for name, maps in one.neutral.items()},
@@ -96,20 +100,25 @@ def read_shown(folder: Path) -> list[ShownDocument]:
     path = folder / SHOWN
     try:
         return [_read(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} can't be read as documents to show: {error}") from error
 
 
 def _read(entry: Mapping[str, Any]) -> ShownDocument:
     from PIL import Image
 
+    if entry["change"] not in CHANGES:
+        raise ValueError(f"a document's change is one of {', '.join(CHANGES)}, not '{entry['change']}'")
+    if len(entry["maps"]) != 2:
+        raise ValueError(f"document {entry['doc_id']} has maps of {len(entry['maps'])} variants, not of two")
     return ShownDocument(
         doc_id=int(entry["doc_id"]),
         change=entry["change"],
         question=str(entry["question"]),
         target=str(entry["target"]),
         image=Image.open(io.BytesIO(base64.b64decode(entry["image"]))).convert("RGB"),
-        answers=entry["answers"],
+        regions=[(left, top, right, bottom) for left, top, right, bottom in entry["regions"]],
+        answers={str(name): str(answer) for name, answer in entry["answers"].items()},
         maps={name: unpack_maps(maps) for name, maps in entry["maps"].items()},
         neutral={name: unpack_maps(maps) for name, maps in entry["neutral"].items()},
     )

@@ -1,4 +1,4 @@
-"""Arguments that `plam compare` and `plam leaderboard` share, and how both print a table."""
+"""Arguments that commands share, and how they print a table."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lmms_plam.report.tables import Table
     from lmms_plam.runs.paired import Options
     from lmms_plam.scoring.audits import TaskAudit
+    from lmms_plam.stats.comparison import Settings
 
 _T = TypeVar("_T")
 
@@ -29,9 +30,7 @@ def stay_offline() -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of an inference."""
     parser.add_argument("--tasks", help="comma-separated tasks (default: all)")
-    parser.add_argument("--level", type=float, default=0.95, help="confidence level (0.95)")
-    parser.add_argument("--draws", type=int, default=10_000, help="bootstrap draws and random sign flips (10000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
+    add_settings(parser)
     parser.add_argument(
         "--intersection", action="store_true", help="use the documents that all runs were asked alike, and say how many"
     )
@@ -45,13 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print records for programs")
 
 
-def read_options(arguments: argparse.Namespace) -> Options:
-    """Turn the arguments into options.
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add level, draws and seed."""
+    parser.add_argument("--level", type=float, default=0.95, help="confidence level (0.95)")
+    parser.add_argument("--draws", type=int, default=10_000, help="random draws for intervals and p-values (10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """Turn level, draws and seed into settings.
 
     Raises:
-        DataError: a level, a number of draws or a file of clusters that can't be used.
+        DataError: one of them can't be used.
     """
-    from lmms_plam.runs.paired import Options
     from lmms_plam.stats.bootstrap import MOST_DRAWS
     from lmms_plam.stats.comparison import Settings
 
@@ -63,8 +68,20 @@ def read_options(arguments: argparse.Namespace) -> Options:
         )
     if arguments.seed < 0:
         raise DataError(f"--seed is 0 or more, not {arguments.seed}")
+    return Settings(arguments.level, arguments.draws, arguments.seed)
+
+
+def read_options(arguments: argparse.Namespace) -> Options:
+    """Turn the arguments into options.
+
+    Raises:
+        DataError: a level, a number of draws or a file of clusters that can't be used.
+    """
+    from lmms_plam.runs.paired import Options
+
+    settings = read_settings(arguments)
     clusters = dict(_read_clusters(entry) for entry in arguments.clusters)
-    return Options(Settings(arguments.level, arguments.draws, arguments.seed), clusters, arguments.intersection)
+    return Options(settings, clusters, arguments.intersection)
 
 
 def select_tasks(found: list[str], wanted: str | None, clusters: Iterable[str]) -> list[str]:

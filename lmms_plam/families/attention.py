@@ -15,7 +15,7 @@ from loguru import logger
 from PIL import Image
 from pydantic import Field
 
-from lmms_plam.attention.findings import findings
+from lmms_plam.attention.findings import main_findings
 from lmms_plam.attention.layouts import Size
 from lmms_plam.attention.look import Look, Maps, join, pack_maps, unpack_maps
 from lmms_plam.attention.places import Places, Region, in_shares
@@ -238,7 +238,7 @@ class AttentionProbe(FamilyTask):
         found = summarise(record, BASE, late)
         said = f"{self.plam.provenance.config.name}, {date.today().isoformat()}"
         write(self.options.task, said, record, found, shown, folder)
-        for line in findings(found):
+        for line in main_findings(found):
             logger.info(f"{self.options.task}: {line}")
         if found.without:
             logger.info(
@@ -305,6 +305,7 @@ class AttentionProbe(FamilyTask):
                         question=example.question,
                         target=example.target,
                         image=example.image,
+                        regions=self._regions(self.eval_docs[doc_id], example.image.size),
                         answers={name: str(answer) for name, answer in answers},
                         maps=both[""],
                         neutral=both[NEUTRAL],

@@ -9,13 +9,27 @@ from pathlib import Path
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { overflow-wrap: anywhere; } table { display: block; max-width: 100%; overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
 td.number { white-space: nowrap; } td.label { overflow-wrap: anywhere; min-width: 7rem; }
 td.text { white-space: normal; vertical-align: top; max-width: 24rem; overflow-wrap: anywhere; }
 .label { text-align: left; } .number { text-align: right; }
-ul { color: #555; } svg { max-width: 100%; height: auto; } footer { color: #777; margin-top: 2rem; }
+figure { margin: 0; } figcaption { font-size: 13px; line-height: 1.3; } details { margin: 1rem 0; }
+summary { cursor: pointer; } .question { white-space: pre-wrap; overflow-wrap: anywhere; }
+.curves, .maps, .legend { display: grid; gap: .75rem; margin: .5rem 0 1rem; }
+.curves { grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); max-width: 66rem; }
+.maps { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)); }
+.maps.wide, .legend { grid-template-columns: repeat(auto-fill, minmax(min(16rem, 100%), 1fr)); }
+.shown { display: flex; flex-wrap: wrap; gap: 0 1.5rem; margin: .5rem 0; } .shown figure { flex: 0 1 20rem; }
+.shown > div { flex: 1 1 16rem; min-width: 0; }
+.shown p { margin-top: 0; } .whole, .map { outline: 1px solid #ccc; }
+.whole, .maps img { display: block; width: 100%; } .legend img { height: 12px; width: 100%; max-width: 240px; }
+.map { background: var(--ground) 0 0 / 100% 100%; print-color-adjust: exact; }
+section { border-top: 1px solid #ddd; }
+ul { color: #555; } ul.found { color: inherit; } .found li { margin: .3rem 0; }
+svg { max-width: 100%; height: auto; } footer { color: #777; margin-top: 2rem; }
 """
 
 
@@ -30,7 +44,8 @@ def page(title: str, fragments: Sequence[str], how: str = "", about: str = "") -
     """
     footer = "; ".join(part for part in (about, f"made by lmms-plam {version('lmms-plam')}", how) if part)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{html.escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
         + "\n".join(fragments)
         + f"\n<footer>{html.escape(footer)}</footer>\n</body>\n</html>\n"
@@ -38,6 +53,10 @@ def page(title: str, fragments: Sequence[str], how: str = "", about: str = "") -
 
 
 def inline_svg(path: Path) -> str:
-    """Return an SVG file as a page holds it: without what stands before its element."""
-    svg = path.read_text(encoding="utf-8")
+    """Return an SVG file as a page holds it."""
+    return bare_svg(path.read_text(encoding="utf-8"))
+
+
+def bare_svg(svg: str) -> str:
+    """Return an SVG without what stands before its element."""
     return svg[svg.index("<svg") :]

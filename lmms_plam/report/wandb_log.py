@@ -1,18 +1,26 @@
-"""Probes, comparisons and searches in Weights & Biases: charts, numbers in the summary, tables, files."""
+"""Probes, comparisons, searches and attention in Weights & Biases: charts, numbers in the summary, tables, files."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmms_plam.attention.findings import findings
+from lmms_plam.attention.record import MEASURES, AttentionRecord
+from lmms_plam.attention.shown import read_shown
+from lmms_plam.attention.summary import AttentionFindings
 from lmms_plam.probes.record import Probe
 from lmms_plam.probes.visibility import Visibility
+from lmms_plam.report.attention_curves import curve_files
+from lmms_plam.report.attention_maps import document_layers
 from lmms_plam.report.audit import audit_records, audit_sentences, audit_warnings
 from lmms_plam.report.comparison import FOREST, records
 from lmms_plam.report.curve import PICTURES
 from lmms_plam.report.heatmap import SURFACE
+from lmms_plam.report.overlays import overlay, strip
 from lmms_plam.report.pictures import picture
 from lmms_plam.report.search import ABLATION, numbers
 from lmms_plam.report.sweep import SWEEP
@@ -90,6 +98,54 @@ def log_visibility(run: Any, task: str, found: Visibility, numbers: Mapping[str,
         run.summary[f"{task}/{name}"] = value
     run.log({f"{task}/picture": wandb.Image(str(folder / VISIBILITY[0]))})
     _log_files(run, task, "visibility", folder, record)
+
+
+def log_attention(run: Any, task: str, record: AttentionRecord, found: AttentionFindings, folder: Path) -> None:
+    """Log attention to a W&B run that is under way, online or offline.
+
+    It logs each measure with the layer as its step, under every variant and minus the reference with its band
+    (`TASK/attention/QUERIES/MEASURE/VARIANT`, `.../VARIANT/difference`, `low`, `high`), the curves (`TASK/curves/...`),
+    the maps over pictures (`TASK/maps/DOCUMENT`), each variant's headline (`TASK/VARIANT/difference` and so on) and the
+    findings in the summary, and the folder's files as an artifact of type `attention`.
+
+    Args:
+        run: `wandb.run`.
+        task: its name.
+        record: what was read.
+        found: what it tells.
+        folder: holds record, shown.json, curves and page.
+    """
+    import wandb
+
+    step = f"{task}/attention/layer"
+    run.define_metric(step, hidden=True)
+    run.define_metric(f"{task}/attention/*", step_metric=step)
+    for place, layer in enumerate(record.layers.tolist()):
+        values: dict[str, float] = {}
+        for one in found.growth:
+            name = f"{task}/attention/{one.queries}/{one.measure}"
+            change = one.difference
+            values |= {f"{name}/{one.reference}": one.before[place], f"{name}/{one.variant}": one.after[place]}
+            for what, by_layer in (("difference", change.value), ("low", change.low), ("high", change.high)):
+                values[f"{name}/{one.variant}/{what}"] = by_layer[place]
+        run.log({step: layer, **{name: float(value) for name, value in values.items() if math.isfinite(value)}})
+    headline = found.to_dict()["headline"]
+    for variant, told in headline.items():
+        for name, value in told.items():
+            if name != "variant":
+                run.summary[f"{task}/{variant}/{name}"] = value
+    run.summary[f"{task}/findings"] = findings(found)
+    for measure in MEASURES:
+        drawn = folder / curve_files(measure)[0]
+        if drawn.exists():
+            run.log({f"{task}/curves/{measure}": wandb.Image(str(drawn))})
+    for document in read_shown(folder):
+        layers = [overlay(document, layer) for layer in document_layers(record, found, document)]
+        painted = [one for one in layers if one is not None]
+        if painted:
+            image = wandb.Image(strip(document, painted), caption=f"{document.change}: {document.question}")
+            run.log({f"{task}/maps/{document.doc_id}": image})
+    _log_files(run, task, "attention", folder, {"headline": headline})
 
 
 def log_comparison(run: Any, results: Sequence[Result], changes: Changes, folder: Path) -> None:
@@ -240,7 +296,3 @@ def _answers(wandb: Any, matrix: ScoreMatrix, examples: Sequence[Example]) -> An
         answers = matrix.answers[row_of[example.doc_id], columns]
         table.add_data(example.doc_id, _image(example), example.question, example.target, *answers)
     return table
-
-
-def log_attention(run: Any, task: str, record: Any, found: Any, folder: Path) -> None:
-    """Log attention."""
