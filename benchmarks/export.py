@@ -8,9 +8,8 @@ afterwards: the VLM, and one of the same form whose decoder serves as the base L
 * `load and save`: from_pretrained of the VLM, the same merge in memory, save_pretrained;
 * `mergekit`: `mergekit-yaml`, linear over the same tensors; it takes VLMs on both sides. Left out without --mergekit.
 
-All are measured in turns and the fastest of each kept. Memory is the process's peak (VmHWM), and for `plam` also what it
-takes beyond the code that it has loaded. Every output is compared with `plam`'s: of `load and save` all tensors, of
-mergekit the number of tensors that differ.
+All are measured in turns and the fastest of each kept. Memory is the process's peak, and for `plam` also what it takes
+beyond the code that it has loaded: torch's alone is half a gigabyte. All other outputs are compared with `plam`'s.
 
 Linux only (/proc). Run: python benchmarks/export.py [--folder DIR] [--mergekit PATH/OF/mergekit-yaml]
 """
@@ -54,6 +53,8 @@ def write_checkpoint(folder: Path, layers: int, seed: int) -> None:
         "model_type": "qwen2_5_vl",
         "torch_dtype": "bfloat16",
         "num_hidden_layers": layers,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
         "rope_scaling": ROPE,
         "vision_config": VISION,
         **TEXT,
@@ -226,22 +227,23 @@ def run(parent: str | None, layers: int, repeats: int, mergekit: str | None) -> 
                 found[way].append(measured(command))
                 seconds = found[way][-1]["seconds"]
                 print(f"  turn {turn + 1}, {way}: {seconds:.2f} s", file=sys.stderr, flush=True)
-                if way not in ("cp", "plam"):
-                    if turn == 0:
-                        differ, of = differing(folder / "plam", out)
-                        shards = len(list(out.glob("*.safetensors")))
-                        print(f"{way}: {differ} of {of} tensors differ from plam's; {shards} shards")
+                if turn == 0 and way not in ("cp", "plam"):
+                    command = [*ours, "compare", str(folder / "plam"), str(out)]
+                    differ, of = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+                    shards = len(list(out.glob("*.safetensors")))
+                    print(f"{way}: {differ} of {of} tensors differ from plam's; {shards} shards", flush=True)
+                if way == "plam":
+                    merged = json.loads((out / "plam.json").read_text())["merged"]
+                if turn > 0 or way != "plam":
                     shutil.rmtree(out)
+            shutil.rmtree(folder / "plam", ignore_errors=True)
         best = {way: min(runs, key=lambda one: one["seconds"]) for way, runs in found.items()}
-        merged = sum(
-            entry["rows"][0][1] > 0 for entry in json.loads((folder / "plam" / "plam.json").read_text())["merged"]
-        )
-        print(f"{merged} tensors merged")
+        print(f"{len(merged)} tensors merged")
         for way, one in best.items():
             print(
                 f"{way}: {one['seconds']:.2f} s, {one['seconds'] / best['cp']['seconds']:.2f} times cp's, "
-                f"{one['seconds'] / best['plam']['seconds']:.2f} times plam's; peak memory {one['peak'] / 1e6:,.0f} MB, "
-                f"{one['peak'] / size:.1%} of the checkpoint"
+                f"{one['seconds'] / best['plam']['seconds']:.2f} times plam's; peak memory "
+                f"{one['peak'] / 1e6:,.0f} MB, {one['peak'] / size:.1%} of the checkpoint"
             )
         plams = best["plam"]
         print(
@@ -252,7 +254,7 @@ def run(parent: str | None, layers: int, repeats: int, mergekit: str | None) -> 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", help="where the temporary folder goes, with room for five checkpoints")
+    parser.add_argument("--folder", help="where the temporary folder goes, with room for four checkpoints")
     parser.add_argument("--layers", type=int, default=28, help="decoder layers, 0.155 GB each (28)")
     parser.add_argument("--repeats", type=int, default=3, help="turns (3)")
     parser.add_argument("--mergekit", help="path of mergekit-yaml, in an environment of its own")
@@ -266,4 +268,4 @@ if __name__ == "__main__":
         if what == "write":
             write_checkpoint(Path(paths[0]), arguments.layers, arguments.seed)
         else:
-            print(json.dumps({"plam": plam, "load": load_and_save}[what](*map(Path, paths))))
+            print(json.dumps({"plam": plam, "load": load_and_save, "compare": differing}[what](*map(Path, paths))))

@@ -151,7 +151,7 @@ def write_export(plan: ExportPlan, vlm: Checkpoint, base_lm: Checkpoint, place: 
         if name not in place.done:
             made: Digests = {}
             with replacing(place.folder / name) as target:
-                pieces = replacements(plan, name, vlm, base_lm, made)
+                pieces = list(replacements(plan, name, vlm, base_lm, made))
                 copy_replacing(vlm.place.require(name), target, pieces, advance)
             place.finish(name, made)
         digests |= place.done[name]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from threading import Event
 
 import torch
 from torch import Tensor
 
 _BLOCK = 1 << 22
-_AT_ONCE = 1 << 26
-"""Bytes: of a copy through memory, and of one that the system makes by itself between two looks at the clock."""
+"""Bytes of a piece: little enough that copying and computing, which write to one file, don't wait for each other."""
 
 _NO_SUCH_COPY = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
 
@@ -39,23 +40,34 @@ class Replacement:
     make: Callable[[], Tensor]
 
 
-def copy_replacing(source: Path, target: Path, replacements: Iterable[Replacement], advance: Advance) -> None:
-    """Write a copy of a file, with ranges of it replaced; what stays is copied by the system where it can.
+def copy_replacing(source: Path, target: Path, replacements: Sequence[Replacement], advance: Advance) -> None:
+    """Write a copy of a file, with ranges of it replaced; what stays is copied beside, by the system where it can.
 
     Args:
         source: the file.
         target: where the copy goes.
         replacements: in the order of the file, without overlaps.
-        advance: is told of the bytes written.
+        advance: is told of the bytes written, by two threads.
     """
-    with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
-        done = 0
-        for one in replacements:
-            _copy(old, new, done, one.start, advance)
-            _write(new, _octets(one.make()))
-            advance(one.stop - one.start)
-            done = one.stop
-        _copy(old, new, done, source.stat().st_size, advance)
+    size = source.stat().st_size
+    rest = list(between(((one.start, one.stop) for one in replacements), size))
+    ended = Event()
+    with (
+        source.open("rb", buffering=0) as old,
+        target.open("wb", buffering=0) as new,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        new.truncate(size)
+        copied = beside.submit(_copy, old, new, rest, advance, ended)
+        try:
+            for one in replacements:
+                _write(new, _octets(one.make()), one.start)
+                advance(one.stop - one.start)
+                if copied.done():
+                    copied.result()  # a full disk, before more is computed for it
+            copied.result()
+        finally:
+            ended.set()
 
 
 def first_difference(one: Path, other: Path, ranges: Iterable[tuple[int, int]], advance: Advance) -> int | None:
@@ -100,41 +112,50 @@ def _octets(tensor: Tensor) -> memoryview:
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def _copy(old: BinaryIO, new: BinaryIO, start: int, stop: int, advance: Advance) -> None:
-    """Append bytes start to stop of one file to another."""
+def _copy(old: FileIO, new: FileIO, ranges: Iterable[tuple[int, int]], advance: Advance, ended: Event) -> None:
+    """Copy ranges of bytes to the same places of another file."""
     by_system = hasattr(os, "copy_file_range")
-    while start < stop:
-        count = 0
-        if by_system:
-            try:
-                count = os.copy_file_range(old.fileno(), new.fileno(), min(stop - start, _AT_ONCE), start)
-            except OSError as error:  # between file systems, say
-                if error.errno not in _NO_SUCH_COPY:
-                    raise
-            by_system = count > 0
-        if not by_system:
-            block = _read(old, start, min(stop - start, _BLOCK))
-            count = len(block)
-            if not count:
-                raise OSError(errno.EIO, "ends before it should", old.name)
-            _write(new, memoryview(block))
-        start += count
-        advance(count)
+    for at, stop in ranges:
+        while at < stop and not ended.is_set():
+            count = 0
+            if by_system:
+                count = _copy_by_system(old, new, at, min(stop - at, _BLOCK))
+                by_system = count > 0
+            if not by_system:
+                block = _read(old, at, min(stop - at, _BLOCK))
+                count = len(block)
+                if not count:
+                    raise OSError(errno.EIO, "ends before it should", old.name)
+                _write(new, memoryview(block), at)
+            at += count
+            advance(count)
 
 
-def _read(file: BinaryIO, start: int, count: int) -> bytes:
+def _copy_by_system(old: FileIO, new: FileIO, at: int, count: int) -> int:
+    """Return how many bytes were copied; none where the system can't, as between some file systems."""
+    try:
+        return os.copy_file_range(old.fileno(), new.fileno(), count, at, at)
+    except OSError as error:
+        if error.errno in _NO_SUCH_COPY:
+            return 0
+        raise
+
+
+def _read(file: FileIO, at: int, count: int) -> bytes:
     """Read so many bytes, fewer only at the file's end."""
     parts = []
     while count:
-        part = os.pread(file.fileno(), count, start)
+        part = os.pread(file.fileno(), count, at)
         if not part:
             break
         parts.append(part)
-        start += len(part)
+        at += len(part)
         count -= len(part)
     return b"".join(parts)
 
 
-def _write(file: BinaryIO, content: memoryview) -> None:
+def _write(file: FileIO, content: memoryview, at: int) -> None:
     while content:
-        content = content[file.write(content) :]
+        count = os.pwrite(file.fileno(), content, at)
+        content = content[count:]
+        at += count
