@@ -27,6 +27,8 @@ class _Cached(ModelFiles):
 
     def find(self, name: str) -> Path | None:
         if self.commit is not None and name.endswith(WEIGHT_SUFFIXES) and not (self.folder / name).is_file():
+            if (self.folder / f"{name}.index.json").is_file():
+                return None  # in shards, as far as can be told without asking for it
             raise NotHere(f"{name} of '{self.reference}' isn't in the cache, and isn't fetched for a look alone")
         return super().find(name)
 
