@@ -37,7 +37,8 @@ def our_answers(limit: int, output: Path) -> list[str]:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (file,) = output.rglob("*_samples_plam_digits.jsonl")
     samples = [json.loads(line) for line in file.read_text().splitlines()]
-    return [sample["filtered_resps"][0] for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
+    told = {sample["doc_id"]: sample["filtered_resps"] for sample in samples}
+    return [answer if isinstance(answer, str) else answer[0] for _, answer in sorted(told.items())]
 
 
 def questions(limit: int) -> list[dict[str, str]]:
