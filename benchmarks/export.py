@@ -8,8 +8,9 @@ afterwards: the VLM, and one of the same form whose decoder serves as the base L
 * `load and save`: from_pretrained of the VLM, the same merge in memory, save_pretrained;
 * `mergekit`: `mergekit-yaml`, linear over the same tensors; it takes VLMs on both sides. Left out without --mergekit.
 
-All are measured in turns and the fastest of each kept. Memory is the process's peak, and for `plam` also what it takes
-beyond the code that it has loaded: torch's alone is half a gigabyte. All other outputs are compared with `plam`'s.
+All are measured in turns and the fastest of each kept, CPU seconds beside, for busy machines. Memory is the process's
+peak, and for `plam` also what it takes beyond the code that it has loaded: torch's alone is half a gigabyte. The other
+outputs are compared with `plam`'s.
 
 Linux only (/proc). Run: python benchmarks/export.py [--folder DIR] [--mergekit PATH/OF/mergekit-yaml]
 """
@@ -154,7 +155,7 @@ def load_and_save(vlm: Path, base: Path, out: Path) -> dict[str, float]:
 
 
 def measured(command: list[str], variables: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run a process to its end: seconds, its peak memory as the kernel counts it, and what it prints last."""
+    """Run a process to its end: seconds, CPU seconds, peak memory as the kernel counts it, and what it prints last."""
     begin = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables
@@ -167,7 +168,8 @@ def measured(command: list[str], variables: dict[str, str] | None = None) -> dic
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{output[-3000:]}")
     lines = [line for line in output.splitlines() if line.startswith("{")]
-    return {"seconds": seconds, "peak": usage.ru_maxrss * 1024, **(json.loads(lines[-1]) if lines else {})}
+    told = {"seconds": seconds, "CPU seconds": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss * 1024}
+    return told | (json.loads(lines[-1]) if lines else {})
 
 
 def differing(ours: Path, theirs: Path) -> tuple[int, int]:
@@ -240,10 +242,11 @@ def run(parent: str | None, layers: int, repeats: int, mergekit: str | None) -> 
         best = {way: min(runs, key=lambda one: one["seconds"]) for way, runs in found.items()}
         print(f"{len(merged)} tensors merged")
         for way, one in best.items():
+            of_cp, of_plam = (one["seconds"] / best[other]["seconds"] for other in ("cp", "plam"))
             print(
-                f"{way}: {one['seconds']:.2f} s, {one['seconds'] / best['cp']['seconds']:.2f} times cp's, "
-                f"{one['seconds'] / best['plam']['seconds']:.2f} times plam's; peak memory "
-                f"{one['peak'] / 1e6:,.0f} MB, {one['peak'] / size:.1%} of the checkpoint"
+                f"{way}: {one['seconds']:.2f} s ({one['CPU seconds']:.2f} of the CPU), {of_cp:.2f} times cp's, "
+                f"{of_plam:.2f} times plam's; peak memory {one['peak'] / 1e6:,.0f} MB, {one['peak'] / size:.1%} of "
+                "the checkpoint"
             )
         plams = best["plam"]
         print(
