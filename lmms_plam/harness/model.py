@@ -28,12 +28,13 @@ from lmms_plam.harness.provenance import describe
 from lmms_plam.merge import (
     BASE,
     Checkpoint,
-    Donor,
+    Donors,
     Kept,
     MergeReport,
     by_layer,
     check_probed,
     digest_all,
+    digest_read,
     digest_tensors,
     lazy_layers,
     merge_into,
@@ -109,7 +110,7 @@ class Plam(lmms):
             for warning in merge.warnings:
                 logger.warning(f"{settings.name}: {warning}")
         self._merge = merge
-        self._donor: Donor | None = None
+        self._donors: Donors | None = None
         self._kept: Kept | None = None
         self._planned: dict[str, WeightSet] = {}
         self._digests: dict[str, str] = {}
@@ -198,17 +199,17 @@ class Plam(lmms):
         settings = self.provenance.config
         if self._base_lm is None:
             raise ConfigError(f"{settings.name}: no base_lm, so there is nothing to merge")
-        if self._donor is None or self._kept is None:
-            self._donor = Donor(self._base_lm, next(self.model.parameters()).device)
+        if self._donors is None or self._kept is None:
+            self._donors = Donors(self._base_lm, next(self.model.parameters()).device)
             self._kept = Kept(self.engine.memory_budget // 2)
             self.engine.memory_budget -= self._kept.budget
         untouched = self._untouched if self._merge is not None else {}
         with self._base_lm:
-            found = lazy_layers(self.model, self._base_lm, self._donor, recipes, untouched, self._kept)
-            read = self._donor.digest({key for lazy in found.values() for key in lazy.sources})
+            found = lazy_layers(self.model, self._base_lm, self._donors, recipes, untouched, self._kept)
+            read = digest_read(found.values())
         for name, lazy in found.items():
             self._planned[name] = WeightSet(name, lazy, lazy.keys_by_layer)
-            own = {"untouched": self.provenance.vlm_weights, "base_lm": read, "recipe": repr(lazy.keys_by_layer)}
+            own = {"untouched": self.provenance.vlm_weights, "read": read, "recipe": repr(lazy.keys_by_layer)}
             self._digests[name] = digest_all(own)
 
     def _weights(self, name: str) -> WeightSet:

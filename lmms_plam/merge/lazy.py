@@ -1,13 +1,14 @@
 """Weights of many recipes, computed a layer at a time when asked for, so that they never lie in memory together.
 
-What is kept is the base LM's tensors that the recipes need, each read once, and as many computed layers as a budget in
-bytes allows.
+What is kept is the tensors of base LM and ancestors that the recipes need, each read once, and as many computed layers
+as a budget in bytes allows.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from lmms_plam.errors import UnsupportedError, about
 from lmms_plam.merge.apply import merge_tensor
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.digests import digest_all, digest_tensors
+from lmms_plam.merge.further import Further, FurtherFiles, Source
 from lmms_plam.merge.names import parse_name
 from lmms_plam.merge.plan import MergedTensor, plan_merge
+from lmms_plam.merge.shards import StoredTensor
 
 _LAYERS_ALONE = "; the module layer_norms has the norms of the layers alone"
 
@@ -26,15 +29,19 @@ LayerTensors = Mapping[str, Tensor]
 """A decoder layer's tensors by parameter name within the layer."""
 
 
+class _Described(Source, Protocol):
+    def describe(self, key: str) -> StoredTensor: ...
+
+
 class Donor:
-    """The base LM's tensors, each read when it is first needed, and kept.
+    """A source's tensors, each read when it is first needed, and kept.
 
     Args:
-        source: the base LM's checkpoint.
+        source: the base LM's checkpoint, an ancestor's, or a Fisher file.
         device: where they are kept.
     """
 
-    def __init__(self, source: Checkpoint, device: torch.device):
+    def __init__(self, source: _Described, device: torch.device):
         self._source = source
         self._device = device
         self._held: dict[str, Tensor] = {}
@@ -51,6 +58,34 @@ class Donor:
         """Digest tensors, bit for bit; they are read for it."""
         whole = {key: self.rows(key, 0, self._source.describe(key).shape[0]) for key in keys}
         return digest_all(digest_tensors(whole))
+
+
+class Donors:
+    """The base LM's tensors, and those of whatever else recipes name, each source opened once.
+
+    Args:
+        base_lm: the base LM's checkpoint.
+        device: where tensors are kept.
+    """
+
+    def __init__(self, base_lm: Checkpoint, device: torch.device):
+        self.base_lm = Donor(base_lm, device)
+        self._device = device
+        self._further: dict[Hashable, tuple[FurtherFiles, Further[Donor, Donor]]] = {}
+
+    def further(self, recipe: MergeRecipe) -> tuple[FurtherFiles, Further[Donor, Donor]]:
+        """Return what else a recipe reads: its files, and their tensors as they are read and kept.
+
+        Raises:
+            ConfigError, CheckpointError: as `FurtherFiles.of`.
+        """
+        names = recipe.ancestor, recipe.ancestor_revision, recipe.fisher
+        if names not in self._further:
+            files = FurtherFiles.of(recipe)
+            ancestor = Donor(files.ancestor, self._device) if files.ancestor else None
+            fisher = Donor(files.fisher, self._device) if files.fisher else None
+            self._further[names] = files, Further(ancestor, fisher)
+        return self._further[names]
 
 
 class Kept:
@@ -87,11 +122,11 @@ class LazyLayers(Mapping[int, LayerTensors]):
         merged: by layer, the tensors to merge.
         untouched: the VLM's own tensors by parameter name.
         donor: the base LM's.
+        further: what else the recipe's method reads.
         kept: computed layers of all recipes.
 
     Attributes:
         keys_by_layer: by layer, what tells its tensors from those of recipes that merge it otherwise.
-        sources: keys of the base LM's tensors that it takes.
     """
 
     def __init__(
@@ -99,25 +134,38 @@ class LazyLayers(Mapping[int, LayerTensors]):
         merged: Mapping[int, Mapping[str, MergedTensor]],
         untouched: Mapping[str, Tensor],
         donor: Donor,
+        further: Further[Donor, Donor],
         kept: Kept,
     ):
         self._merged = merged
         self._untouched = untouched
         self._donor = donor
+        self._further = further
         self._kept = kept
         self.keys_by_layer: dict[int, Hashable] = {
-            layer: (layer, *((name, one.coefficients, one.rows) for name, one in own.items()))
+            layer: (layer, *((name, one.coefficients, one.rows, one.way) for name, one in own.items()))
             for layer, own in merged.items()
         }
 
-        self.sources = sorted({one.source for own in merged.values() for one in own.values() if one.source is not None})
+    def reads(self) -> Iterator[tuple[Donor, str]]:
+        """Name the tensors that it takes, by whose they are and their key."""
+        for one in (one for own in self._merged.values() for one in own.values()):
+            if one.source is not None:
+                yield self._donor, one.source
+            if one.ancestor is not None:
+                yield self._further.ancestor or self._donor, one.ancestor
+            for key in one.information:
+                assert self._further.fisher is not None
+                yield self._further.fisher, key
 
     def __getitem__(self, layer: int) -> LayerTensors:
         key = self.keys_by_layer[layer]
         found = self._kept.get(key)
         if found is None:
             own = self._merged[layer].items()
-            found = {name: merge_tensor(self._untouched[one.name], self._donor, one) for name, one in own}
+            found = {
+                name: merge_tensor(self._untouched[one.name], self._donor, one, self._further) for name, one in own
+            }
             self._kept.put(key, found)
         return found
 
@@ -131,7 +179,7 @@ class LazyLayers(Mapping[int, LayerTensors]):
 def lazy_layers(
     model: nn.Module,
     base_lm: Checkpoint,
-    donor: Donor,
+    donors: Donors,
     recipes: Mapping[str, MergeRecipe],
     untouched: Mapping[str, Tensor],
     kept: Kept,
@@ -141,7 +189,7 @@ def lazy_layers(
     Args:
         model: the loaded VLM, merged or not.
         base_lm: the base LM.
-        donor: its tensors.
+        donors: its tensors, and those of the recipes' ancestors.
         recipes: by name.
         untouched: the VLM's tensors before a merge that was made in place, by parameter name; others are the model's.
         kept: computed layers.
@@ -158,7 +206,8 @@ def lazy_layers(
     for name, recipe in recipes.items():
         with about(f"recipe {name}"):
             layers: dict[int, dict[str, MergedTensor]] = {}
-            for tensor in plan_merge(model, base_lm, recipe).merged:
+            further, held = donors.further(recipe)
+            for tensor in plan_merge(model, base_lm, recipe, None, further).merged:
                 place = parse_name(tensor.name)
                 if place is None or place.layer is None:
                     raise UnsupportedError(
@@ -166,8 +215,17 @@ def lazy_layers(
                         f"{_LAYERS_ALONE if place is not None and place.modules == {'norms'} else ''}"
                     )
                 layers.setdefault(place.layer, {})[place.suffix] = tensor
-            found[name] = LazyLayers(layers, {**own, **untouched}, donor, kept)
+            found[name] = LazyLayers(layers, {**own, **untouched}, donors.base_lm, held, kept)
     return found
+
+
+def digest_read(recipes: Iterable[LazyLayers]) -> str:
+    """Digest all that recipes read of other models, bit for bit, in whatever order; it is read for it."""
+    keys: dict[Donor, set[str]] = {}
+    for recipe in recipes:
+        for donor, key in recipe.reads():
+            keys.setdefault(donor, set()).add(key)
+    return digest_all({donor.reference: donor.digest(own) for donor, own in keys.items()})
 
 
 def _size(layer: LayerTensors) -> int:

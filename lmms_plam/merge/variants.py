@@ -16,6 +16,7 @@ from lmms_plam.errors import CheckpointError, UnsupportedError, about
 from lmms_plam.merge.apply import merge_tensor
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.digests import digest_tensors
+from lmms_plam.merge.further import FurtherFiles
 from lmms_plam.merge.names import DecoderTensor, decoder_tensors, parse_name
 from lmms_plam.merge.plan import MergePlan, plan_merge
 
@@ -77,14 +78,17 @@ def recipe_weights(
         MergeError, ConfigError: as `plan_merge`.
     """
     plans: dict[str, MergePlan] = {}
+    further: dict[str, FurtherFiles] = {}
     for name, recipe in recipes.items():
         with about(f"recipes.{name}"):
-            plans[name] = plan_merge(model, base_lm, recipe)
+            further[name] = FurtherFiles.of(recipe)
+            plans[name] = plan_merge(model, base_lm, recipe, None, further[name])
     asked = {tensor.name for plan in plans.values() for tensor in plan.merged}
     every = {**untouched, **untouched_tensors(model, vlm, asked - untouched.keys(), digests)}
     weights = {}
     for name, plan in plans.items():
-        own = {tensor.name: merge_tensor(every[tensor.name], base_lm, tensor) for tensor in plan.merged}
+        with further[name] as files:
+            own = {tensor.name: merge_tensor(every[tensor.name], base_lm, tensor, files) for tensor in plan.merged}
         weights[name] = by_layer(f"recipes.{name}", {**untouched, **own})
     return weights
 
