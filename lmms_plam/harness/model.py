@@ -38,8 +38,10 @@ from lmms_plam.merge import (
     digest_tensors,
     lazy_layers,
     merge_into,
+    plan_merge,
     read_vocabulary,
     recipe_weights,
+    sampled_lineage,
     untouched_tensors,
 )
 from lmms_plam.model import Variant, WeightSet
@@ -106,6 +108,7 @@ class Plam(lmms):
         if settings.merge is not None and self._base_lm is not None:
             by_token = "embeddings" in settings.merge.modules
             vocabulary = read_vocabulary(self._vlm.place) if by_token else None
+            self._tell_lineage(settings.merge)
             merge = merge_into(self.model, self._base_lm, settings.merge, vocabulary)
             for warning in merge.warnings:
                 logger.warning(f"{settings.name}: {warning}")
@@ -128,6 +131,14 @@ class Plam(lmms):
             f"{settings.name} through {self.backend_name}: {merge.summary() if merge else 'nothing merged'}; "
             f"weights {self.provenance.weights}, fingerprint {self.provenance.fingerprint}"
         )
+
+    def _tell_lineage(self, recipe: MergeRecipe) -> None:
+        """Say how far the VLM is from its base LM, before the two are merged."""
+        assert self._base_lm is not None
+        with self._base_lm:
+            found = sampled_lineage(self.model, self._base_lm, plan_merge(self.model, self._base_lm, recipe))
+        if found is not None:
+            (logger.warning if found.unrelated else logger.info)(f"lineage, from a few rows: {found.in_words()}")
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Plam:

@@ -8,6 +8,7 @@ from lmms_plam.merge.digests import digest_all, digest_tensors
 from lmms_plam.merge.further import Further, FurtherFiles
 from lmms_plam.merge.layers import check_probed, resolve_layers, resolve_start_layer
 from lmms_plam.merge.lazy import Donor, Donors, Kept, digest_read, lazy_layers
+from lmms_plam.merge.lineage import Lineage, lineage, sampled_lineage
 from lmms_plam.merge.plan import MergedTensor, MergePlan, Way, plan_merge
 from lmms_plam.merge.schedules import Coefficients
 from lmms_plam.merge.variants import BASE, by_layer, recipe_weights, untouched_tensors
@@ -22,6 +23,7 @@ __all__ = [
     "Further",
     "FurtherFiles",
     "Kept",
+    "Lineage",
     "MergePlan",
     "MergeReport",
     "MergedTensor",
@@ -32,6 +34,7 @@ __all__ = [
     "digest_read",
     "digest_tensors",
     "lazy_layers",
+    "lineage",
     "merge_into",
     "merged_tensors",
     "plan_merge",
@@ -39,5 +42,6 @@ __all__ = [
     "recipe_weights",
     "resolve_layers",
     "resolve_start_layer",
+    "sampled_lineage",
     "untouched_tensors",
 ]

@@ -17,7 +17,9 @@ from lmms_plam.merge.information import FisherFile
 class Source(Protocol):
     """Where rows of tensors come from: a checkpoint, or what was read of it before."""
 
-    reference: str
+    @property
+    def reference(self) -> str:
+        """What the model is called."""
 
     def rows(self, key: str, start: int, stop: int) -> Tensor:
         """Return rows start to stop (first dimension) of a tensor, in its stored dtype."""

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lmms_plam.errors import CheckpointError, ConfigError
+from lmms_plam.files import replacing
 from lmms_plam.merge.names import DecoderTensor
 from lmms_plam.merge.shards import SafetensorsShard, StoredTensor
 
@@ -35,16 +36,9 @@ def write_fisher(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         tensors: by `fisher_key`, in float32, at least 0.
         about: how they were estimated, as JSON can hold it.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(
-            {key: tensor.contiguous() for key, tensor in tensors.items()},
-            unfinished,
-            metadata={"format": FORMAT, "about": json.dumps(about)},
-        )
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    with replacing(path) as unfinished:
+        save_file(whole, unfinished, metadata={"format": FORMAT, "about": json.dumps(about)})
 
 
 class FisherFile:
