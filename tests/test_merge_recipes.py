@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_harness_runs import config_file
 from test_merge_apply import DEPTH, changed, qwen_lm, qwen_vlm, snapshot
 from test_merge_families import decoder_tail, in_file, load, read_folder, stored_bits, to_bits
 from transformers import AutoModelForCausalLM
 
 from lmms_plam.config import MergeRecipe, load_config
 from lmms_plam.errors import CheckpointError, ConfigError, MergeError
+from lmms_plam.harness.model import Plam
 from lmms_plam.merge import Checkpoint, Donors, FurtherFiles, Kept, lazy_layers, merge_into, merged_tensors, plan_merge
 from lmms_plam.merge.information import fisher_key, write_fisher
 from lmms_plam.merge.names import decoder_tensors
+from lmms_plam.model import Variant
 from lmms_plam.search.record import Recipe
 from lmms_plam.search.space import expand
 
@@ -355,3 +358,31 @@ def test_a_merge_whose_further_sources_are_not_given_is_refused(tmp_path):
         plan = plan_merge(model, source, against(tmp_path))
         with pytest.raises(MergeError, match="ties, whose further sources weren't opened"):
             list(merged_tensors(model, source, plan))
+
+
+def test_variants_that_differ_in_method_seed_or_an_ancestors_weights_are_told_apart_in_journals(pairs, tmp_path):
+    pair = pairs["qwen2_5_vl"]
+    ancestor = tmp_path / "ancestor"
+    shutil.copytree(pair.base_lm, ancestor)
+    ties = {"method": "ties", "density": 0.5, "ancestor": str(ancestor)}
+    own = {
+        "ties": ties,
+        "sparser": {**ties, "density": 0.3},
+        "dare": {**ties, "method": "dare_linear"},
+        "seeded": {**ties, "method": "dare_linear", "seed": 1},
+        "linear": {},
+    }
+
+    def identities():
+        model = Plam(config=str(config_file(pair, tmp_path)), device="cpu")
+        model.plan_recipes({name: recipe(start_layer=2, **fields) for name, fields in own.items()})
+        return {name: model.identify(Variant("x", weights=name)) for name in own}
+
+    first = identities()
+    assert len(set(first.values())) == len(own)
+    assert identities() == first
+    tensors = load_file(ancestor / "model.safetensors")
+    tensors["model.layers.3.self_attn.q_proj.weight"][0, 0] += 1
+    save_file(tensors, ancestor / "model.safetensors", metadata={"format": "pt"})
+    after = identities()
+    assert {name for name in own if after[name] != first[name]} >= {"ties", "sparser", "dare", "seeded"}

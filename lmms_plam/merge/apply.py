@@ -68,13 +68,7 @@ class MergeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as JSON can hold them; the way to merge stands once, not with every tensor."""
-        content = asdict(self)
-        for tensor in content["merged"]:
-            del tensor["way"]
-            for name in ("ancestor", "information"):
-                if not tensor[name]:
-                    del tensor[name]
-        return content
+        return {**asdict(self), "merged": tuple(tensor.to_dict() for tensor in self.merged)}
 
 
 def merge_into(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,12 @@ class MergedTensor:
     way: Way = Way()
     ancestor: str | None = None
     information: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a record of a merge says of each tensor: what the method reads, and not the method again."""
+        fields = asdict(self)
+        del fields["way"]
+        return {name: value for name, value in fields.items() if value or name not in ("ancestor", "information")}
 
 
 @dataclass(frozen=True, slots=True)
