@@ -89,6 +89,7 @@ class Engine:
         scope: QueryScope,
         ground: str | None,
         inputs: dict[str, Any],
+        reads: bool = False,
     ) -> FamilyResult:
         """Answer a batch of prompts with every variant.
 
@@ -98,6 +99,7 @@ class Engine:
             scope: from which queries a cut hides vision.
             ground: a weight set to put in place of the loaded weights first: what variants name is put over it.
             inputs: the backend's arguments for `model.generate`.
+            reads: whether attention to vision is read.
 
         Raises:
             UnsupportedError: pictures can't be hidden from this model either way.
@@ -105,7 +107,7 @@ class Engine:
         if ground is not None:
             over = [replace(one, weights=None if one.weights == ground else one.weights) for one in variants]
             with installed(self._weights(ground), find_decoder(self._model).by_index()):
-                return self.answer(task, over, scope, None, inputs)
+                return self.answer(task, over, scope, None, inputs, reads)
         options: dict[str, Any] = {
             "weights": [self._weights(name) for name in dict.fromkeys(one.weights for one in variants) if name],
             "query_scope": scope,
@@ -115,7 +117,9 @@ class Engine:
         proof = self.proofs.setdefault(task, Proof())
         if proof.way == "engine":
             try:
-                return generate_family(self._model, variants, inputs, memory_budget=self.memory_budget, **options)
+                return generate_family(
+                    self._model, variants, inputs, memory_budget=self.memory_budget, read_attention=reads, **options
+                )
             except UnsupportedError as error:  # these prompts, perhaps not the next ones
                 self._say(f"{error}; each variant runs by itself, which takes longer")
             except PlamError:

@@ -17,7 +17,7 @@ from loguru import logger
 from lmms_plam.config import DEFAULT_CONFIG, MergeRecipe, ModelConfig, folder_name, load_config
 from lmms_plam.errors import ConfigError, about
 from lmms_plam.harness import host
-from lmms_plam.harness.answering import Course, Endings, Taster, answer_families, is_family
+from lmms_plam.harness.answering import Course, Endings, Observed, Observer, Taster, answer_families, is_family
 from lmms_plam.harness.backends import backend_name, build_backend, check_batch_size, own_copies
 from lmms_plam.harness.engine import Engine, Proof
 from lmms_plam.harness.intercept import no_silent_failure
@@ -69,6 +69,8 @@ class Plam(lmms):
         proofs: by family task, how its variants were answered, and what was checked before.
         tasters: by family task, what looks at its first answer before more are asked for.
         endings: by family task, how its answers ended.
+        observers: by family task, what looks at attention while it is answered.
+        observed: by family task, what that kept.
         answered: by folder, the journal's entries that a family task has put into its matrix.
         failures: by task, why it has no result although others may.
     """
@@ -121,6 +123,8 @@ class Plam(lmms):
         self.proofs: dict[str, Proof] = {}
         self.tasters: dict[str, Taster] = {}
         self.endings: dict[str, Endings] = {}
+        self.observers: dict[str, Observer] = {}
+        self.observed: dict[str, Observed] = {}
         self.answered: dict[Path, set[Key]] = {}
         self.failures: dict[str, str] = {}
         self.provenance = describe(
@@ -271,6 +275,8 @@ class Plam(lmms):
                 self.tasters,
                 in_hand,
                 self.endings,
+                self.observers,
+                self.observed,
             )
         answers: dict[int, Any] = dict(zip(families, told, strict=True))
         plain = [index for index in range(len(requests)) if index not in answers]

@@ -9,6 +9,8 @@ from lmms_plam.model.family import MEMORY_BUDGET, FamilyResult, generate_family
 from lmms_plam.model.host import Decoder, find_decoder, vision_positions
 from lmms_plam.model.lanes import QueryScope
 from lmms_plam.model.masks import damaged, masked
+from lmms_plam.model.placing import place
+from lmms_plam.model.readout import Readout, VisionAttention
 from lmms_plam.model.reference import run_plainly
 from lmms_plam.model.selfcheck import EngineCheck, HidingCheck, check_engine, check_hiding
 from lmms_plam.model.variants import Variant, WeightSet, installed
@@ -20,7 +22,9 @@ __all__ = [
     "FamilyResult",
     "HidingCheck",
     "QueryScope",
+    "Readout",
     "Variant",
+    "VisionAttention",
     "WeightSet",
     "check_engine",
     "check_hiding",
@@ -29,6 +33,7 @@ __all__ = [
     "generate_family",
     "installed",
     "masked",
+    "place",
     "run_plainly",
     "vision_positions",
 ]
