@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from lmms_plam.merge import (
     Donors,
     Kept,
     MergeReport,
-    by_layer,
+    Parts,
     check_probed,
     digest_all,
     digest_read,
@@ -108,8 +108,7 @@ class Plam(lmms):
                 check_probed(recipe, vlm_weights)
         merge: MergeReport | None = None
         if settings.merge is not None and self._base_lm is not None:
-            by_token = "embeddings" in settings.merge.modules
-            vocabulary = read_vocabulary(self._vlm.place) if by_token else None
+            vocabulary = self._vocabulary_for([settings.merge])
             self._tell_lineage(settings.merge)
             merge = merge_into(self.model, self._base_lm, settings.merge, vocabulary)
             for warning in merge.warnings:
@@ -181,9 +180,8 @@ class Plam(lmms):
 
         Raises:
             ConfigError: nothing was merged.
-            UnsupportedError: more than decoder layers was merged.
         """
-        return WeightSet(BASE, by_layer("merge", self._untouched))
+        return _weight_set(BASE, Parts.of(self._untouched))
 
     @cached_property
     def other_weights(self) -> dict[str, WeightSet]:
@@ -191,16 +189,21 @@ class Plam(lmms):
 
         Raises:
             ConfigError: nothing was merged.
-            UnsupportedError: more than decoder layers was merged, or would be by a recipe.
         """
         weights = {BASE: self.base_weights}
         settings = self.provenance.config
         if settings.recipes and self._base_lm is not None:
             with self._vlm, self._base_lm:
                 found = recipe_weights(
-                    self.model, self._vlm, self._base_lm, self._untouched, self._loaded, settings.recipes
+                    self.model,
+                    self._vlm,
+                    self._base_lm,
+                    self._untouched,
+                    self._loaded,
+                    settings.recipes,
+                    self._vocabulary_for(settings.recipes.values()),
                 )
-            weights |= {name: WeightSet(name, layers) for name, layers in found.items()}
+            weights |= {name: _weight_set(name, parts) for name, parts in found.items()}
         return weights
 
     def plan_recipes(self, recipes: Mapping[str, MergeRecipe]) -> None:
@@ -208,7 +211,6 @@ class Plam(lmms):
 
         Raises:
             ConfigError: no base LM.
-            UnsupportedError: a recipe changes more than decoder layers.
             MergeError, CheckpointError: a base LM that doesn't fit, or can't be read.
         """
         settings = self.provenance.config
@@ -220,12 +222,17 @@ class Plam(lmms):
             self.engine.memory_budget -= self._kept.budget
         untouched = self._untouched if self._merge is not None else {}
         with self._base_lm:
-            found = lazy_layers(self.model, self._base_lm, self._donors, recipes, untouched, self._kept)
+            vocabulary = self._vocabulary_for(recipes.values())
+            found = lazy_layers(self.model, self._base_lm, self._donors, recipes, untouched, self._kept, vocabulary)
             read = digest_read(found.values())
         for name, lazy in found.items():
-            self._planned[name] = WeightSet(name, lazy, lazy.keys_by_layer)
-            own = {"untouched": self.provenance.vlm_weights, "read": read, "recipe": repr(lazy.keys_by_layer)}
+            self._planned[name] = WeightSet(name, lazy, lazy.keys_by_layer, lazy.outside)
+            own = {"untouched": self.provenance.vlm_weights, "read": read, "recipe": repr(lazy)}
             self._digests[name] = digest_all(own)
+
+    def _vocabulary_for(self, recipes: Iterable[MergeRecipe]) -> Mapping[str, int] | None:
+        """Return the VLM's row of each token, where recipes merge embeddings."""
+        return read_vocabulary(self._vlm.place) if any("embeddings" in one.modules for one in recipes) else None
 
     def _weights(self, name: str) -> WeightSet:
         if name == BASE:
@@ -249,8 +256,10 @@ class Plam(lmms):
         if variant.weights == BASE:
             return f"{variant.name}@{provenance.fingerprint_with(provenance.vlm_weights)}"
         if variant.weights not in self._digests:
-            layers = self.other_weights[variant.weights].layers
+            weights = self.other_weights[variant.weights]
+            layers = weights.layers
             tensors = {f"{layer}.{key}": value for layer, own in layers.items() for key, value in own.items()}
+            tensors |= weights.outside
             self._digests[variant.weights] = digest_all(digest_tensors(tensors) | {"merged": self.provenance.weights})
         return f"{variant.name}@{provenance.fingerprint_with(self._digests[variant.weights])}"
 
@@ -340,6 +349,10 @@ class Plam(lmms):
     def clean(self) -> None:
         """Free the weights, as the harness asks after the last request."""
         self.backend.clean()
+
+
+def _weight_set(name: str, parts: Parts[torch.Tensor]) -> WeightSet:
+    return WeightSet(name, parts.layers, outside=parts.outside)
 
 
 def require_merge(settings: ModelConfig) -> None:

@@ -124,7 +124,7 @@ def outline_model(settings: ModelConfig, *, fetch: bool = True) -> Outline:
         checkpoint = Checkpoint if fetch else _AtHand
         with checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
             for name, recipe in recipes.items():
-                by_token = name == "merge" and "embeddings" in recipe.modules  # as a run does
+                by_token = "embeddings" in recipe.modules
                 with about(name), suppress(_NotHere):
                     vocabulary = read_vocabulary(vlm.place) if by_token else None
                     with FurtherFiles.of(recipe, checkpoint) as further:

@@ -11,7 +11,7 @@ from lmms_plam.merge.lazy import Donor, Donors, Kept, digest_read, lazy_layers
 from lmms_plam.merge.lineage import Lineage, lineage, sampled_lineage
 from lmms_plam.merge.plan import MergedTensor, MergePlan, Way, plan_merge
 from lmms_plam.merge.schedules import Coefficients
-from lmms_plam.merge.variants import BASE, by_layer, recipe_weights, untouched_tensors
+from lmms_plam.merge.variants import BASE, Parts, recipe_weights, untouched_tensors
 from lmms_plam.merge.vocabulary import read_vocabulary
 
 __all__ = [
@@ -27,8 +27,8 @@ __all__ = [
     "MergePlan",
     "MergeReport",
     "MergedTensor",
+    "Parts",
     "Way",
-    "by_layer",
     "check_probed",
     "digest_all",
     "digest_read",

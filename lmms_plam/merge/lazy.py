@@ -7,23 +7,22 @@ as a budget in bytes allows.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lmms_plam.config import MergeRecipe
-from lmms_plam.errors import UnsupportedError, about
+from lmms_plam.errors import about
 from lmms_plam.merge.apply import merge_tensor
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.digests import digest_all, digest_tensors
 from lmms_plam.merge.further import Further, FurtherFiles, Source
-from lmms_plam.merge.names import parse_name
 from lmms_plam.merge.plan import MergedTensor, plan_merge
 from lmms_plam.merge.shards import StoredTensor
-
-_LAYERS_ALONE = "; the module layer_norms has the norms of the layers alone"
+from lmms_plam.merge.variants import Parts
 
 LayerTensors = Mapping[str, Tensor]
 """A decoder layer's tensors by parameter name within the layer."""
@@ -119,7 +118,7 @@ class LazyLayers(Mapping[int, LayerTensors]):
     """What a recipe puts in place of the untouched VLM's tensors, by decoder layer.
 
     Args:
-        merged: by layer, the tensors to merge.
+        merged: the tensors to merge.
         untouched: the VLM's own tensors by parameter name.
         donor: the base LM's.
         further: what else the recipe's method reads.
@@ -127,29 +126,31 @@ class LazyLayers(Mapping[int, LayerTensors]):
 
     Attributes:
         keys_by_layer: by layer, what tells its tensors from those of recipes that merge it otherwise.
+        outside: what it puts in place outside of the layers, by parameter name, computed when asked for as well.
     """
 
     def __init__(
         self,
-        merged: Mapping[int, Mapping[str, MergedTensor]],
+        merged: Parts[MergedTensor],
         untouched: Mapping[str, Tensor],
         donor: Donor,
         further: Further[Donor, Donor],
         kept: Kept,
     ):
-        self._merged = merged
+        self._merged = merged.layers
+        self.outside = _LazyTensors(merged.outside, self._merge, kept)
         self._untouched = untouched
         self._donor = donor
         self._further = further
         self._kept = kept
         self.keys_by_layer: dict[int, Hashable] = {
-            layer: (layer, *((name, one.coefficients, one.rows, one.way) for name, one in own.items()))
-            for layer, own in merged.items()
+            layer: (layer, *((name, *_told_apart(one)) for name, one in own.items()))
+            for layer, own in merged.layers.items()
         }
 
     def reads(self) -> Iterator[tuple[Donor, str]]:
         """Name the tensors that it takes, by whose they are and their key."""
-        for one in (one for own in self._merged.values() for one in own.values()):
+        for one in chain(self.outside.merged.values(), *(own.values() for own in self._merged.values())):
             if one.source is not None:
                 yield self._donor, one.source
             if one.ancestor is not None:
@@ -162,10 +163,7 @@ class LazyLayers(Mapping[int, LayerTensors]):
         key = self.keys_by_layer[layer]
         found = self._kept.get(key)
         if found is None:
-            own = self._merged[layer].items()
-            found = {
-                name: merge_tensor(self._untouched[one.name], self._donor, one, self._further) for name, one in own
-            }
+            found = {name: self._merge(one) for name, one in self._merged[layer].items()}
             self._kept.put(key, found)
         return found
 
@@ -175,6 +173,42 @@ class LazyLayers(Mapping[int, LayerTensors]):
     def __len__(self) -> int:
         return len(self._merged)
 
+    def __repr__(self) -> str:
+        """Say what it does to which tensor: what recipes of the same weights have in common."""
+        outside = {name: _told_apart(one) for name, one in self.outside.merged.items()}
+        return f"{self.keys_by_layer} {outside}"
+
+    def _merge(self, one: MergedTensor) -> Tensor:
+        return merge_tensor(self._untouched[one.name], self._donor, one, self._further)
+
+
+class _LazyTensors(Mapping[str, Tensor]):
+    """Merged tensors by parameter name, each computed when asked for."""
+
+    def __init__(self, merged: Mapping[str, MergedTensor], merge: Callable[[MergedTensor], Tensor], kept: Kept):
+        self.merged = merged
+        self._merge = merge
+        self._kept = kept
+
+    def __getitem__(self, name: str) -> Tensor:
+        one = self.merged[name]
+        key = name, *_told_apart(one)
+        found = self._kept.get(key)
+        if found is None:
+            found = {name: self._merge(one)}
+            self._kept.put(key, found)
+        return found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.merged)
+
+    def __len__(self) -> int:
+        return len(self.merged)
+
+
+def _told_apart(one: MergedTensor) -> tuple[Hashable, ...]:
+    return one.coefficients, one.rows, one.way
+
 
 def lazy_layers(
     model: nn.Module,
@@ -183,6 +217,7 @@ def lazy_layers(
     recipes: Mapping[str, MergeRecipe],
     untouched: Mapping[str, Tensor],
     kept: Kept,
+    vocabulary: Mapping[str, int] | None = None,
 ) -> dict[str, LazyLayers]:
     """Plan recipes against a VLM and a base LM; nothing of their weights is computed yet.
 
@@ -193,29 +228,22 @@ def lazy_layers(
         recipes: by name.
         untouched: the VLM's tensors before a merge that was made in place, by parameter name; others are the model's.
         kept: computed layers.
+        vocabulary: as in `plan_merge`.
 
     Returns:
         By name, what stands in for the untouched VLM's tensors.
 
     Raises:
-        ConfigError, MergeError, CheckpointError: as `plan_merge`, with the recipe's name.
-        UnsupportedError: also a recipe that merges something outside the decoder layers.
+        ConfigError, MergeError, CheckpointError, UnsupportedError: as `plan_merge`, with the recipe's name.
     """
     own = {name: parameter.detach() for name, parameter in model.named_parameters()}
     found = {}
     for name, recipe in recipes.items():
         with about(f"recipe {name}"):
-            layers: dict[int, dict[str, MergedTensor]] = {}
             further, held = donors.further(recipe)
-            for tensor in plan_merge(model, base_lm, recipe, None, further).merged:
-                place = parse_name(tensor.name)
-                if place is None or place.layer is None:
-                    raise UnsupportedError(
-                        f"it changes '{tensor.name}', which lies outside the decoder layers, so that nothing is shared"
-                        f"{_LAYERS_ALONE if place is not None and place.modules == {'norms'} else ''}"
-                    )
-                layers.setdefault(place.layer, {})[place.suffix] = tensor
-            found[name] = LazyLayers(layers, {**own, **untouched}, donors.base_lm, held, kept)
+            plan = plan_merge(model, base_lm, recipe, vocabulary, further)
+            merged = Parts.of({tensor.name: tensor for tensor in plan.merged})
+            found[name] = LazyLayers(merged, {**own, **untouched}, donors.base_lm, held, kept)
     return found
 
 

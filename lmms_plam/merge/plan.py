@@ -18,7 +18,7 @@ from lmms_plam.merge.further import FurtherFiles
 from lmms_plam.merge.geometry import check_geometry, read_config, text_config
 from lmms_plam.merge.information import FisherFile, fisher_key
 from lmms_plam.merge.layers import resolve_layers
-from lmms_plam.merge.names import DecoderTensor, decoder_tensors
+from lmms_plam.merge.names import DecoderTensor, decoder_tensors, parse_name
 from lmms_plam.merge.schedules import Coefficients, coefficients
 from lmms_plam.merge.shards import MERGEABLE_DTYPES
 from lmms_plam.merge.vocabulary import Rows, common_rows, read_vocabulary, shared_rows
@@ -117,6 +117,12 @@ class MergePlan:
     merged: tuple[MergedTensor, ...]
     kept: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def first_changed(self) -> int:
+        """The first decoder layer whose computation differs; 0 if anything outside of the layers is merged."""
+        places = (parse_name(tensor.name) for tensor in self.merged)
+        return 0 if any(place and place.layer is None for place in places) else self.layers.start
 
 
 def plan_merge(

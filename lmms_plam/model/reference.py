@@ -20,7 +20,7 @@ from lmms_plam.model.host import attention_silenced, find_decoder, vision_positi
 from lmms_plam.model.lanes import AUTHORS, QueryScope
 from lmms_plam.model.masks import damaged, masked
 from lmms_plam.model.support import setting
-from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed
+from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed_whole
 
 
 def run_plainly(
@@ -31,6 +31,7 @@ def run_plainly(
     weights: Sequence[WeightSet] = (),
     query_scope: QueryScope = "all",
     keep_logits: bool = False,
+    trunk: Any = None,
 ) -> FamilyResult:
     """Answer a batch of prompts with every variant, by one call of `model.generate` each.
 
@@ -41,6 +42,7 @@ def run_plainly(
         weights: the weight sets that variants name.
         query_scope: from which queries vision is hidden.
         keep_logits: also return the logits; for greedy decoding.
+        trunk: what `generate` returned of these prompts before; left out, the untouched model is asked first.
 
     Raises:
         UnsupportedError: a model whose vision tokens can't be hidden by masks; it is named.
@@ -56,7 +58,8 @@ def run_plainly(
     vision = vision_positions(model, input_ids, generate_kwargs)
     generate = type(model).generate
     kept = {"return_dict_in_generate": True, "output_logits": True} if keep_logits else {}
-    trunk = generate(model, **generate_kwargs, **kept)
+    if trunk is None:
+        trunk = generate(model, **generate_kwargs, **kept)
     tokens, logits = [], []
     for variant in variants:
         output, hidden = trunk, variant.hidden(decoder.depth)
@@ -64,7 +67,7 @@ def run_plainly(
         if hidden or silent or variant.weights is not None:
             chosen = sets[variant.weights] if variant.weights is not None else None
             with (
-                installed(chosen, decoder.by_index()),
+                installed_whole(chosen, model, decoder.by_index()),
                 _hiding(model, vision, hidden, query_scope),
                 attention_silenced(decoder, dict.fromkeys(silent, slice(None))),
             ):

@@ -47,6 +47,11 @@ class Candidate:
         """Whether the base LM has a part in it, or it is the VLM scaled, its own change where the method adds such."""
         return "merge" if self.recipe.has_base_lm else "scaled"
 
+    @property
+    def first_changed(self) -> int:
+        """The first decoder layer whose computation may differ: 0 with modules that lie outside of the layers."""
+        return 0 if {"embeddings", "norms"} & set(self.recipe.modules) else int(self.recipe.start_layer)
+
 
 def expand(
     space: Any,
