@@ -236,8 +236,8 @@ class ModelConfig(_Frozen):
         search: options of recipe searches (`space`, `start_layers`, `racing`, ...); see
             lmms_plam.families.search.SearchOptions.
         family_memory: GiB that the variants of probes, comparisons and searches may take together beyond an ordinary
-            run; what doesn't fit is computed in further groups. With a search, half of it keeps merged layers; the base
-            LM's merged layers lie in memory beside it.
+            run; what doesn't fit is computed in further groups. With a search or further recipes, half of it keeps
+            merged layers; what these take of base LM and ancestors lies in memory beside it.
         engine_check: answer the first prompts of every probe and comparison both ways, by the family engine and
             plainly, before the engine is relied on.
     """

@@ -40,7 +40,6 @@ from lmms_plam.merge import (
     merge_into,
     plan_merge,
     read_vocabulary,
-    recipe_weights,
     sampled_lineage,
     untouched_tensors,
 )
@@ -181,7 +180,8 @@ class Plam(lmms):
         Raises:
             ConfigError: nothing was merged.
         """
-        return _weight_set(BASE, Parts.of(self._untouched))
+        parts = Parts.of(self._untouched)
+        return WeightSet(BASE, parts.layers, outside=parts.outside)
 
     @cached_property
     def other_weights(self) -> dict[str, WeightSet]:
@@ -190,20 +190,10 @@ class Plam(lmms):
         Raises:
             ConfigError: nothing was merged.
         """
+        recipes = self.provenance.config.recipes
         weights = {BASE: self.base_weights}
-        settings = self.provenance.config
-        if settings.recipes and self._base_lm is not None:
-            with self._vlm, self._base_lm:
-                found = recipe_weights(
-                    self.model,
-                    self._vlm,
-                    self._base_lm,
-                    self._untouched,
-                    self._loaded,
-                    settings.recipes,
-                    self._vocabulary_for(settings.recipes.values()),
-                )
-            weights |= {name: _weight_set(name, parts) for name, parts in found.items()}
+        if recipes and self._base_lm is not None:
+            weights |= self._plan(self._base_lm, recipes, over_merged=True)
         return weights
 
     def plan_recipes(self, recipes: Mapping[str, MergeRecipe]) -> None:
@@ -213,22 +203,34 @@ class Plam(lmms):
             ConfigError: no base LM.
             MergeError, CheckpointError: a base LM that doesn't fit, or can't be read.
         """
-        settings = self.provenance.config
         if self._base_lm is None:
-            raise ConfigError(f"{settings.name}: no base_lm, so there is nothing to merge")
+            raise ConfigError(f"{self.provenance.config.name}: no base_lm, so there is nothing to merge")
+        self._planned |= self._plan(self._base_lm, recipes, over_merged=False)
+
+    def _plan(
+        self, base_lm: Checkpoint, recipes: Mapping[str, MergeRecipe], *, over_merged: bool
+    ) -> dict[str, WeightSet]:
+        """Return weights of recipes, to put over the merged VLM's or over the untouched one's."""
         if self._donors is None or self._kept is None:
-            self._donors = Donors(self._base_lm, next(self.model.parameters()).device)
+            self._donors = Donors(base_lm, next(self.model.parameters()).device)
             self._kept = Kept(self.engine.memory_budget // 2)
             self.engine.memory_budget -= self._kept.budget
         untouched = self._untouched if self._merge is not None else {}
-        with self._base_lm:
-            vocabulary = self._vocabulary_for(recipes.values())
-            found = lazy_layers(self.model, self._base_lm, self._donors, recipes, untouched, self._kept, vocabulary)
-            read = digest_read(found.values())
-        for name, lazy in found.items():
-            self._planned[name] = WeightSet(name, lazy, lazy.keys_by_layer, lazy.outside)
-            own = {"untouched": self.provenance.vlm_weights, "read": read, "recipe": repr(lazy)}
-            self._digests[name] = digest_all(own)
+        with base_lm:
+            found = lazy_layers(
+                self.model,
+                base_lm,
+                self._donors,
+                recipes,
+                untouched,
+                self._kept,
+                self._vocabulary_for(recipes.values()),
+                over_merged=over_merged,
+            )
+            for name, lazy in found.items():
+                read, untouched_vlm = digest_read(lazy), self.provenance.vlm_weights
+                self._digests[name] = digest_all({"untouched": untouched_vlm, "read": read, "recipe": repr(lazy)})
+        return {name: WeightSet(name, lazy, lazy.keys_by_layer, lazy.outside) for name, lazy in found.items()}
 
     def _vocabulary_for(self, recipes: Iterable[MergeRecipe]) -> Mapping[str, int] | None:
         """Return the VLM's row of each token, where recipes merge embeddings."""
@@ -256,11 +258,7 @@ class Plam(lmms):
         if variant.weights == BASE:
             return f"{variant.name}@{provenance.fingerprint_with(provenance.vlm_weights)}"
         if variant.weights not in self._digests:
-            weights = self.other_weights[variant.weights]
-            layers = weights.layers
-            tensors = {f"{layer}.{key}": value for layer, own in layers.items() for key, value in own.items()}
-            tensors |= weights.outside
-            self._digests[variant.weights] = digest_all(digest_tensors(tensors) | {"merged": self.provenance.weights})
+            self._weights(variant.weights)  # which plans it
         return f"{variant.name}@{provenance.fingerprint_with(self._digests[variant.weights])}"
 
     def generate_until(self, requests: list[Instance]) -> list[Any]:
@@ -349,10 +347,6 @@ class Plam(lmms):
     def clean(self) -> None:
         """Free the weights, as the harness asks after the last request."""
         self.backend.clean()
-
-
-def _weight_set(name: str, parts: Parts[torch.Tensor]) -> WeightSet:
-    return WeightSet(name, parts.layers, outside=parts.outside)
 
 
 def require_merge(settings: ModelConfig) -> None:

@@ -11,7 +11,7 @@ from lmms_plam.merge.lazy import Donor, Donors, Kept, digest_read, lazy_layers
 from lmms_plam.merge.lineage import Lineage, lineage, sampled_lineage
 from lmms_plam.merge.plan import MergedTensor, MergePlan, Way, plan_merge
 from lmms_plam.merge.schedules import Coefficients
-from lmms_plam.merge.variants import BASE, Parts, recipe_weights, untouched_tensors
+from lmms_plam.merge.variants import BASE, Parts, untouched_tensors
 from lmms_plam.merge.vocabulary import read_vocabulary
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "merged_tensors",
     "plan_merge",
     "read_vocabulary",
-    "recipe_weights",
     "resolve_layers",
     "resolve_start_layer",
     "sampled_lineage",

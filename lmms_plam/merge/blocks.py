@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lmms_plam.merge.further import Further, Source
 from lmms_plam.merge.plan import MergedTensor
+from lmms_plam.merge.vocabulary import Rows
 
 _READ_AT_ONCE = 1 << 21
 _MERGED_AT_ONCE = 1 << 15
@@ -49,9 +51,8 @@ def read_blocks(vlm: Tensor, source: Source, tensor: MergedTensor, further: Furt
     """
     ancestor = further.ancestor or source
     width = vlm[0].numel()
-    read_at_once = max(1, _READ_AT_ONCE // width)
-    at_once = max(1, _MERGED_AT_ONCE // width) if vlm.device.type == "cpu" else read_at_once
-    for first, last in _ranges(tensor, read_at_once):
+    at_once = max(1, (_MERGED_AT_ONCE if vlm.device.type == "cpu" else _READ_AT_ONCE) // width)
+    for first, last in _ranges(tensor.rows, width):
 
         def read(place: Source, key: str) -> tuple[Tensor, ...]:
             return torch.split(place.rows(key, first, last).to(vlm.device), at_once)  # noqa: B023
@@ -73,7 +74,14 @@ def read_blocks(vlm: Tensor, source: Source, tensor: MergedTensor, further: Furt
             row += len(rows)
 
 
-def _ranges(tensor: MergedTensor, most: int) -> Iterator[tuple[int, int]]:
-    for start, end in tensor.rows:
+def read_whole(source: Source, key: str, shape: Sequence[int]) -> Tensor:
+    """Read a tensor in the blocks that a merge reads, so that a checkpoint sees whether it has changed since."""
+    parts = [source.rows(key, first, last) for first, last in _ranges(((0, shape[0]),), math.prod(shape[1:]))]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _ranges(rows: Rows, width: int) -> Iterator[tuple[int, int]]:
+    most = max(1, _READ_AT_ONCE // width)
+    for start, end in rows:
         for first in range(start, end, most):
             yield first, min(first + most, end)

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import about
 from lmms_plam.merge.apply import merge_tensor
+from lmms_plam.merge.blocks import read_whole
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.digests import digest_all, digest_tensors
 from lmms_plam.merge.further import Further, FurtherFiles, Source
 from lmms_plam.merge.plan import MergedTensor, plan_merge
+from lmms_plam.merge.schedules import Coefficients
 from lmms_plam.merge.shards import StoredTensor
 from lmms_plam.merge.variants import Parts
 
@@ -44,19 +46,22 @@ class Donor:
         self._source = source
         self._device = device
         self._held: dict[str, Tensor] = {}
+        self._digests: dict[str, str] = {}
         self.reference = source.reference
 
     def rows(self, key: str, start: int, stop: int) -> Tensor:
         """Return rows start to stop (first dimension) of a tensor, in its stored dtype."""
         if key not in self._held:
-            whole = self._source.rows(key, 0, self._source.describe(key).shape[0])
+            whole = read_whole(self._source, key, self._source.describe(key).shape)
             self._held[key] = whole.to(self._device)
         return self._held[key][start:stop]
 
     def digest(self, keys: Iterable[str]) -> str:
-        """Digest tensors, bit for bit; they are read for it."""
-        whole = {key: self.rows(key, 0, self._source.describe(key).shape[0]) for key in keys}
-        return digest_all(digest_tensors(whole))
+        """Digest tensors, bit for bit; they are read for it, and digested once."""
+        asked = set(keys)
+        for key in asked - self._digests.keys():
+            self._digests |= digest_tensors({key: self.rows(key, 0, self._source.describe(key).shape[0])})
+        return digest_all({key: self._digests[key] for key in asked})
 
 
 class Donors:
@@ -179,6 +184,8 @@ class LazyLayers(Mapping[int, LayerTensors]):
         return f"{self.keys_by_layer} {outside}"
 
     def _merge(self, one: MergedTensor) -> Tensor:
+        if one == _unmerged(one.name, self._untouched[one.name]):
+            return self._untouched[one.name]
         return merge_tensor(self._untouched[one.name], self._donor, one, self._further)
 
 
@@ -206,6 +213,11 @@ class _LazyTensors(Mapping[str, Tensor]):
         return len(self.merged)
 
 
+def _unmerged(name: str, tensor: Tensor) -> MergedTensor:
+    """Return the merge of a tensor that leaves it as it is."""
+    return MergedTensor(name, None, Coefficients(0.0, 1.0), ((0, len(tensor)),))
+
+
 def _told_apart(one: MergedTensor) -> tuple[Hashable, ...]:
     return one.coefficients, one.rows, one.way
 
@@ -218,6 +230,8 @@ def lazy_layers(
     untouched: Mapping[str, Tensor],
     kept: Kept,
     vocabulary: Mapping[str, int] | None = None,
+    *,
+    over_merged: bool = False,
 ) -> dict[str, LazyLayers]:
     """Plan recipes against a VLM and a base LM; nothing of their weights is computed yet.
 
@@ -229,30 +243,31 @@ def lazy_layers(
         untouched: the VLM's tensors before a merge that was made in place, by parameter name; others are the model's.
         kept: computed layers.
         vocabulary: as in `plan_merge`.
+        over_merged: whether it is put over the merged tensors, and so must put back what a recipe doesn't merge itself.
 
     Returns:
-        By name, what stands in for the untouched VLM's tensors.
+        By name, what stands in for the untouched VLM's tensors, or the merged ones.
 
     Raises:
         ConfigError, MergeError, CheckpointError, UnsupportedError: as `plan_merge`, with the recipe's name.
     """
     own = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    back = {name: _unmerged(name, tensor) for name, tensor in untouched.items()} if over_merged else {}
     found = {}
     for name, recipe in recipes.items():
-        with about(f"recipe {name}"):
+        with about(f"recipes.{name}" if over_merged else f"recipe {name}"):
             further, held = donors.further(recipe)
             plan = plan_merge(model, base_lm, recipe, vocabulary, further)
-            merged = Parts.of({tensor.name: tensor for tensor in plan.merged})
+            merged = Parts.of({**back, **{tensor.name: tensor for tensor in plan.merged}})
             found[name] = LazyLayers(merged, {**own, **untouched}, donors.base_lm, held, kept)
     return found
 
 
-def digest_read(recipes: Iterable[LazyLayers]) -> str:
-    """Digest all that recipes read of other models, bit for bit, in whatever order; it is read for it."""
+def digest_read(recipe: LazyLayers) -> str:
+    """Digest all that a recipe reads of other models, bit for bit; it is read for it."""
     keys: dict[Donor, set[str]] = {}
-    for recipe in recipes:
-        for donor, key in recipe.reads():
-            keys.setdefault(donor, set()).add(key)
+    for donor, key in recipe.reads():
+        keys.setdefault(donor, set()).add(key)
     return digest_all({donor.reference: donor.digest(own) for donor, own in keys.items()})
 
 

@@ -1,4 +1,4 @@
-"""Weights of other variants of a merged model, read from the files: the untouched VLM, and further recipes.
+"""The untouched VLM's weights beside a merged model's, read from the files, and what of weights variants can share.
 
 A merge writes into the loaded VLM and keeps no copy. What another variant needs of the layers that were merged is read
 again, from the VLM's own checkpoint, when a comparison asks for it.
@@ -12,14 +12,10 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-from lmms_plam.config import MergeRecipe
-from lmms_plam.errors import CheckpointError, about
-from lmms_plam.merge.apply import merge_tensor
+from lmms_plam.errors import CheckpointError
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.digests import digest_tensors
-from lmms_plam.merge.further import FurtherFiles
 from lmms_plam.merge.names import DecoderTensor, decoder_tensors, parse_name
-from lmms_plam.merge.plan import MergePlan, plan_merge
 
 BASE = "base"
 """What the untouched VLM is called among the variants."""
@@ -75,46 +71,6 @@ def untouched_tensors(
                 "the backend reads others; run the untouched VLM by itself (`--model_args merge=none`)"
             )
     return tensors
-
-
-def recipe_weights(
-    model: nn.Module,
-    vlm: Checkpoint,
-    base_lm: Checkpoint,
-    untouched: Mapping[str, Tensor],
-    digests: Mapping[str, str],
-    recipes: Mapping[str, MergeRecipe],
-    vocabulary: Mapping[str, int] | None = None,
-) -> dict[str, Parts[Tensor]]:
-    """Return what stands in for a merged model's weights under further recipes.
-
-    Args:
-        model: the merged VLM.
-        vlm: the checkpoint that it was loaded from.
-        base_lm: the base LM's.
-        untouched: `untouched_tensors` of all that was merged.
-        digests: as there.
-        recipes: by name.
-        vocabulary: as in `plan_merge`.
-
-    Raises:
-        CheckpointError: a tensor that can't be read.
-        MergeError, ConfigError, UnsupportedError: as `plan_merge`.
-    """
-    plans: dict[str, MergePlan] = {}
-    further: dict[str, FurtherFiles] = {}
-    for name, recipe in recipes.items():
-        with about(f"recipes.{name}"):
-            further[name] = FurtherFiles.of(recipe)
-            plans[name] = plan_merge(model, base_lm, recipe, vocabulary, further[name])
-    asked = {tensor.name for plan in plans.values() for tensor in plan.merged}
-    every = {**untouched, **untouched_tensors(model, vlm, asked - untouched.keys(), digests)}
-    weights = {}
-    for name, plan in plans.items():
-        with further[name] as files:
-            own = {tensor.name: merge_tensor(every[tensor.name], base_lm, tensor, files) for tensor in plan.merged}
-        weights[name] = Parts.of({**untouched, **own})
-    return weights
 
 
 def _read(name: str, stored: Mapping[DecoderTensor, str], vlm: Checkpoint, model: nn.Module) -> Tensor:
