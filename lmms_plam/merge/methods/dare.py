@@ -31,8 +31,8 @@ def drop(change: Tensor, density: float, of: str, seed: int, start: int) -> Tens
     """
     if density == 1:
         return change
-    stays = torch.from_numpy(_chances(of, seed, start, change.numel()) < round(density * 2**32))
-    return torch.where(stays.to(change.device).view(change.shape), change / density, 0)
+    goes = torch.from_numpy(_chances(of, seed, start, change.numel()) >= round(density * 2**32))
+    return (change / density).masked_fill(goes.to(change.device).view(change.shape), 0)
 
 
 def _chances(of: str, seed: int, start: int, count: int) -> np.ndarray:

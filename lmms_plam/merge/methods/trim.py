@@ -43,7 +43,7 @@ def thresholds(passes: _Passes, density: float) -> tuple[float, ...]:
 
 def trim(change: Tensor, threshold: float) -> Tensor:
     """Return the changes of at least this size, 0 for the others."""
-    return torch.where(change.abs() >= threshold, change, 0)
+    return change.masked_fill(change.abs() < threshold, 0)
 
 
 def _count(passes: _Passes, select: Callable[[int, Tensor], Tensor], bins: int) -> list[Tensor]:
