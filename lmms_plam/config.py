@@ -101,9 +101,10 @@ class MergeRecipe(_Frozen):
         method: the merge method.
         modules: what is merged: any of q, k, v, o, mlp, norms, layer_norms, embeddings, or the sets `attention`
             (PlaM's) and `all`. Biases go with their weights. `norms` are those of the merged layers, and with the last
-            layer the final one; `layer_norms` are without it, which lies outside what a search can share. `embeddings`
-            is the token embedding and the language-model head, in the rows of tokens that both models have (a base LM
-            whose tokenizer numbers them otherwise is refused).
+            layer the final one; `layer_norms` are without it. `embeddings` is the token embedding and the
+            language-model head, in the rows of tokens that both models have (a base LM whose tokenizer numbers them
+            otherwise is refused). With the final norm or embeddings a variant shares no layer of the decoder, so that
+            it costs a run of its own in comparisons and searches.
         qk_norms: merge the query and key norms too, where the model has them (Qwen3). They belong to q and k.
         start_layer: first merged decoder layer k0, 0-based: a layer, a fraction of the depth (0 < f < 1), or the path
             of a `plateau.json` that a masking probe wrote.

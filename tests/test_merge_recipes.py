@@ -81,12 +81,14 @@ def test_a_space_varies_methods_and_densities_with_their_own_controls():
     base = recipe(method="ties", density=0.2, ancestor="A", start_layer=8)
     found = expand({"method": ["linear", "ties"], "density": [0.2, 0.5]}, base, [8], 12)
     assert [(one.name, one.kind) for one in found] == [
-        ("8: .5 LM + .5 VLM [linear] [None] [None]", "merge"),
+        ("8: .5 LM + .5 VLM [linear]", "merge"),
         ("8: .5 LM + .5 VLM", "merge"),
         ("8: 0 LM + 1 VLM", "scaled"),
-        ("8: .5 LM + .5 VLM [0.5]", "merge"),
-        ("8: 0 LM + 1 VLM [0.5]", "scaled"),
+        ("8: .5 LM + .5 VLM [density 0.5]", "merge"),
+        ("8: 0 LM + 1 VLM [density 0.5]", "scaled"),
     ]
+    (alone,) = expand([{"ancestor": None}], base, [8], 12)
+    assert alone.name == "8: .5 LM + .5 VLM [no ancestor]"
 
 
 def test_where_the_base_lm_is_the_ancestor_recipes_that_differ_in_its_coefficient_are_one_without_a_control():

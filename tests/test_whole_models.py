@@ -166,6 +166,18 @@ def test_weights_of_a_comparison_are_those_of_a_merge_into_the_untouched_vlm(pai
     assert len(set(identities)) == len(identities)
 
 
+def test_the_base_and_a_recipe_share_the_layers_that_both_put_back(pairs, tmp_path):
+    recipes = {"late": {"start_layer": 4}}
+    plam = Plam(config=str(config_file(pairs["qwen2_vl"], tmp_path, merge={"start_layer": 2}, recipes=recipes)))
+    base, late = plam.other_weights[BASE], plam.other_weights["late"]
+    assert base.key(2) == late.key(2) is not None
+    assert base.key(3) == late.key(3) != base.key(2)
+    assert base.key(4) != late.key(4)
+    for layer in (2, 3):
+        for name, tensor in base.layers[layer].items():
+            assert late.layers[layer][name] is tensor
+
+
 def same(model, other):
     for (name, ours), (_, theirs) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
         assert torch.equal(ours, theirs), name

@@ -41,6 +41,7 @@ from lmms_plam.merge import (
     plan_merge,
     read_vocabulary,
     sampled_lineage,
+    untouched_keys,
     untouched_tensors,
 )
 from lmms_plam.model import Variant, WeightSet
@@ -181,7 +182,7 @@ class Plam(lmms):
             ConfigError: nothing was merged.
         """
         parts = Parts.of(self._untouched)
-        return WeightSet(BASE, parts.layers, outside=parts.outside)
+        return WeightSet(BASE, parts.layers, untouched_keys(self._untouched), parts.outside)
 
     @cached_property
     def other_weights(self) -> dict[str, WeightSet]:

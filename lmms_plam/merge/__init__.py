@@ -7,7 +7,7 @@ from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.digests import digest_all, digest_tensors
 from lmms_plam.merge.further import Further, FurtherFiles
 from lmms_plam.merge.layers import check_probed, resolve_layers, resolve_start_layer
-from lmms_plam.merge.lazy import Donor, Donors, Kept, digest_read, lazy_layers
+from lmms_plam.merge.lazy import Donor, Donors, Kept, digest_read, lazy_layers, untouched_keys
 from lmms_plam.merge.lineage import Lineage, lineage, sampled_lineage
 from lmms_plam.merge.plan import MergedTensor, MergePlan, Way, plan_merge
 from lmms_plam.merge.schedules import Coefficients
@@ -42,5 +42,6 @@ __all__ = [
     "resolve_layers",
     "resolve_start_layer",
     "sampled_lineage",
+    "untouched_keys",
     "untouched_tensors",
 ]

@@ -148,10 +148,7 @@ class LazyLayers(Mapping[int, LayerTensors]):
         self._donor = donor
         self._further = further
         self._kept = kept
-        self.keys_by_layer: dict[int, Hashable] = {
-            layer: (layer, *((name, *_told_apart(one)) for name, one in own.items()))
-            for layer, own in merged.layers.items()
-        }
+        self.keys_by_layer = _keys(merged)
 
     def reads(self) -> Iterator[tuple[Donor, str]]:
         """Name the tensors that it takes, by whose they are and their key."""
@@ -211,6 +208,18 @@ class _LazyTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.merged)
+
+
+def untouched_keys(untouched: Mapping[str, Tensor]) -> dict[int, Hashable]:
+    """Return by layer what recipes over a merged model have as their key where they put the untouched tensors back."""
+    return _keys(Parts.of({name: _unmerged(name, tensor) for name, tensor in untouched.items()}))
+
+
+def _keys(merged: Parts[MergedTensor]) -> dict[int, Hashable]:
+    return {
+        layer: (layer, *((name, *_told_apart(one)) for name, one in own.items()))
+        for layer, own in merged.layers.items()
+    }
 
 
 def _unmerged(name: str, tensor: Tensor) -> MergedTensor:

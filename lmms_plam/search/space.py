@@ -164,8 +164,12 @@ def _sum(recipe: MergeRecipe) -> float:
 
 def _name(recipe: MergeRecipe, base: MergeRecipe) -> str:
     """Return `18: .3 LM + .9 VLM`, and in brackets what else differs from the config's recipe."""
-    shown = ("end_layer", "modules", "method", "qk_norms", "schedule", "schedule_form", "ancestor", "density", "seed")
+    shown = ("end_layer", "modules", "method", "qk_norms", "schedule", "schedule_form")
     other = {field: value for field in shown if (value := getattr(recipe, field)) != getattr(base, field)}
+    for field in taken(dict.fromkeys(("ancestor", "density", "seed", "fisher")), recipe.method):
+        value = getattr(recipe, field)
+        if value != getattr(base, field):
+            other[field] = f"no {field}" if value is None else f"{field} {value}"
     if "modules" in other:
         other["modules"] = "+".join(recipe.modules)
     end = other.pop("end_layer", None)
