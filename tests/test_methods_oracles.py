@@ -45,6 +45,9 @@ def quietly(function, *arguments, **options):
 
 def stays_as_ours(monkeypatch, density):
     """Make peft drop what `drop` drops; it prunes the base LM's change first."""
+    grown = merge_utils.random_pruning(torch.ones(9), 0.99999, rescale=True)
+    if grown.max() == 1:
+        pytest.skip("this release of peft forgets to grow what stays (it drops the result of its division)")
     names = iter(["base_lm", "vlm"])
 
     def bernoulli(chances):
