@@ -16,8 +16,8 @@ _DRAWS = 4
 def drop(change: Tensor, density: float, of: str, seed: int, start: int) -> Tensor:
     """Return changes of which each stays with probability `density`, divided by it, and is 0 otherwise.
 
-    As in the paper and in peft 0.21; peft 0.13 drops the result of the division. mergekit (0.1.5, sparsify.py) grows what stays to the L1 norm of all instead, by
-    default. What VLM_Merging (ICML 2025) calls DARE doesn't grow anything, since it drops the result of the division.
+    As in the paper and in peft 0.21; peft 0.13 drops the result of the division, and so does what VLM_Merging (ICML
+    2025) calls DARE. mergekit (0.1.5, sparsify.py) grows what stays to the L1 norm of all instead, by default.
 
     Whether a change stays follows from seed, tensor and place alone: it is the same whatever was merged before, in
     whatever blocks of rows, on whatever device.
