@@ -195,6 +195,16 @@ class MergeRecipe(_Frozen):
             return False
         return self.method == "fisher" or (self.lambda_vlm == 1 and self.density in (None, 1))
 
+    @property
+    def control(self) -> MergeRecipe | None:
+        """The same with the sum of the coefficients for the VLM and nothing of the base LM: is a gain of its doing?
+
+        None where that is the untouched VLM, or the method has no merge without the base LM.
+        """
+        total = round(self.lambda_lm + self.lambda_vlm, 12)
+        alone = self.model_copy(update={"lambda_lm": 0.0, "lambda_vlm": total})
+        return alone if self.lm_coefficient_counts and not alone.keeps_vlm else None
+
 
 def taken(fields: Mapping[str, Any], method: Any) -> dict[str, Any]:
     """Return a recipe's fields without those that a method doesn't take; all of them where there is no such method."""
@@ -236,6 +246,8 @@ class ModelConfig(_Frozen):
             lmms_plam.families.probe.ProbeOptions.
         search: options of recipe searches (`space`, `start_layers`, `racing`, ...); see
             lmms_plam.families.search.SearchOptions.
+        attention: options of attention probes (`heads`, `pictures`, `neutral`, ...); see
+            lmms_plam.families.attention.AttentionOptions.
         family_memory: GiB that the variants of probes, comparisons and searches may take together beyond an ordinary
             run; what doesn't fit is computed in further groups. With a search or further recipes, half of it keeps
             merged layers; what these take of base LM and ancestors lies in memory beside it.
@@ -254,6 +266,7 @@ class ModelConfig(_Frozen):
     recipes: dict[str, MergeRecipe] = Field(default_factory=dict)
     probe: dict[str, Any] = Field(default_factory=dict)
     search: dict[str, Any] = Field(default_factory=dict)
+    attention: dict[str, Any] = Field(default_factory=dict)
     family_memory: float = Field(default=4, gt=0, le=2**20)
     engine_check: bool = True
 

@@ -122,7 +122,11 @@ def _of_prediction(found: AttentionFindings, one: Prediction) -> str:
     )
     pair = "whose scores differ, the one that scores higher" if one.graded else "one right and one wrong, the right one"
     sure = [int(layer) for layer in one.layers[one.by_layer.above | one.by_layer.below]]
-    layers = f"of all layers, {_layers(sure)} tell for sure" if sure else "of all layers, none tells for sure"
+    layers = (
+        f"of all layers, {_layers(sure)} {'tells' if len(sure) == 1 else 'tell'} for sure"
+        if sure
+        else "of all layers, none tells for sure"
+    )
     return (
         f"under '{one.variant}', of two documents, {pair} has more {noun} in {_layers(found.late)} in "
         f"{_pairs(one.late)}: {verdict[one.late.direction]}; {layers}"

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_plam.attention.places import Places, Region, overlap
-from lmms_plam.stats.matrix import BoolArray, FloatArray
+from lmms_plam.attention.record import MEASURES, QUERIES, AttentionRecord
+from lmms_plam.errors import DataError
+from lmms_plam.stats.matrix import BoolArray, FloatArray, ScoreMatrix
 
 WHOLE = 0.99
 """A region that holds more of the picture than this tells nothing of where attention falls."""
@@ -113,6 +115,43 @@ class Look:
         return cls(**told)
 
 
+def join(looks: Mapping[tuple[int, str], Look], matrix: ScoreMatrix) -> AttentionRecord:
+    """Join looks, by document id and variant's name, and scores.
+
+    Raises:
+        DataError: nobody has looked at anything.
+    """
+    if not looks:
+        raise DataError("no attention was read: do the prompts show pictures, and were the answers from a cache?")
+    some = next(iter(looks.values()))
+    shape = len(matrix.doc_ids), len(matrix.variants), *some.mass.shape
+    most = max(look.images.shape[-1] for look in looks.values())
+    measures: dict[str, FloatArray] = {name: np.full(shape, np.nan) for name in MEASURES}
+    region, images = np.full(shape[0], np.nan), np.full((*shape, most), np.nan)
+    heads = np.full((*shape, some.heads_mass.shape[-1]), np.nan, dtype=np.float32)
+    for row, doc_id in enumerate(matrix.doc_ids.tolist()):
+        for column, variant in enumerate(matrix.variants):
+            look = looks.get((doc_id, variant))
+            if look is not None:
+                for name, values in measures.items():
+                    values[row, column] = getattr(look, name)
+                region[row] = float(look.region)
+                images[row, column, ..., : look.images.shape[-1]] = look.images
+                heads[row, column] = look.heads_mass
+    return AttentionRecord(
+        doc_ids=matrix.doc_ids,
+        variants=tuple(matrix.variants),
+        queries=tuple(QUERIES),
+        layers=np.arange(shape[-1]),
+        **measures,
+        region=region,
+        score=matrix.scores,
+        cluster=matrix.clusters,
+        images=images,
+        heads_mass=heads if heads.shape[-1] else None,
+    )
+
+
 def pack(values: npt.NDArray[Any], precision: type = np.float32) -> dict[str, Any]:
     """Return numbers as JSON can hold them, in a precision."""
     octets = np.ascontiguousarray(values, dtype=precision).tobytes()
@@ -122,7 +161,8 @@ def pack(values: npt.NDArray[Any], precision: type = np.float32) -> dict[str, An
 def unpack(packed: Mapping[str, Any]) -> FloatArray:
     """Return the numbers that `pack` was given, up to the precision."""
     values = np.frombuffer(base64.b64decode(packed["data"]), dtype=packed["type"])
-    return values.reshape(packed["shape"]).astype(np.float64)
+    found: FloatArray = values.reshape(packed["shape"]).astype(np.float64)
+    return found
 
 
 def pack_maps(maps: Maps) -> dict[str, Any]:
@@ -144,5 +184,6 @@ def unpack_maps(packed: Mapping[str, Any]) -> Maps:
 def _known_mean(values: FloatArray) -> FloatArray:
     """Return means over heads, of those heads that are known."""
     known = ~np.isnan(values)
-    count = known.sum(axis=-1)
-    return np.divide(np.where(known, values, 0).sum(axis=-1), count, out=np.full(count.shape, np.nan), where=count > 0)
+    total, count = np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1)
+    means: FloatArray = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return means

@@ -94,7 +94,7 @@ class AttentionRecord:
             )
         for name in (*MEASURES, "region", *_LISTS):
             values = getattr(self, name)
-            outside = None if values is None else (values < 0) | (values > 1 + _ROUNDING)
+            outside = None if values is None else (values < -_ROUNDING) | (values > 1 + _ROUNDING)
             if outside is not None and outside.any():
                 place = tuple(np.argwhere(outside)[0])
                 raise DataError(

@@ -20,7 +20,6 @@ from lmms_plam.errors import PlamError, UnsupportedError
 from lmms_plam.model import (
     FamilyResult,
     QueryScope,
-    Readout,
     Variant,
     WeightSet,
     check_engine,
@@ -121,7 +120,9 @@ class Engine:
         with pictures_seen_once(self._model):
             first = self._share(task, shared, scope, inputs, reads) if shared else None
             trunk = first.trunk if first else None
-            rest = run_plainly(self._model, alone, inputs, weights=sets, query_scope=scope, trunk=trunk)
+            rest = run_plainly(
+                self._model, alone, inputs, weights=sets, query_scope=scope, read_attention=reads, trunk=trunk
+            )
         if not shared:
             self.proofs.setdefault(task, Proof("plain", "every variant changes more than decoder layers"))
         self.proofs[task].alone = max(self.proofs[task].alone, len(alone))
@@ -140,7 +141,7 @@ class Engine:
             "query_scope": scope,
         }
         if self._check:
-            self._prove(task, variants, inputs, options)
+            self._prove(task, variants, inputs, options, reads)
         proof = self.proofs.setdefault(task, Proof())
         if proof.way == "engine":
             try:
@@ -153,16 +154,21 @@ class Engine:
                 raise
             except Exception as error:
                 self._give_up(task, f"it fails with {type(error).__name__}: {error}")
-        return run_plainly(self._model, variants, inputs, **options)
+        return run_plainly(self._model, variants, inputs, read_attention=reads, **options)
 
     def _prove(
-        self, task: str, variants: Sequence[Variant], inputs: Mapping[str, Any], options: Mapping[str, Any]
+        self,
+        task: str,
+        variants: Sequence[Variant],
+        inputs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        reads: bool,
     ) -> None:
         """Check both ways on a task's first prompts, and hiding on the first that have pictures."""
         if task not in self.proofs:
             proof = self.proofs[task] = Proof()
             try:
-                found = check_engine(self._model, variants, inputs, **options)
+                found = check_engine(self._model, variants, inputs, read_attention=reads, **options)
             except UnsupportedError as error:
                 proof.why = str(error)
             else:
@@ -231,15 +237,16 @@ def _joined(
     alone: Sequence[Variant],
     rest: FamilyResult,
 ) -> FamilyResult:
-    """Return the answers of both ways in the variants' order; of those that ran alone nothing else is known."""
-    asked = (*shared, *alone)
-    tokens = dict(zip(asked, (*first.tokens, *rest.tokens), strict=True))
-    readouts = None
-    if first.readouts is not None:
-        unread: list[list[Readout | None]] = [[None] * len(first.vision_tokens) for _ in alone]
-        known = dict(zip(asked, (*first.readouts, *unread), strict=True))
-        readouts = [known[one] for one in variants]
-    return replace(first, tokens=[tokens[one] for one in variants], divergence=None, readouts=readouts)
+    """Return the answers of both ways in the variants' order."""
+    places = {one: place for place, one in enumerate((*shared, *alone))}
+    tokens = (*first.tokens, *rest.tokens)
+    readouts = (*(first.readouts or ()), *(rest.readouts or ()))
+    return replace(
+        first,
+        tokens=[tokens[places[one]] for one in variants],
+        divergence=None,
+        readouts=[readouts[places[one]] for one in variants] if len(readouts) == len(places) else None,
+    )
 
 
 def _versions() -> str:

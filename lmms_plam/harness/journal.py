@@ -34,6 +34,12 @@ def forget(folder: Path, done: Collection[Key]) -> None:
             path.unlink()
 
 
+def read_observed(folder: Path) -> dict[Key, Any]:
+    """Return what was observed while answers were given, by all processes."""
+    entries = (_read(line) for path in _files(folder) for line in path.read_bytes().splitlines())
+    return {entry.key: entry.observed for entry in entries if entry is not None and entry.observed is not None}
+
+
 class Journal:
     """One JSON line an answer, handed to the operating system batch by batch; one file for each process.
 

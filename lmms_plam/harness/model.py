@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -17,7 +18,7 @@ from loguru import logger
 from lmms_plam.config import DEFAULT_CONFIG, MergeRecipe, ModelConfig, folder_name, load_config
 from lmms_plam.errors import ConfigError, about
 from lmms_plam.harness import host
-from lmms_plam.harness.answering import Course, Endings, Observed, Observer, Taster, answer_families, is_family
+from lmms_plam.harness.answering import ANCHOR, Course, Endings, Observed, Observer, Taster, answer_families, is_family
 from lmms_plam.harness.backends import backend_name, build_backend, check_batch_size, own_copies
 from lmms_plam.harness.engine import Engine, Proof
 from lmms_plam.harness.intercept import no_silent_failure
@@ -329,7 +330,12 @@ class Plam(lmms):
         return self.provenance.fingerprint
 
     def prompt(self, request: Instance) -> str:
-        """Return a digest of all that a request asks: texts, pictures, generation arguments."""
+        """Return a digest of all that a request asks: texts, pictures, generation arguments.
+
+        It is never the same again where attention is read, which a cached answer has none of.
+        """
+        if is_family(request) and request.metadata[ANCHOR].reads:
+            return os.urandom(8).hex()
         document = self.task_dict[request.task_name][request.metadata["split"]][request.doc_id]
         return request_digest(request, document)
 

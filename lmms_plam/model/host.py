@@ -327,12 +327,14 @@ def attention_replaced(
     ours = {layer.get_submodule("self_attn"): index for index, layer in enumerate(decoder.layers)}
     met = set()
 
-    def replaced(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
+    def replaced(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **options: Any
+    ) -> Any:
         function = before or sys.modules[type(module).__module__].eager_attention_forward
         if module not in ours:
-            return function(module, query, key, value, mask, **options)
+            return function(module, query, key, value, attention_mask, **options)
         met.add(ours[module])
-        return attend(ours[module], Attention(module, function, options), query, key, value, mask), None
+        return attend(ours[module], Attention(module, function, options), query, key, value, attention_mask), None
 
     ALL_ATTENTION_FUNCTIONS[name] = replaced
     try:

@@ -87,8 +87,7 @@ class Recipe(_Frozen):
 
         So it is where the sum is 1 and all of a change stays, and where the method keeps the scale by itself.
         """
-        alone = self._fields.model_copy(update={"lambda_lm": 0.0, "lambda_vlm": self.total})
-        return alone.keeps_vlm or not self._fields.lm_coefficient_counts
+        return self._fields.control is None
 
     @property
     def plane(self) -> tuple[str, ...]:

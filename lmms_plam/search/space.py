@@ -84,9 +84,8 @@ def expand(
     for own in fields:
         for start in [own["start_layer"]] if "start_layer" in own else start_layers:
             made = _make(recipe, {**own, "start_layer": start}, depth)
-            control = made.model_copy(update={"lambda_lm": 0.0, "lambda_vlm": _sum(made)})
-            for one in (made, control) if made.lm_coefficient_counts else (made,):
-                if not one.keeps_vlm:
+            for one in (made, made.control):
+                if one is not None and not one.keeps_vlm:
                     found.setdefault(_alike(one), Candidate(_name(one, recipe), one))
     return list(found.values())
 
@@ -156,10 +155,6 @@ def _make(recipe: MergeRecipe, fields: Mapping[str, Any], depth: int) -> MergeRe
 def _alike(recipe: MergeRecipe) -> MergeRecipe:
     """Return what recipes of the same weights have in common."""
     return recipe if recipe.lm_coefficient_counts else recipe.model_copy(update={"lambda_lm": 0.0})
-
-
-def _sum(recipe: MergeRecipe) -> float:
-    return round(recipe.lambda_lm + recipe.lambda_vlm, 12)
 
 
 def _name(recipe: MergeRecipe, base: MergeRecipe) -> str:

@@ -12,8 +12,9 @@ from engine_prompts import model_for, prompts_for
 from test_engine_weights import holding, other_weights
 
 from lmms_plam.errors import UnsupportedError
-from lmms_plam.model import Variant, find_decoder, generate_family, masked, vision_positions
-from lmms_plam.model.readout import find_sinks
+from lmms_plam.model import Variant, find_decoder, generate_family, masked, run_plainly, vision_positions
+from lmms_plam.model.host import Attention
+from lmms_plam.model.readout import find_sinks, given_to
 
 TOLERANCE = 1e-5
 
@@ -77,6 +78,18 @@ def require_equal(read, rows):
         np.testing.assert_allclose(one.numpy(), two, atol=TOLERANCE, rtol=0)
 
 
+def require_alike(one, two):
+    assert (one is None) == (two is None)
+    if one is None:
+        return
+    assert (one.response is None) == (two.response is None)
+    assert (one.sinks == two.sinks).all()
+    for own, other in ((one.instruction, two.instruction), (one.response, two.response)):
+        for name in ("mass", "entropy", "focus", "map") if own is not None else ():
+            first, second = getattr(own, name), getattr(other, name)
+            torch.testing.assert_close(first, second, atol=TOLERANCE, rtol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(("family", "kind"), CASES)
 def test_attention_equals_that_of_eager_runs(family, kind, attention):
@@ -89,6 +102,10 @@ def test_attention_equals_that_of_eager_runs(family, kind, attention):
         model, variants, prompts, weights=list(sets.values()), keep_logits=True, read_attention=True
     )
     assert result.tokens == plain.tokens
+    by_itself = run_plainly(model, variants, prompts, weights=list(sets.values()), read_attention=True)
+    for own, other in zip(result.readouts, by_itself.readouts, strict=True):
+        for one, two in zip(own, other, strict=True):
+            require_alike(one, two)
     for one, two in zip(chain(*result.logits), chain(*plain.logits), strict=True):
         assert (one - two).abs().max() <= TOLERANCE
     seen = 0
@@ -128,6 +145,18 @@ def test_groups_beyond_the_memory_budget_read_the_same():
         if one is not None:
             torch.testing.assert_close(one.instruction.map, two.instruction.map, atol=TOLERANCE, rtol=0)
             torch.testing.assert_close(one.response.map, two.response.map, atol=TOLERANCE, rtol=0)
+
+
+def test_attention_on_one_token_alone_has_no_entropy():
+    """Rounding would make it less than none."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.zeros(4, 50, 8), torch.randn(2, 30, 8, generator=generator)
+    query[..., 0], key[..., 0], key[:, 3, 0] = 30.0, 0.0, torch.tensor([3.0, 3.1])
+    attention = Attention(None, None, {})
+    found = given_to(attention, query, key, torch.ones(50, 30, dtype=torch.bool), torch.arange(12)).average(50)
+    assert (found.entropy >= 0).all()
+    torch.testing.assert_close(found.entropy, torch.zeros(4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.focus, torch.full((4,), 1 / 12))
 
 
 def test_low_precision_reads_in_float32():
