@@ -19,7 +19,7 @@ from lmms_plam.harness.engine import Engine
 from lmms_plam.harness.model import Plam
 from lmms_plam.merge import BASE, merge_into, read_vocabulary
 from lmms_plam.merge.names import parse_name
-from lmms_plam.model import Variant, WeightSet, find_decoder, installed_whole
+from lmms_plam.model import Variant, WeightSet, find_decoder, installed_whole, run_plainly
 from lmms_plam.search.space import expand
 
 
@@ -85,6 +85,23 @@ def test_they_answer_as_a_model_that_holds_their_weights_and_the_others_as_ever(
     assert engine.proofs["task"].way == "engine"
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
+def test_their_attention_is_read_as_that_of_a_model_that_holds_their_weights(family):
+    model, prompts = model_for(family), prompts_for(family)
+    sets = {"all": whole(model, "all"), "late": other_weights(model, "late", [3])}
+    engine = Engine(model, sets.__getitem__, 2**30, check=False, proofs={})
+    variants = [Variant("late", weights="late"), Variant("all", weights="all")]
+    result = engine.answer("task", variants, "all", None, dict(prompts), reads=True)
+    for variant, own in zip(variants, result.readouts, strict=True):
+        other = holding(model, sets[variant.weights])
+        (expected,) = run_plainly(other, [Variant("own")], prompts, read_attention=True).readouts
+        for ours, theirs in zip(own, expected, strict=True):
+            assert (ours is None) is (theirs is None)
+            if ours is not None:
+                assert torch.allclose(ours.instruction.mass, theirs.instruction.mass, atol=1e-4)
+                assert torch.allclose(ours.response.map, theirs.response.map, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
