@@ -12,9 +12,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lmms_plam"
 
 LAYERS = (
-    {"errors", "paths", "files", "config"},
+    {"errors", "paths", "files", "words", "config"},
     {"merge.methods", "merge.schedules", "stats"},
-    {"audit", "probes", "search"},
+    {"attention", "audit", "probes", "search"},
     {"model", "merge", "embedded"},
     {"digits", "microworld"},
     {"scoring"},

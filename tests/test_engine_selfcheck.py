@@ -27,6 +27,7 @@ from lmms_plam.model import (
 )
 from lmms_plam.model.answers import Group
 from lmms_plam.model.decoding import Lineup, Shelf
+from lmms_plam.model.reader import Reader
 
 WAYS = {"engine": generate_family, "plain": run_plainly}
 
@@ -51,11 +52,24 @@ def warnings():
     logger.remove(sink)
 
 
+def test_attention_read_at_the_wrong_place_is_seen(monkeypatch):
+    model, prompts = model_for("qwen2_5_vl"), prompts_for("qwen2_5_vl")
+    read = Reader._read
+
+    def beside(self, row, prompt, attention, query, key, mask, vision):
+        return read(self, row, prompt, attention, query, key, mask, vision - 1)
+
+    monkeypatch.setattr(Reader, "_read", beside)
+    found = check_engine(model, all_cuts(model), prompts, read_attention=True)
+    assert found.deviation.startswith("variant 'untouched', prompt 0: attention mass of a layer is read otherwise, by ")
+    assert check_engine(model, all_cuts(model), prompts).deviation == ""
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", [*FAMILIES, "gemma3"])
 def test_every_family_passes(family, attention):
     model, prompts = model_for(family, attention), prompts_for(family)
-    found = check_engine(model, all_cuts(model), prompts)
+    found = check_engine(model, all_cuts(model), prompts, read_attention=True)
     assert found.deviation == ""
     assert found.variants >= 3
     assert found.largest <= found.allowed <= 0.01

@@ -25,9 +25,10 @@ from lmms_plam.cli import main
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.files import digest
-from lmms_plam.merge import Checkpoint, merge_into, plan_merge, read_vocabulary
-from lmms_plam.merge.export import plan_export
-from lmms_plam.merge.names import parse_name
+from lmms_plam.merge import Checkpoint, FurtherFiles, merge_into, plan_merge, read_vocabulary
+from lmms_plam.merge.export import Sources, plan_export
+from lmms_plam.merge.information import fisher_key, write_fisher
+from lmms_plam.merge.names import decoder_tensors, parse_name
 from lmms_plam.merge.rewriting import between, copy_replacing
 from lmms_plam.merge.stored import StoredModel
 from lmms_plam.paths import PACKAGE
@@ -88,6 +89,45 @@ def test_the_folder_loads_as_the_model_that_a_merge_in_memory_makes_bit_for_bit(
         assert ours[name].dtype == tensor.dtype
         assert torch.equal(ours[name].view(torch.uint8), tensor.view(torch.uint8)), name
     assert any(not torch.equal(tensor, untouched[name]) for name, tensor in ours.items())
+
+
+METHODS = {
+    "slerp": {},
+    "task_arithmetic": {"ancestor": "{folder}/ancestor"},
+    "ties": {"ancestor": "{folder}/ancestor", "density": 0.5},
+    "dare_linear": {"ancestor": "{folder}/ancestor", "density": 0.5, "seed": 3},
+    "dare_ties": {"ancestor": "{folder}/ancestor", "density": 0.5, "seed": 3},
+    "fisher": {"fisher": "{folder}/fisher.safetensors"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_exported_as_it_merges_in_memory(pairs, tmp_path, method):
+    pair = pairs["llava_onevision"]
+    odd.edit(odd.copied(pair.base_lm, tmp_path / "ancestor"), odd.others)
+    merged = AutoModelForImageTextToText.from_pretrained(pair.vlm, dtype="auto")
+    generator = torch.Generator().manual_seed(1)
+    write_fisher(
+        tmp_path / "fisher.safetensors",
+        {
+            fisher_key(whose, tensor): torch.rand(merged.get_parameter(name).shape, generator=generator)
+            for tensor, name in decoder_tensors(name for name, _ in merged.named_parameters()).items()
+            for whose in ("vlm", "base_lm")
+        },
+        {},
+    )
+    fields = {k: v.format(folder=tmp_path) if isinstance(v, str) else v for k, v in METHODS[method].items()}
+    recipe = {"method": method, "start_layer": 2, "lambda_lm": 0.4, "lambda_vlm": 0.6, **fields}
+    out = tmp_path / "out"
+    assert export(pair, out, "--verify", merge=recipe) == 0
+    report = merge_into(merged, str(pair.base_lm), MergeRecipe.model_validate(recipe))
+    exported = AutoModelForImageTextToText.from_pretrained(out, dtype="auto").state_dict()
+    for name, tensor in merged.state_dict().items():
+        assert torch.equal(exported[name].view(torch.uint8), tensor.view(torch.uint8)), name
+    assert len(json.loads((out / "plam.json").read_text())["merged"]) == len(report.merged)
+    assert str(tmp_path) not in (out / "plam.json").read_text() + (out / "README.md").read_text()
+    parents = ModelCard.load(out / "README.md").data.base_model
+    assert parents == ["vlm", "base_lm", *(["ancestor"] if "ancestor" in fields else [])]
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -314,7 +354,7 @@ def test_a_dry_run_says_what_would_be_read_and_written_and_writes_nothing(pairs,
 def test_bytes_foretold_are_those_read_and_written(pair, tmp_path):
     recipe = MergeRecipe.model_validate(WHOLE)
     with Checkpoint(str(pair.vlm)) as vlm, Checkpoint(str(pair.base_lm)) as base_lm:
-        plan = plan_export(vlm, base_lm, recipe)
+        plan = plan_export(Sources(vlm, base_lm, FurtherFiles()), recipe)
         headers = base_lm.bytes_read
         assert export(pair, tmp_path / "out", merge=WHOLE) == 0
         for tensor in plan.merge.merged:
@@ -514,10 +554,10 @@ def test_the_record_says_what_each_merged_tensor_became(pairs, tmp_path):
     assert export(pair, out, merge={"start_layer": 4, "lambda_lm": 0.25, "lambda_vlm": 0.75}) == 0
     record = json.loads((out / "plam.json").read_text())
     stored = load_file(out / "model.safetensors")
-    assert {one["tensor"]: one["digest"] for one in record["merged"]} == digest_tensors(
-        {one["tensor"]: stored[one["tensor"]] for one in record["merged"]}
+    assert {one["name"]: one["digest"] for one in record["merged"]} == digest_tensors(
+        {one["name"]: stored[one["name"]] for one in record["merged"]}
     )
-    assert {(one["lambda_lm"], one["lambda_vlm"]) for one in record["merged"]} == {(0.25, 0.75)}
+    assert all(one["coefficients"] == {"lm": 0.25, "vlm": 0.75} for one in record["merged"])
     assert record["recipe"]["start_layer"] == 4
     assert str(tmp_path) not in (out / "plam.json").read_text() + (out / "README.md").read_text()
 

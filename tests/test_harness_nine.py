@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 from family_folders import of_model
 from test_compare_upstream import dependent
 from test_harness_runs import config_file, evaluate, task_manager
 
+from lmms_plam.attention.record import AttentionRecord
+from lmms_plam.attention.shown import read_shown
 from lmms_plam.harness import host
 from lmms_plam.paths import data_folder
 from lmms_plam.stats.matrix import ScoreMatrix
 
-KINDS = ("probe", "compare", "search")
+KINDS = ("probe", "compare", "search", "attention")
 
 
 def members(kind: str, group: str) -> list[str]:
@@ -63,7 +66,7 @@ def test_mmbench_cn_without_a_judge_is_upstreams_task_but_for_how_answers_are_re
 
 @pytest.mark.usefixtures("benchmark_fixtures")
 @pytest.mark.parametrize("benchmark", EVERY)
-def test_a_benchmark_is_probed_compared_and_searched_in_one_run(pairs, tmp_path, benchmark):
+def test_a_benchmark_is_probed_compared_searched_and_looked_at_in_one_run(pairs, tmp_path, benchmark):
     merge = {"start_layer": 1, "lambda_lm": 1.0, "lambda_vlm": 0.0}
     search = {"space": {"lambda_lm": [0.5, 1.0]}, "start_layers": "1"}
     path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=merge, search=search)
@@ -71,13 +74,22 @@ def test_a_benchmark_is_probed_compared_and_searched_in_one_run(pairs, tmp_path,
     results = evaluate(
         "plam", f"config={path}", tasks, output=tmp_path / "runs", limit=8, gen_kwargs="max_new_tokens=4"
     )
-    probe, comparison, search = (of_model(tmp_path / "runs") / task for task in tasks)
+    probe, comparison, search, attention = (of_model(tmp_path / "runs") / task for task in tasks)
     for folder in (probe, comparison):
         matrix = ScoreMatrix.read(folder / "matrix.parquet")
         assert len(matrix.doc_ids) == min(8, results["n-samples"][folder.name]["original"])
         asked = frozenset(matrix.doc_ids.tolist())
         found = {frozenset(matrix.doc_ids[matrix.clusters == name].tolist()) for name in matrix.clusters}
         assert found == {group & asked for group in dependent(benchmark) if group & asked}
+    record, compared = (
+        AttentionRecord.read(attention / "attention.parquet"),
+        ScoreMatrix.read(comparison / "matrix.parquet"),
+    )
+    assert (record.score[:, :2] == compared.scores).all()
+    pictures = np.isfinite(record.mass[:, :, 0]).all(axis=(1, 2))
+    assert pictures.any()
+    assert np.isnan(record.mass[~pictures]).all(), "without a picture nothing is known"
+    assert all(one.maps["base"].places is not None for one in read_shown(attention))
     numbers = results["results"]
     headline = json.loads((comparison / "comparison.json").read_text())[0]
     assert [headline["a"], headline["b"]] == [numbers[tasks[1]][f"{name},none"] for name in ("base", "merged")]

@@ -10,15 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from family_folders import of_model
 from test_harness_runs import evaluate
 from tiny_tasks import write_tasks
 
+from lmms_plam.attention.record import AttentionRecord
 from lmms_plam.stats.matrix import ScoreMatrix
 
-FAMILIES = ("plam_probe_digits", "plam_compare_digits")
+FAMILIES = ("plam_probe_digits", "plam_compare_digits", "plam_attention_digits")
 LIMIT = 15  # odd, so that lmms-eval pads one process's requests with repeated ones
 
 
@@ -45,6 +47,10 @@ def run(config: Path, output: Path, *launch: str) -> dict[str, object]:
         task: (matrix.doc_ids.tolist(), matrix.variants, matrix.answers.tolist(), matrix.scores.tolist())
         for task, matrix in matrices.items()
     }
+    record = AttentionRecord.read(of_model(output) / "plam_attention_digits" / "attention.parquet")
+    saved["attention"] = tuple(
+        np.nan_to_num(getattr(record, name), nan=-1).round(4).tolist() for name in ("mass", "inside", "entropy")
+    )
     return {"results": json.loads(found[0].read_text())["results"], "answers": answers, "saved": saved}
 
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lmms_plam import __version__
-from lmms_plam.cli import check, compare, doctor, leaderboard, merge, plateau, search
+from lmms_plam.cli import check, compare, doctor, fisher, leaderboard, lineage, merge, plateau, search
 from lmms_plam.errors import PlamError
 from lmms_plam.harness import outcome
 
-COMMANDS: tuple[ModuleType, ...] = (doctor, check, plateau, search, compare, leaderboard, merge)
+COMMANDS: tuple[ModuleType, ...] = (doctor, check, lineage, fisher, plateau, search, compare, leaderboard, merge)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from lmms_plam.errors import ConfigError
 if TYPE_CHECKING:
     from lmms_plam.config import ModelConfig
     from lmms_plam.merge import Checkpoint
-    from lmms_plam.merge.export import ExportPlan
+    from lmms_plam.merge.export import ExportPlan, Sources
     from lmms_plam.merge.rewriting import Advance
     from lmms_plam.report.measured import Measured
 
@@ -58,10 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = read_settings(",".join(arguments.model_args))
     if settings.merge is None or settings.base_lm is None:
         raise ConfigError(f"{settings.name}: merge is none, so the export would be the VLM itself; set a merge")
-    from lmms_plam.merge import Checkpoint
+    from lmms_plam.merge import Checkpoint, FurtherFiles
     from lmms_plam.merge.at_hand import AtHand
     from lmms_plam.merge.building import check_space, check_target, done_before
-    from lmms_plam.merge.export import plan_export
+    from lmms_plam.merge.export import Sources, plan_export
     from lmms_plam.merge.upload import open_repository, upload
     from lmms_plam.report.measured import read_measured
 
@@ -71,11 +71,14 @@ def run(arguments: argparse.Namespace) -> int:
     with (
         kind(settings.vlm, settings.vlm_revision) as vlm,
         kind(settings.base_lm, settings.base_lm_revision) as base_lm,
+        FurtherFiles.of(settings.merge, kind) as further,
     ):
-        job = _Job(settings, vlm, base_lm, plan_export(vlm, base_lm, settings.merge), folder, measured, arguments)
+        sources = Sources(vlm, base_lm, further)
+        job = _Job(settings, sources, plan_export(sources, settings.merge), folder, measured, arguments)
         job.say()
         if not job.is_finished:
-            check_target(folder, {"VLM": vlm.place.folder, "base LM": base_lm.place.folder}, force=arguments.force)
+            read = {what: one.place.folder for what, one in job.checkpoints.items()}
+            check_target(folder, read, force=arguments.force)
             check_space(folder, job.plan.bytes_missing(done_before(folder, job.plan.stamp), vlm))
         if arguments.dry_run:
             return 0
@@ -92,12 +95,21 @@ class _Job:
     """An export as the command line asks for it."""
 
     settings: ModelConfig
-    vlm: Checkpoint
-    base_lm: Checkpoint
+    sources: Sources
     plan: ExportPlan
     folder: Path
     measured: Sequence[Measured]
     arguments: argparse.Namespace
+
+    @property
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """The models that are read, by what they are."""
+        ancestor = self.sources.further.ancestor
+        return {
+            "VLM": self.sources.vlm,
+            "base LM": self.sources.base_lm,
+            **({"ancestor": ancestor} if ancestor else {}),
+        }
 
     @cached_property
     def is_finished(self) -> bool:
@@ -118,8 +130,9 @@ class _Job:
             f"{merge.layers.start} to {merge.layers.stop - 1} of {merge.depth}, {_size(plan.bytes_merged)} of "
             f"{_size(plan.bytes_written)}"
         )
-        print(f"reads {_size(plan.bytes_written)} of {self.vlm.reference}")
-        print(f"reads {_size(plan.bytes_read)} of {self.base_lm.reference}")
+        vlm, *others = [one.reference for one in self.checkpoints.values()]
+        print(f"reads {_size(plan.bytes_written)} of {vlm}")
+        print(f"reads {_size(plan.bytes_read)} of {' and '.join(others)}")
         print(f"writes {len(plan.shards)} weight files and {len(plan.beside)} others to {self.folder}")
         print(f"needs {_size(plan.bytes_written)} on its disk, which has {_size(free_space(self.folder))} left")
         if plan.left_out:
@@ -138,7 +151,7 @@ class _Job:
 
     def _unknown(self) -> Iterator[str]:
         """Say which parents a card on the hub can't link to."""
-        folders = [one.reference for one in (self.vlm, self.base_lm) if one.place.commit is None]
+        folders = [one.reference for one in self.checkpoints.values() if one.place.commit is None]
         if self.arguments.push_to_hub and folders:
             yield f"the card calls {' and '.join(folders)} by the folder's name, which the hub doesn't know"
 
@@ -151,9 +164,9 @@ class _Job:
         assert self.settings.merge is not None
         try:
             with building(self.folder, self.plan.stamp) as place:
-                with _progress("writing", self.plan.bytes_missing(place.done, self.vlm)) as advance:
-                    digests = write_export(self.plan, self.vlm, self.base_lm, place, advance)
-                told = record(self.plan, self.vlm, self.base_lm, self.settings.merge, self.folder.name, digests)
+                with _progress("writing", self.plan.bytes_missing(place.done, self.sources.vlm)) as advance:
+                    digests = write_export(self.plan, self.sources, place, advance)
+                told = record(self.plan, self.sources, self.settings.merge, self.folder.name, digests)
                 write_text(place.folder / RECORD, json.dumps(told, indent=1) + "\n")
                 write_text(place.folder / CARD, self._card(told))
                 if self.arguments.verify:
@@ -180,7 +193,7 @@ class _Job:
         from lmms_plam.merge.readback import verify_export
 
         with _progress("comparing", self.plan.bytes_written) as advance:
-            proof = verify_export(self.plan, self.vlm, self.base_lm, folder, advance)
+            proof = verify_export(self.plan, self.sources, folder, advance)
         print(
             f"verified: {proof.tensors} merged tensors are what the recipe makes, bit for bit, and the other "
             f"{proof.bytes_equal:,} bytes of {proof.files} files the VLM's own"
@@ -191,13 +204,13 @@ class _Job:
         from lmms_plam.merge.export import model_name
         from lmms_plam.report.card import Parent, model_card, read_metadata
 
-        vlm, base_lm = (
+        parents = [
             Parent(model_name(one), one.place.commit, read_metadata(one.place.folder))
-            for one in (self.vlm, self.base_lm)
-        )
-        backend = self.settings.backend or BACKENDS.get(str(self.vlm.config.get("model_type")))
+            for one in self.checkpoints.values()
+        ]
+        backend = self.settings.backend or BACKENDS.get(str(self.sources.vlm.config.get("model_type")))
         place = self.arguments.push_to_hub or self.folder.name
-        return model_card(told, vlm, base_lm, place=place, backend=backend, measured=self.measured)
+        return model_card(told, parents, place=place, backend=backend, measured=self.measured)
 
 
 def _size(count: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from lmms_plam.digits.grids import Grid, Split, draw_grid, sample_grid
+from lmms_plam.digits.grids import CELL_PIXELS, COLUMNS, Grid, Split, draw_grid, sample_grid
 from lmms_plam.digits.questions import KINDS, Question, ask, write
 from lmms_plam.paths import data_folder
 
@@ -43,7 +43,15 @@ def documents() -> Iterator[dict[str, Any]]:
                 "answer": question.answer,
                 "digits": list(grid.digits),
                 "images": list(grid.images),
+                "boxes": [list(box(cell)) for cell in question.cells],
             }
+
+
+def box(cell: int) -> tuple[int, int, int, int]:
+    """Return where a cell lies in the picture: left, top, right and bottom in pixels."""
+    row, column = divmod(cell, COLUMNS)
+    left, top = column * CELL_PIXELS, row * CELL_PIXELS
+    return left, top, left + CELL_PIXELS, top + CELL_PIXELS
 
 
 def show_picture(doc: Mapping[str, Any]) -> list[Image.Image]:

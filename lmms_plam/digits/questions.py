@@ -11,24 +11,29 @@ from lmms_plam.digits.grids import CELLS, COLUMNS
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and its one right answer, of one or two tokens."""
+    """A question, its one right answer, of one or two tokens, and the cells that it names."""
 
     kind: str
     text: str
     answer: str
+    cells: tuple[int, ...] = ()
 
 
-def _read(digits: Sequence[int], rng: random.Random) -> tuple[str, str]:
+_Asked = tuple[str, str] | tuple[str, str, tuple[int, ...]]
+"""Text, answer, and the cells that are named, if any."""
+
+
+def _read(digits: Sequence[int], rng: random.Random) -> _Asked:
     cell = rng.randrange(len(CELLS))
-    return f"digit at {CELLS[cell]}?", str(digits[cell])
+    return f"digit at {CELLS[cell]}?", str(digits[cell]), (cell,)
 
 
-def _count(digits: Sequence[int], rng: random.Random) -> tuple[str, str]:
+def _count(digits: Sequence[int], rng: random.Random) -> _Asked:
     digit = rng.choice(digits) if rng.random() < 0.8 else rng.randrange(10)
     return f"how many {digit}?", str(list(digits).count(digit))
 
 
-def _exists(digits: Sequence[int], rng: random.Random) -> tuple[str, str]:
+def _exists(digits: Sequence[int], rng: random.Random) -> _Asked:
     there = rng.random() < 0.5
     digit = rng.choice([digit for digit in range(10) if (digit in digits) == there])
     return f"any {digit}?", "yes" if there else "no"
@@ -38,26 +43,26 @@ def _two_cells(rng: random.Random) -> list[int]:
     return rng.sample(range(len(CELLS)), 2)
 
 
-def _larger(digits: Sequence[int], rng: random.Random) -> tuple[str, str]:
+def _larger(digits: Sequence[int], rng: random.Random) -> _Asked:
     a, b = _two_cells(rng)
-    return f"larger of {CELLS[a]} and {CELLS[b]}?", str(max(digits[a], digits[b]))
+    return f"larger of {CELLS[a]} and {CELLS[b]}?", str(max(digits[a], digits[b])), (a, b)
 
 
-def _sum(digits: Sequence[int], rng: random.Random) -> tuple[str, str]:
+def _sum(digits: Sequence[int], rng: random.Random) -> _Asked:
     a, b = _two_cells(rng)
-    return f"sum of {CELLS[a]} and {CELLS[b]}?", str(digits[a] + digits[b])
+    return f"sum of {CELLS[a]} and {CELLS[b]}?", str(digits[a] + digits[b]), (a, b)
 
 
-def _largest(digits: Sequence[int], rng: random.Random) -> tuple[str, str]:
+def _largest(digits: Sequence[int], rng: random.Random) -> _Asked:
     return "largest digit?", str(max(digits))
 
 
-def _parity(digits: Sequence[int], rng: random.Random) -> tuple[str, str]:
+def _parity(digits: Sequence[int], rng: random.Random) -> _Asked:
     cell = rng.randrange(len(CELLS))
-    return f"even or odd at {CELLS[cell]}?", "odd" if digits[cell] % 2 else "even"
+    return f"even or odd at {CELLS[cell]}?", "odd" if digits[cell] % 2 else "even", (cell,)
 
 
-KINDS: dict[str, Callable[[Sequence[int], random.Random], tuple[str, str]]] = {
+KINDS: dict[str, Callable[[Sequence[int], random.Random], _Asked]] = {
     "read": _read,
     "count": _count,
     "exists": _exists,

@@ -67,6 +67,8 @@ class FamilyTask(ConfigurableMessagesTask):
     ground: str | None = None
     """The weight set that variants start from; None: the weights as loaded."""
     course: Course | None = None
+    reads: ClassVar[bool] = False
+    """Whether attention is read while answers are given, for the observer that the task then has."""
     stand_in: str | None = None
     """A variant that every document is asked of, where others aren't (`ScoreMatrix.from_partial_rows`)."""
     _filters: list[Any]
@@ -210,7 +212,7 @@ class FamilyTask(ConfigurableMessagesTask):
         elif self.folder and (self.folder / MATRIX).exists() and not self._unscored:
             logger.warning(f"{self.options.task}: the results in {self.folder} will be replaced by this run's")
         return [
-            FamilyMember(variant, self._identify(variant), self.scope, self.folder, self.ground)
+            FamilyMember(variant, self._identify(variant), self.scope, self.folder, self.ground, self.reads)
             for variant in self.variants
         ]
 
@@ -223,11 +225,15 @@ class FamilyTask(ConfigurableMessagesTask):
             scored = [
                 self._scorer.score(doc, variant.name, result).to_dict()
                 for variant, result in zip(self.variants, results, strict=True)
-                if (doc[DOC_ID], variant.name) not in self.left_out
+                if self.is_scored(doc[DOC_ID], variant)
             ]
         except DataError as error:  # fails this task's report, and not the other tasks of the run
             scored = {"error": str(error)}
         return {name: None if place else scored for place, name in enumerate(self.table_numbers)}
+
+    def is_scored(self, doc_id: int, variant: Variant) -> bool:
+        """Whether a variant's answer to a document is there to be scored."""
+        return (doc_id, variant.name) not in self.left_out
 
     @property
     def _unscored(self) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
@@ -25,13 +25,13 @@ from lmms_plam.harness.backends import finish_answer, own_copies
 from lmms_plam.harness.intercept import DocumentsInHand, Generate, intercept_generate
 from lmms_plam.harness.journal import Journal
 from lmms_plam.harness.prompts import request_digest
-from lmms_plam.model import FamilyResult, QueryScope, Variant
+from lmms_plam.model import FamilyResult, QueryScope, Readout, Variant
 from lmms_plam.scoring.record import Ending
 
 ANCHOR = "plam_family_member"
 """Key of a request's metadata under which a family task puts its FamilyMember; a task's own YAML may have `plam`."""
 
-Engine = Callable[[str, Sequence[Variant], QueryScope, str | None, dict[str, Any]], FamilyResult]
+Engine = Callable[[str, Sequence[Variant], QueryScope, str | None, dict[str, Any], bool], FamilyResult]
 
 Course = Callable[[Sequence[Instance], Callable[[int], str]], Iterable[Collection[int]]]
 """The order in which a task asks, where the answers decide what is asked next. Given all of its requests and a function
@@ -39,6 +39,32 @@ from a request's place to its answer: yields the places to ask, round by round. 
 
 Endings = dict[tuple[int, str], Ending]
 """By document id and variant's name, how the answer ended."""
+
+Observed = dict[tuple[int, str], Any]
+"""By document id and variant's name, what a task's observer kept."""
+
+
+class Observer(Protocol):
+    """Sees what is read off while a task's variants answer, and says what of it to keep."""
+
+    def __call__(
+        self,
+        doc_id: int,
+        readouts: Mapping[str, Readout | None],
+        answers: Mapping[str, str],
+        inputs: Mapping[str, Any],
+        row: int,
+    ) -> Mapping[str, Any]:
+        """Return by variant's name what to keep, as JSON can hold it.
+
+        Args:
+            doc_id: the document.
+            readouts: by variant's name, attention to vision; None without vision.
+            answers: by variant's name.
+            inputs: the backend's arguments for `model.generate`, of a whole batch.
+            row: the document's place in it.
+        """
+
 
 Taster = Callable[[Instance, str], None]
 """Given a task's first request and its answer: raises if the task won't be able to score any."""
@@ -54,6 +80,7 @@ class FamilyMember:
         scope: from which queries a cut hides vision.
         folder: where answers are kept meanwhile; None: nowhere.
         ground: the weight set that variants start from; None: the weights as loaded.
+        reads: whether its attention is read, for the task's observer.
     """
 
     variant: Variant
@@ -61,6 +88,7 @@ class FamilyMember:
     scope: QueryScope
     folder: Path | None
     ground: str | None = None
+    reads: bool = False
 
 
 @dataclass
@@ -95,19 +123,23 @@ def answer_families(
     tasters: Mapping[str, Taster],
     in_hand: DocumentsInHand,
     endings: dict[str, Endings],
+    observers: Mapping[str, Observer],
+    observed: dict[str, Observed],
 ) -> list[str]:
     """Answer the requests of family tasks.
 
     Args:
         backend: the lmms-eval backend that builds prompts and decodes answers.
         model: its Hugging Face model.
-        engine: answers for variants, given the task, a query scope, the ground and the backend's arguments for
-            `model.generate`.
+        engine: answers for variants, given the task, a query scope, the ground, the backend's arguments for
+            `model.generate`, and whether attention is read.
         requests: requests whose metadata hold a FamilyMember.
         courses: by task, for those that don't ask everything at once.
         tasters: by task, for those that can tell from one answer that something is wrong.
         in_hand: what the backend fetches: which rows of its batches are whose.
         endings: by task, how answers ended; filled in here.
+        observers: by task, for those that look at what is read off meanwhile.
+        observed: by task, what they kept; filled in here.
 
     Returns:
         The answers; empty for what was not asked, as lmms-eval's cache keeps no empty answer.
@@ -128,8 +160,9 @@ def answer_families(
         taste = tasters.get(task)
         with _journal(own[0].metadata[ANCHOR].folder, backend.rank) as journal:
             for places in course(own, lambda place, told=told: told[place] or ""):  # type: ignore[misc]
-                ended = endings.setdefault(task, {})
-                _ask(backend, model, engine, own, list(places), told, ended, journal, in_hand, taste)
+                ended, seen = endings.setdefault(task, {}), observed.setdefault(task, {})
+                observer = observers.get(task)
+                _ask(backend, model, engine, own, list(places), told, ended, journal, in_hand, taste, observer, seen)
                 taste = None
         for index, answer in zip(indices, told, strict=True):
             answers[index] = answer
@@ -164,6 +197,7 @@ def _open_families(
     indices: Sequence[int],
     answers: list[str | None],
     endings: Endings,
+    observed: Observed,
     journal: Journal | None,
     in_hand: DocumentsInHand,
 ) -> dict[int, _Family]:
@@ -179,13 +213,17 @@ def _open_families(
             families[doc_id] = _Family(request, partial(in_hand.document, *place))
         family = families[doc_id]
         key = (doc_id, member.identity)
-        answers[index] = journal.find(key, family.prompt) if journal and key in journal else None
-        if answers[index] is None:
+        known_answer = journal.find(key, family.prompt) if journal and key in journal else None
+        if journal is None or known_answer is None or (member.reads and journal.observed(key) is None):
+            answers[index] = None
             family.members[member].append(index)
             continue
+        answers[index] = known_answer
         known += 1
-        if journal and (ending := journal.ending(key)):
+        if ending := journal.ending(key):
             endings[doc_id, member.variant.name] = ending
+        if member.reads:
+            observed[doc_id, member.variant.name] = journal.observed(key)
     if known:
         logger.info(
             f"{requests[indices[0]].task_name}: {known} of {len(indices)} answers are taken up from a run before"
@@ -203,10 +241,12 @@ def _ask(
     endings: Endings,
     journal: Journal | None,
     in_hand: DocumentsInHand,
-    taste: Taster | None = None,
+    taste: Taster | None,
+    observer: Observer | None,
+    observed: Observed,
 ) -> None:
     """Answer some of a task's requests, as far as the journal doesn't know them."""
-    families = _open_families(requests, indices, answers, endings, journal, in_hand)
+    families = _open_families(requests, indices, answers, endings, observed, journal, in_hand)
     if not families:
         return
     decoded: dict[int, str] = {}
@@ -227,7 +267,8 @@ def _ask(
         batch = [families[doc_id] for _, doc_id in in_hand.batch(rows)]
         variants = list(dict.fromkeys(member.variant for family in batch for member in family.members))
         member = first.metadata[ANCHOR]
-        result = engine(first.task_name, variants, member.scope, member.ground, inputs)
+        reads = observer is not None and member.reads
+        result = engine(first.task_name, variants, member.scope, member.ground, inputs, reads)
         for row, family in enumerate(batch):
             given, ended = {}, {}
             for member, places in family.members.items():
@@ -241,8 +282,13 @@ def _ask(
                 endings[family.doc_id, member.variant.name] = ended[key]
                 for place in places:
                     answers[place] = text
+            seen = {}
+            if observer is not None and reads:
+                kept = _observe(observer, family, variants, result, inputs, row, given)
+                observed.update({(family.doc_id, name): value for name, value in kept.items()})
+                seen = {(family.doc_id, one.identity): kept[one.variant.name] for one in family.members}
             if journal:
-                journal.write(family.prompt, given, ended)
+                journal.write(family.prompt, given, ended, seen)
             if taste and not decoded:
                 place = next(iter(family.members.values()))[0]
                 taste(requests[place], answers[place] or "")
@@ -261,6 +307,24 @@ def _ask(
                 f"{type(backend).__name__} turns the model's {decoded[doc_id]!r} into {text!r}; what it does to its "
                 "answers can't be applied to the other variants"
             )
+
+
+def _observe(
+    observer: Observer,
+    family: _Family,
+    variants: Sequence[Variant],
+    result: FamilyResult,
+    inputs: Mapping[str, Any],
+    row: int,
+    given: Mapping[tuple[int, str], str],
+) -> Mapping[str, Any]:
+    """Let a task's observer see a document's row of a batch."""
+    readouts, answers = {}, {}
+    for member in family.members:
+        own = None if result.readouts is None else result.readouts[variants.index(member.variant)]
+        readouts[member.variant.name] = None if own is None else own[row]
+        answers[member.variant.name] = given[family.doc_id, member.identity]
+    return observer(family.doc_id, readouts, answers, inputs, row)
 
 
 def _cut_off(model: nn.Module, tokens: Sequence[int], inputs: Mapping[str, Any]) -> bool:

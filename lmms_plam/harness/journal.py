@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from lmms_plam.files import write_text
 from lmms_plam.scoring.record import Ending
@@ -31,6 +32,12 @@ def forget(folder: Path, done: Collection[Key]) -> None:
             write_text(path, b"\n".join([*left, b""]).decode("ascii"))
         else:
             path.unlink()
+
+
+def read_observed(folder: Path) -> dict[Key, Any]:
+    """Return what was observed while answers were given, by all processes."""
+    entries = (_read(line) for path in _files(folder) for line in path.read_bytes().splitlines())
+    return {entry.key: entry.observed for entry in entries if entry is not None and entry.observed is not None}
 
 
 class Journal:
@@ -63,12 +70,30 @@ class Journal:
         """Return how an answer that was given before ended; None where that wasn't kept."""
         return self._known[key].ending
 
-    def write(self, prompt: str, answers: Mapping[Key, str], endings: Mapping[Key, Ending] | None = None) -> None:
-        """Add the answers of a batch, and how they ended, from then on safe from this process's end."""
+    def observed(self, key: Key) -> Any:
+        """Return what was observed when an answer was given before; None where nothing was kept."""
+        return self._known[key].observed
+
+    def write(
+        self,
+        prompt: str,
+        answers: Mapping[Key, str],
+        endings: Mapping[Key, Ending] | None = None,
+        observed: Mapping[Key, Any] | None = None,
+    ) -> None:
+        """Add the answers of a batch, from then on safe from this process's end.
+
+        Args:
+            prompt: digest of what was asked.
+            answers: by key.
+            endings: how they ended.
+            observed: what was observed on the way, as JSON can hold it.
+        """
         for key, answer in answers.items():
             doc_id, variant = key
             ending = {} if endings is None else asdict(endings[key])
-            entry = {"doc_id": doc_id, "variant": variant, "prompt": prompt, **ending, "answer": answer}
+            seen = {"observed": observed[key]} if observed is not None and key in observed else {}
+            entry = {"doc_id": doc_id, "variant": variant, "prompt": prompt, **ending, **seen, "answer": answer}
             self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
@@ -91,6 +116,7 @@ class _Entry:
     prompt: str
     answer: str
     ending: Ending | None
+    observed: Any = None
 
 
 def _read(line: bytes) -> _Entry | None:
@@ -101,6 +127,6 @@ def _read(line: bytes) -> _Entry | None:
         ending = None
         if "tokens" in entry:
             ending = Ending(int(entry["tokens"]), bool(entry["cut_off"]), entry.get("divergence"))
-        return _Entry(key, str(entry["prompt"]), str(entry["answer"]), ending)
+        return _Entry(key, str(entry["prompt"]), str(entry["answer"]), ending, entry.get("observed"))
     except (ValueError, LookupError, TypeError):
         return None

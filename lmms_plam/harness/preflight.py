@@ -24,7 +24,7 @@ from lmms_plam.errors import CheckpointError, ConfigError, PlamError, about
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import backend_name, check_arguments, check_batch_size
 from lmms_plam.harness.model_types import BACKENDS
-from lmms_plam.merge import Checkpoint, MergePlan, plan_merge, read_vocabulary
+from lmms_plam.merge import Checkpoint, FurtherFiles, MergePlan, plan_merge, read_vocabulary
 from lmms_plam.merge.at_hand import AtHand, NotHere
 
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "tekken.*", "*.model", "*.tiktoken")
@@ -101,12 +101,14 @@ def outline_model(settings: ModelConfig, *, fetch: bool = True) -> Outline:
         recipes["merge"] = settings.merge
     plans = {}
     if skeleton is not None and settings.base_lm is not None:
-        with (Checkpoint if fetch else AtHand)(settings.base_lm, settings.base_lm_revision) as base_lm:
+        checkpoint = Checkpoint if fetch else AtHand
+        with checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
             for name, recipe in recipes.items():
-                by_token = name == "merge" and "embeddings" in recipe.modules  # as a run does
+                by_token = "embeddings" in recipe.modules
                 with about(name), suppress(NotHere):
                     vocabulary = read_vocabulary(vlm.place) if by_token else None
-                    plans[name] = plan_merge(skeleton, base_lm, recipe, vocabulary, loaded=False)
+                    with FurtherFiles.of(recipe, checkpoint) as further:
+                        plans[name] = plan_merge(skeleton, base_lm, recipe, vocabulary, further, loaded=False)
     return Outline(settings, backend, skeleton, plans)
 
 

@@ -26,6 +26,7 @@ from lmms_plam.merge.apply import merge_tensor
 from lmms_plam.merge.building import Building
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.digests import digest_all, digest_tensors
+from lmms_plam.merge.further import FurtherFiles
 from lmms_plam.merge.model_files import WEIGHT_SUFFIXES
 from lmms_plam.merge.names import decoder_tensors, parse_name
 from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
@@ -44,6 +45,15 @@ Digests = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """What an export is made of: the checkpoints of VLM and base LM, and what else the recipe names."""
+
+    vlm: Checkpoint
+    base_lm: Checkpoint
+    further: FurtherFiles
+
+
+@dataclass(frozen=True, slots=True)
 class ExportPlan:
     """What an export will write.
 
@@ -54,7 +64,7 @@ class ExportPlan:
         left_out: files of the VLM's folder that don't come along: weights and indexes that transformers doesn't load.
         bytes_merged: bytes of the merged tensors.
         bytes_written: bytes of all files that are written, without what is written about the export.
-        bytes_read: bytes that are read of the base LM.
+        bytes_read: bytes that are read of base LM and ancestor, once.
         fingerprint: of the recipe, the tensors, and the contents of what isn't weights; equal where exports are.
         stamp: of the fingerprint and the state of the files that are read, as far as sizes and times tell it.
     """
@@ -74,13 +84,14 @@ class ExportPlan:
         return self.bytes_written - sum(vlm.place.require(name).stat().st_size for name in self.shards if name in done)
 
 
-def plan_export(vlm: Checkpoint, base_lm: Checkpoint, recipe: MergeRecipe) -> ExportPlan:
+def plan_export(sources: Sources, recipe: MergeRecipe) -> ExportPlan:
     """Settle what an export writes; no weights are read, though those of a hub model are fetched.
 
     Raises:
         UnsupportedError: quantised or pickled weights, a tied head that is stored too, or what `plan_merge` refuses.
         CheckpointError, MergeError, ConfigError: as `plan_merge`, also for what the VLM's files lack.
     """
+    vlm, base_lm, further = sources.vlm, sources.base_lm, sources.further
     vlm.require_unquantised()
     weights = sorted(set(vlm.files.values()))
     for name in weights:
@@ -90,7 +101,7 @@ def plan_export(vlm: Checkpoint, base_lm: Checkpoint, recipe: MergeRecipe) -> Ex
     if "mlp" in recipe.modules:
         _require_same_experts(vlm, base_lm)
     vocabulary = read_vocabulary(vlm.place) if "embeddings" in recipe.modules else None
-    merge = plan_merge(model, base_lm, recipe, vocabulary, loaded=False)
+    merge = plan_merge(model, base_lm, recipe, vocabulary, further, loaded=False)
     keys = [tensor.name for tensor in merge.merged]
     for key in keys:
         vlm.describe(key).require_mergeable(key, vlm.reference)
@@ -99,20 +110,21 @@ def plan_export(vlm: Checkpoint, base_lm: Checkpoint, recipe: MergeRecipe) -> Ex
     in_order = sorted(merge.merged, key=lambda tensor: vlm.span(tensor.name))
     shards = {name: tuple(one for one in in_order if vlm.files[one.name] == name) for name in weights}
     beside, left_out = _other_files(vlm)
-    sources = sorted({tensor.source for tensor in merge.merged if tensor.source is not None})
     spans = {key: vlm.span(key) for key in vlm.files}
+    named = _named(merge, sources)
     fingerprint = digest_all(
         {
             "lmms-plam": version("lmms-plam"),
             "recipe": recipe.model_dump_json(),
             "merged": repr(merge.merged),
             "vlm": repr([(key, vlm.describe(key), span, vlm.files[key]) for key, span in sorted(spans.items())]),
-            "base_lm": repr([(key, base_lm.describe(key)) for key in sources]),
+            "named": repr([(key, one.describe(key)) for one, keys in named for key in keys]),
             **{f"beside {name}": digest(path) for name, path in beside.items()},
         }
     )
-    read = [vlm.place.require(name) for name in weights]
-    read += [base_lm.place.require(name) for name in sorted({base_lm.files[key] for key in sources})]
+    own = [vlm.place.require(name) for name in weights]
+    read = [*own, *(one.place.require(name) for one, keys in named for name in sorted({one.files[k] for k in keys}))]
+    read += [Path(recipe.fisher).expanduser()] if recipe.fisher else []
     states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in read]
     return ExportPlan(
         merge=merge,
@@ -120,22 +132,21 @@ def plan_export(vlm: Checkpoint, base_lm: Checkpoint, recipe: MergeRecipe) -> Ex
         beside=beside,
         left_out=left_out,
         bytes_merged=sum(stop - start for start, stop in map(spans.__getitem__, keys)),
-        bytes_written=sum(path.stat().st_size for path in (*read[: len(weights)], *beside.values())),
-        bytes_read=sum(_bytes_of_base(tensor, base_lm) for tensor in merge.merged),
+        bytes_written=sum(path.stat().st_size for path in (*own, *beside.values())),
+        bytes_read=sum(_bytes_read(tensor, sources) for tensor in merge.merged),
         fingerprint=fingerprint,
         stamp=digest_all({"fingerprint": fingerprint, "states": repr(states)}),
     )
 
 
-def write_export(plan: ExportPlan, vlm: Checkpoint, base_lm: Checkpoint, place: Building, advance: Advance) -> Digests:
+def write_export(plan: ExportPlan, sources: Sources, place: Building, advance: Advance) -> Digests:
     """Write a VLM's files with its merged tensors; shards that are done already are left as they are.
 
     Memory: one tensor of the VLM, its merged counterpart, and blocks of a few megabytes.
 
     Args:
         plan: what to write.
-        vlm: the checkpoint that it was planned of.
-        base_lm: the base LM's.
+        sources: what it was planned of.
         place: where to.
         advance: is told of the bytes written.
 
@@ -151,8 +162,8 @@ def write_export(plan: ExportPlan, vlm: Checkpoint, base_lm: Checkpoint, place: 
         if name not in place.done:
             made: Digests = {}
             with replacing(place.folder / name) as target:
-                pieces = list(replacements(plan, name, vlm, base_lm, made))
-                copy_replacing(vlm.place.require(name), target, pieces, advance)
+                pieces = list(replacements(plan, name, sources, made))
+                copy_replacing(sources.vlm.place.require(name), target, pieces, advance)
             place.finish(name, made)
         digests |= place.done[name]
     for name, path in plan.beside.items():
@@ -162,27 +173,37 @@ def write_export(plan: ExportPlan, vlm: Checkpoint, base_lm: Checkpoint, place: 
     return digests
 
 
-def replacements(
-    plan: ExportPlan, shard: str, vlm: Checkpoint, base_lm: Checkpoint, digests: Digests
-) -> Iterator[Replacement]:
+def replacements(plan: ExportPlan, shard: str, sources: Sources, digests: Digests) -> Iterator[Replacement]:
     """Yield what takes the place of a shard's bytes, in their order; `digests` gets what each tensor became."""
     for tensor in plan.shards[shard]:
-        yield Replacement(tensor.name, *vlm.span(tensor.name), partial(_merge, tensor, vlm, base_lm, digests))
+        yield Replacement(tensor.name, *sources.vlm.span(tensor.name), partial(_merge, tensor, sources, digests))
 
 
-def _merge(tensor: MergedTensor, vlm: Checkpoint, base_lm: Checkpoint, digests: Digests) -> Tensor:
-    key = tensor.name
-    merged = merge_tensor(vlm.rows(key, 0, vlm.describe(key).shape[0]), base_lm, tensor)
+def _merge(tensor: MergedTensor, sources: Sources, digests: Digests) -> Tensor:
+    key, vlm = tensor.name, sources.vlm
+    own = vlm.rows(key, 0, vlm.describe(key).shape[0])
+    merged = merge_tensor(own, sources.base_lm, tensor, sources.further)
     digests |= digest_tensors({key: merged})
     return merged
 
 
-def _bytes_of_base(tensor: MergedTensor, base_lm: Checkpoint) -> int:
-    if tensor.source is None:
-        return 0
-    stored = base_lm.describe(tensor.source)
-    row = math.prod(stored.shape[1:]) * (4 if stored.dtype.endswith("32") else 2)
-    return row * sum(last - first for first, last in tensor.rows)
+def _named(merge: MergePlan, sources: Sources) -> list[tuple[Checkpoint, list[str]]]:
+    """Return base LM and ancestor with the keys that are read of each."""
+    ancestor = sources.further.ancestor
+    own = {tensor.source for tensor in merge.merged} | {tensor.ancestor for tensor in merge.merged if not ancestor}
+    named = [(sources.base_lm, own)]
+    if ancestor is not None:
+        named.append((ancestor, {tensor.ancestor for tensor in merge.merged}))
+    return [(one, sorted(key for key in keys if key is not None)) for one, keys in named]
+
+
+def _bytes_read(tensor: MergedTensor, sources: Sources) -> int:
+    """Return the bytes of a tensor's rows in base LM and ancestor."""
+    ancestor = sources.further.ancestor
+    read = [(sources.base_lm, tensor.source), *([(ancestor, tensor.ancestor)] if ancestor else [])]
+    rows = sum(last - first for first, last in tensor.rows)
+    stored = [one.describe(key) for one, key in read if key is not None]
+    return sum(rows * math.prod(one.shape[1:]) * (4 if one.dtype.endswith("32") else 2) for one in stored)
 
 
 def _require_copyable(name: str, vlm: Checkpoint) -> None:
@@ -244,30 +265,20 @@ def _other_files(vlm: Checkpoint) -> tuple[dict[str, Path], tuple[str, ...]]:
     return found, tuple(left_out)
 
 
-def record(
-    plan: ExportPlan, vlm: Checkpoint, base_lm: Checkpoint, recipe: MergeRecipe, name: str, digests: Digests
-) -> dict[str, Any]:
+def record(plan: ExportPlan, sources: Sources, recipe: MergeRecipe, name: str, digests: Digests) -> dict[str, Any]:
     """Return what `plam.json` holds: the recipe, what it was made of, and what each merged tensor became."""
-    layers = plan.merge.layers
+    layers, further = plan.merge.layers, sources.further
+    named = {"vlm": sources.vlm, "base_lm": sources.base_lm, "ancestor": further.ancestor}
     return {
         "name": name,
         "fingerprint": plan.fingerprint,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json") | _elsewhere(plan, sources, recipe),
         "layers": [layers.start, layers.stop],
         "depth": plan.merge.depth,
-        "sources": {"vlm": _source(vlm), "base_lm": _source(base_lm)},
+        "sources": {what: _source(one) for what, one in named.items() if one is not None},
+        "fisher": further.fisher.about if further.fisher else None,
         "weights": digest_all(digests),
-        "merged": [
-            {
-                "tensor": tensor.name,
-                "source": tensor.source,
-                "lambda_lm": tensor.coefficients.lm,
-                "lambda_vlm": tensor.coefficients.vlm,
-                "rows": tensor.rows,
-                "digest": digests[tensor.name],
-            }
-            for tensor in plan.merge.merged
-        ],
+        "merged": [{**tensor.to_dict(), "digest": digests[tensor.name]} for tensor in plan.merge.merged],
         "kept": plan.merge.kept,
         "left_out": plan.left_out,
         "warnings": plan.merge.warnings,
@@ -284,11 +295,21 @@ def read_record(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _elsewhere(plan: ExportPlan, sources: Sources, recipe: MergeRecipe) -> dict[str, Any]:
+    """Return what a recipe says by paths, which mean nothing elsewhere, in other words."""
+    ancestor = sources.further.ancestor
+    return {
+        "start_layer": plan.merge.layers.start,
+        **({"ancestor": model_name(ancestor)} if ancestor else {}),
+        **({"fisher": Path(recipe.fisher).name} if recipe.fisher else {}),
+    }
+
+
 def _source(checkpoint: Checkpoint) -> dict[str, str | None]:
     """Return what a model is called and its commit."""
     return {"model": model_name(checkpoint), "commit": checkpoint.place.commit}
 
 
 def model_name(checkpoint: Checkpoint) -> str:
-    """Return a model's id on the hub, or the name of its folder, whose path means nothing elsewhere."""
+    """Return a model's id on the hub, or the name of its folder."""
     return checkpoint.reference if checkpoint.place.commit is not None else Path(checkpoint.reference).resolve().name

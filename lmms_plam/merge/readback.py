@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lmms_plam.errors import CheckpointError
 from lmms_plam.merge.checkpoint import Checkpoint
-from lmms_plam.merge.export import CARD, RECORD, Digests, ExportPlan, read_record, replacements
+from lmms_plam.merge.export import CARD, RECORD, Digests, ExportPlan, Sources, read_record, replacements
 from lmms_plam.merge.model_files import WEIGHT_SUFFIXES
 from lmms_plam.merge.rewriting import Advance, between, first_difference, holds
 
@@ -27,13 +27,12 @@ class Proof:
     files: int
 
 
-def verify_export(plan: ExportPlan, vlm: Checkpoint, base_lm: Checkpoint, folder: Path, advance: Advance) -> Proof:
+def verify_export(plan: ExportPlan, sources: Sources, folder: Path, advance: Advance) -> Proof:
     """Read an export back and compare all of it.
 
     Args:
         plan: what it must be.
-        vlm: the VLM that it was made of.
-        base_lm: the base LM.
+        sources: what it was made of.
         folder: the export.
         advance: is told of the bytes compared.
 
@@ -43,13 +42,13 @@ def verify_export(plan: ExportPlan, vlm: Checkpoint, base_lm: Checkpoint, folder
     if read_record(folder).get("fingerprint") != plan.fingerprint:
         raise CheckpointError(f"the {RECORD} of {folder} is missing, or of another recipe or other sources")
     _refuse_others(plan, folder)
-    tensors, equal = 0, 0
+    vlm, tensors, equal = sources.vlm, 0, 0
     digests: Digests = {}
     for name in plan.shards:
         source, target = vlm.place.require(name), folder / name
         _require_same_size(source, target)
         spans = []
-        for one in replacements(plan, name, vlm, base_lm, digests):
+        for one in replacements(plan, name, sources, digests):
             if not holds(target, one):
                 raise CheckpointError(f"'{one.key}' in {target} isn't what the recipe makes: export it again")
             advance(one.stop - one.start)

@@ -9,9 +9,12 @@ from lmms_plam.model.family import MEMORY_BUDGET, FamilyResult, generate_family
 from lmms_plam.model.host import Decoder, find_decoder, vision_positions
 from lmms_plam.model.lanes import QueryScope
 from lmms_plam.model.masks import damaged, masked
+from lmms_plam.model.placing import place
+from lmms_plam.model.readout import Readout, VisionAttention
 from lmms_plam.model.reference import run_plainly
 from lmms_plam.model.selfcheck import EngineCheck, HidingCheck, check_engine, check_hiding
-from lmms_plam.model.variants import Variant, WeightSet, installed
+from lmms_plam.model.tower import pictures_seen_once
+from lmms_plam.model.variants import Variant, WeightSet, installed_whole
 
 __all__ = [
     "MEMORY_BUDGET",
@@ -20,15 +23,19 @@ __all__ = [
     "FamilyResult",
     "HidingCheck",
     "QueryScope",
+    "Readout",
     "Variant",
+    "VisionAttention",
     "WeightSet",
     "check_engine",
     "check_hiding",
     "damaged",
     "find_decoder",
     "generate_family",
-    "installed",
+    "installed_whole",
     "masked",
+    "pictures_seen_once",
+    "place",
     "run_plainly",
     "vision_positions",
 ]

@@ -14,6 +14,8 @@ from lmms_plam.model.batch import Batch
 from lmms_plam.model.branches import Branches, Layout, run_branches
 from lmms_plam.model.decoding import DecodingBatch, Lineup, Shelf, ShelfKind, keep_rows
 from lmms_plam.model.lanes import KeysValues
+from lmms_plam.model.reader import Reader
+from lmms_plam.model.readout import Given, Readout
 from lmms_plam.model.trunk import Trunk
 from lmms_plam.model.variants import Node, Tree, Variant, WeightSet
 
@@ -28,6 +30,8 @@ class Answer:
         tokens: new tokens so far.
         logits: raw logits [vocabulary] of each, if they are kept.
         divergence: how far the first token's distribution is from the trunk's, Kullback-Leibler in nats.
+        given: by layer, what its tokens have given to vision so far, if that is read; None: nothing.
+        readout: what was read of it in the end.
     """
 
     variant: Variant
@@ -35,6 +39,8 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
     divergence: float = 0.0
+    given: list[Given | None] = field(default_factory=list)
+    readout: Readout | None = None
 
 
 class Group:
@@ -46,19 +52,37 @@ class Group:
         trunk: the watched prefill.
         layout: the positions by node.
         weights: weight sets by name.
+        reader: reads attention, if it is to be read.
     """
 
-    def __init__(self, batch: Batch, tree: Tree, trunk: Trunk, layout: Layout, weights: Mapping[str, WeightSet]):
+    def __init__(
+        self,
+        batch: Batch,
+        tree: Tree,
+        trunk: Trunk,
+        layout: Layout,
+        weights: Mapping[str, WeightSet],
+        reader: Reader | None = None,
+    ):
         self._batch = batch
         self._tree = tree
         self._trunk = trunk
         self._layout = layout
         self._weights = weights
+        self._reader = reader
 
     def grow(self, answers: Sequence[Answer], keep_logits: bool) -> None:
         """Fill in these answers, of variants of this group, to their ends."""
+        self._decode(answers, keep_logits)
+        if self._reader is not None:
+            for one in answers:
+                fed = len(one.tokens) - 1
+                one.readout = self._reader.finish(self._tree, one.variant, one.prompt, one.given, fed)
+                one.given.clear()
+
+    def _decode(self, answers: Sequence[Answer], keep_logits: bool) -> None:
         batch = self._batch
-        branches = run_branches(batch, self._tree, self._trunk, self._layout, self._weights)
+        branches = run_branches(batch, self._tree, self._trunk, self._layout, self._weights, self._reader)
         live = sorted(answers, key=lambda answer: (answer.variant.weights or "", answer.prompt))
         inputs = batch.next_inputs()
         logits = self._first_logits(live, branches, next(inputs)[1])
@@ -125,7 +149,12 @@ class Group:
         positions = torch.arange(self._batch.length, device=device)
         real, text = positions[prompts.starts[prompt] :], positions[prompts.text[prompt]]
         shelves = [self._shelves(prompt, answers, layer, branches) for layer in range(self._batch.decoder.depth)]
-        return Lineup(prompt, len(answers), shelves, {"common": real, "whole": real, "text": text})
+        ledger = None
+        if self._reader is not None:
+            for answer in answers:
+                answer.given = [None] * self._batch.decoder.depth
+            ledger = self._reader.ledger(prompt, [answer.given for answer in answers])
+        return Lineup(prompt, len(answers), shelves, {"common": real, "whole": real, "text": text}, ledger)
 
     def _shelves(self, prompt: int, answers: Sequence[Answer], layer: int, branches: Branches) -> list[Shelf]:
         """Collect what these answers may read at a layer."""

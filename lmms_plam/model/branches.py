@@ -8,7 +8,7 @@ model's, and no code here knows a model family.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.batch import Batch
-from lmms_plam.model.host import attention_silenced
-from lmms_plam.model.lanes import KeysValues, Lane, Prompts, QueryScope, last_only, last_positions, lay_out
+from lmms_plam.model.host import Attention, attention_replaced, attention_silenced
+from lmms_plam.model.lanes import KeysValues, Lane, Prompts, QueryScope, last_few, last_positions, lay_out
+from lmms_plam.model.reader import Reader
 from lmms_plam.model.trunk import Keep, Trunk
 from lmms_plam.model.variants import Node, Tree, WeightSet, installed
 
@@ -99,7 +100,14 @@ class Branches:
     last: dict[Node, Tensor]
 
 
-def run_branches(batch: Batch, tree: Tree, trunk: Trunk, layout: Layout, weights: Mapping[str, WeightSet]) -> Branches:
+def run_branches(
+    batch: Batch,
+    tree: Tree,
+    trunk: Trunk,
+    layout: Layout,
+    weights: Mapping[str, WeightSet],
+    reader: Reader | None = None,
+) -> Branches:
     """Compute all of a family's prefill that the trunk hasn't.
 
     Args:
@@ -108,6 +116,7 @@ def run_branches(batch: Batch, tree: Tree, trunk: Trunk, layout: Layout, weights
         trunk: the watched prefill.
         layout: the positions by node.
         weights: weight sets by name.
+        reader: reads attention, if it is to be read.
 
     Raises:
         UnsupportedError: a decoder layer that doesn't take part as the engine knows it.
@@ -131,7 +140,7 @@ def run_branches(batch: Batch, tree: Tree, trunk: Trunk, layout: Layout, weights
             rows = torch.cat([entering[node] for node in nodes])
             silent = {index: slice(None)} if nodes[0].silent else {}
             with installed(nodes[0].weights(index, weights), {index: layer}), attention_silenced(batch.decoder, silent):
-                output, both = _run_layer(batch, index, rows, nodes[0], layout, trunk)
+                output, both = _run_layer(batch, index, rows, nodes, layout, trunk, reader)
             parts = (tensor.chunk(len(nodes)) for tensor in (output, *both))
             for node, state, keys, values in zip(nodes, *parts, strict=True):
                 hidden[node] = _with_added(state, trunk.added.get(index), node, layout)
@@ -184,28 +193,45 @@ class _LayerCache:
 
 
 def _run_layer(
-    batch: Batch, index: int, hidden: Tensor, node: Node, layout: Layout, trunk: Trunk
+    batch: Batch,
+    index: int,
+    hidden: Tensor,
+    nodes: Sequence[Node],
+    layout: Layout,
+    trunk: Trunk,
+    reader: Reader | None,
 ) -> tuple[Tensor, KeysValues]:
-    """Run a decoder layer on branches side by side; of the last layer, only what the next token needs.
+    """Run a decoder layer on branches side by side; of the last layer, only what the next token and a reader need.
 
     Returns:
         Hidden states, of the last layer only those of the last position, and keys and values, borrowed ones included.
     """
     layer: nn.Module = batch.decoder.layers[index]
     arguments, borrowed = trunk.arguments[index], None
-    lane = layout.lane(node)
+    lane = layout.lane(nodes[0])
     if lane is not None:
         eager = hidden.dtype if batch.decoder.attention == "eager" else None
-        arguments = lane.arguments(arguments, node.blind, len(hidden) // len(lane.prompts), eager)
+        arguments = lane.arguments(arguments, nodes[0].blind, len(hidden) // len(lane.prompts), eager)
         borrowed = lane.borrow(trunk.states(index))
     cache = _LayerCache(borrowed)
-    if index == batch.decoder.depth - 1 and hidden.shape[1] > 1:
+    last = index == batch.decoder.depth - 1
+    tail = 1 if reader is None else reader.tail
+    if last and hidden.shape[1] > tail:
         cache.hand_over = True
         with suppress(_HandoverError):
             layer.forward(hidden, **{trunk.cache_name: cache}, **arguments)
         cache.hand_over = False
-        hidden, arguments = hidden[:, -1:], last_only(arguments)
-    output: Tensor = layer.forward(hidden, **{trunk.cache_name: cache}, **arguments)
+        hidden, arguments = hidden[:, -tail:], last_few(arguments, tail, hidden.shape[1], hidden.device)
+
+    def read(
+        layer: int, attention: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        if reader is not None:
+            reader.read_branches(layer, nodes, lane, attention, query, key, mask)
+        return attention(query, key, value, mask)
+
+    with attention_replaced(batch.decoder, read, [index]) if reader is not None else nullcontext():
+        output: Tensor = layer.forward(hidden, **{trunk.cache_name: cache}, **arguments)
     if cache.held is None:
         raise UnsupportedError(f"{type(layer).__name__} doesn't hand its keys and values to the cache")
-    return output, cache.held
+    return output[:, -1:] if last else output, cache.held

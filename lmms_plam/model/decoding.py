@@ -7,7 +7,7 @@ have their own. The model's own attention then does the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, TypeVar
@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from lmms_plam.model.batch import Batch
-from lmms_plam.model.host import attention_replaced, attention_silenced
+from lmms_plam.model.host import Attention, attention_replaced, attention_silenced
 from lmms_plam.model.lanes import KeysValues
+from lmms_plam.model.reader import Ledger
 from lmms_plam.model.variants import WeightSet, installed
-
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-"""Queries, keys and values [rows, heads, length, dim] and a mask, to attention [rows, length, heads, dim]."""
 
 ShelfKind = Literal["common", "whole", "text"]
 
@@ -55,10 +53,16 @@ class Lineup:
         rows: the number of answers.
         shelves: by layer, keys and values; each answer is on one shelf of each layer, or silent there.
         positions: by kind of shelf, the positions [length] of the prompt's keys.
+        ledger: where what the answers give to vision is written down, if it is to be read.
     """
 
     def __init__(
-        self, prompt: int, rows: int, shelves: Sequence[Sequence[Shelf]], positions: Mapping[ShelfKind, Tensor]
+        self,
+        prompt: int,
+        rows: int,
+        shelves: Sequence[Sequence[Shelf]],
+        positions: Mapping[ShelfKind, Tensor],
+        ledger: Ledger | None = None,
     ):
         self.prompt = prompt
         self.rows = rows
@@ -66,6 +70,7 @@ class Lineup:
         self._positions = dict(positions)
         self._names = torch.arange(rows, device=positions["common"].device)  # of the answers, for life
         self._owners = torch.full_like(positions["common"], -1)  # of the common columns; -1: the prompt's, for all
+        self._ledger = ledger
         self._alone = rows == 1
         self._own: Tensor | None = None
 
@@ -93,6 +98,8 @@ class Lineup:
             self._shelves[layer] = kept
         self.rows = len(rows)
         self._names = self._names[rows]
+        if self._ledger is not None:
+            self._ledger.keep(rows)
 
     def attend(
         self, layer: int, attention: Attention, mask: Tensor | None, query: Tensor, key: Tensor, value: Tensor
@@ -118,11 +125,13 @@ class Lineup:
             if shelf.kind == "common":
                 shelf.states = _joined(shelf.states, key.transpose(0, 2), value.transpose(0, 2))
                 own = None if self._own is None else self._own[shelf.rows][None, None]
-                output, _ = attention(queries.transpose(0, 2), *shelf.states, _both(own, visible))
-                attention_of[shelf.rows] = output.transpose(0, 1)
+                queries, visible = queries.transpose(0, 2), _both(own, visible)
+                attention_of[shelf.rows] = attention(queries, *shelf.states, visible).transpose(0, 1)
             else:
                 shelf.states = _joined(shelf.states, key[shelf.rows], value[shelf.rows])
-                attention_of[shelf.rows] = attention(queries, *shelf.states, visible)[0]
+                attention_of[shelf.rows] = attention(queries, *shelf.states, visible)
+            if self._ledger is not None and shelf.kind != "text":
+                self._ledger.read(layer, shelf.rows, attention, queries, shelf.states[0], visible)
         return attention_of
 
     def silent(self, layer: int) -> list[int]:

@@ -4,8 +4,7 @@ The model's own `generate` prepares inputs, logits processors and stopping crite
 loop is replaced. The prefill of the untouched model is the trunk (`trunk`); branches start from it where variants part
 (`branches`, `lanes`); then all answers decode as rows of one batch (`decoding`, `answers`). Everything is exact: what
 can't be is refused with an `UnsupportedError` (`support`), and `run_plainly` in `reference` goes the long way.
-
-A read-out of attention would hang on `run_trunk` (prefill) and `DecodingBatch.step`, which see each layer's call.
+ On the way, what they give to vision may be read off (`reader`, `readout`).
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ from lmms_plam.model.batch import Batch, Rules
 from lmms_plam.model.branches import Layout, what_to_keep
 from lmms_plam.model.host import CACHE, find_decoder
 from lmms_plam.model.lanes import AUTHORS, QueryScope
+from lmms_plam.model.reader import Reader
+from lmms_plam.model.readout import Readout
 from lmms_plam.model.support import check_generation, check_request
 from lmms_plam.model.trunk import run_trunk
 from lmms_plam.model.variants import Variant, WeightSet, check_variants, grow_tree
@@ -47,6 +48,7 @@ class FamilyResult:
         logits: by variant and prompt, the raw logits [new tokens, vocabulary], float32, if asked for.
         divergence: by variant and prompt, how far the first token's distribution is from the untouched model's,
             Kullback-Leibler in nats; None where nobody measured it.
+        readouts: by variant and prompt, the attention to vision, if it was to be read; None for a prompt without.
     """
 
     tokens: list[list[list[int]]]
@@ -54,6 +56,7 @@ class FamilyResult:
     vision_tokens: list[int]
     logits: list[list[Tensor]] | None = None
     divergence: list[list[float]] | None = None
+    readouts: list[list[Readout | None]] | None = None
 
 
 def generate_family(
@@ -65,6 +68,7 @@ def generate_family(
     query_scope: QueryScope = "all",
     memory_budget: int = MEMORY_BUDGET,
     keep_logits: bool = False,
+    read_attention: bool = False,
 ) -> FamilyResult:
     """Answer a batch of prompts with every variant, greedily, from one shared computation.
 
@@ -77,6 +81,7 @@ def generate_family(
         memory_budget: bytes for branches processed together; what doesn't fit is processed in further groups, each of
             which costs a decoding loop of its own. A variant that alone exceeds it is processed alone.
         keep_logits: also return the logits.
+        read_attention: also return what prompts and answers give to vision.
 
     Raises:
         UnsupportedError: the model or a generation option is none that the engine can apply exactly; it is named.
@@ -89,6 +94,10 @@ def generate_family(
     check_request(model, decoder, generate_kwargs)
     if query_scope in AUTHORS:
         raise UnsupportedError(f"the authors' masking ('{query_scope}') shares nothing between cuts")
+    if read_attention and query_scope == "last":
+        raise UnsupportedError("with vision hidden from the last token alone, the attention of others can't be read")
+    if read_attention and (silent := [one.name for one in variants if one.silent is not None]):
+        raise UnsupportedError(f"variant '{silent[0]}' silences attention, so that there is none to read")
     if both := [one.name for one in variants if one.silent is not None and one.hidden(decoder.depth)]:
         raise UnsupportedError(
             f"variant '{both[0]}' hides vision and silences attention, which the engine can't combine"
@@ -105,7 +114,8 @@ def generate_family(
         rules = Rules(logits_processor, stopping_criteria, generation_config)
         check_generation(rules, model_kwargs.get(CACHE))
         batch = Batch(model, decoder, input_ids, model_kwargs, rules)
-        return _answer_all(batch, variants, sets, query_scope, memory_budget, keep_logits)
+        reader = Reader(decoder, batch.prompts) if read_attention else None
+        return _answer_all(batch, variants, sets, query_scope, memory_budget, keep_logits, reader)
 
     result: FamilyResult = type(model).generate(model, **generate_kwargs, custom_generate=loop)
     return result
@@ -118,6 +128,7 @@ def _answer_all(
     scope: QueryScope,
     memory_budget: int,
     keep_logits: bool,
+    reader: Reader | None,
 ) -> FamilyResult:
     """Answer all prompts with every variant, group by group."""
     answers: dict[Variant, dict[int, Answer]] = {}
@@ -139,16 +150,17 @@ def _answer_all(
     layout = Layout(batch.prompts, scope)
     groups = _group({variant: len(own) * _size(batch, variant) for variant, own in answers.items()}, memory_budget)
     trees = [grow_tree(group, weights, batch.decoder.depth) for group in groups]
-    trunk = run_trunk(batch, what_to_keep(trees, layout))
+    trunk = run_trunk(batch, what_to_keep(trees, layout), reader)
     for tree in trees:
         wanted = [answer for variant in tree.paths for answer in answers[variant].values()]
-        Group(batch, tree, trunk, layout, weights).grow(wanted, keep_logits)
+        Group(batch, tree, trunk, layout, weights, reader).grow(wanted, keep_logits)
     return FamilyResult(
         tokens=[[answer.tokens for answer in own] for own in asked],
         trunk=batch.sequences([answer.tokens for answer in untouched]),
         vision_tokens=batch.prompts.vision.sum(dim=1).tolist(),
         logits=[[torch.stack(answer.logits) for answer in own] for own in asked] if keep_logits else None,
         divergence=[[answer.divergence for answer in own] for own in asked],
+        readouts=None if reader is None else [[answer.readout for answer in own] for own in asked],
     )
 
 

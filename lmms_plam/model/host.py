@@ -10,7 +10,7 @@ Released models all run through the same few seams of the library, so no code he
   `_update_model_kwargs_for_generation` (`prefill_inputs`, `next_inputs`).
 * A cache's `layers[i].keys`, `.values`, `update`, `get_seq_length` and `get_mask_sizes` (`Clock`, `states_of`).
 * `ALL_ATTENTION_FUNCTIONS`, which every model looks its attention up in, and each modeling file's
-  `eager_attention_forward`, for eager isn't in it (`attention_replaced`).
+  `eager_attention_forward`, for eager isn't in it; their options `scaling` and `softcap` (`attention_replaced`).
 * Names inside a model: `get_decoder()`, `layers`, `self_attn`, `layer_idx`, `_attn_implementation`, `layer_types`,
   `num_kv_shared_layers` (`find_decoder`).
 * What decoder layers are called with: `attention_mask` (None with sdpa means causal; eager adds it up, so a boolean one
@@ -54,6 +54,7 @@ _IMAGE, _VIDEO = 1, 2  # what `mm_token_type_ids` calls the placeholders of imag
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
 _IMPLEMENTATIONS = ("sdpa", "eager")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
+_BIASES = ("position_bias", "s_aux")  # what some attention functions add to scores, or count beside them
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,31 +266,75 @@ def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """A decoder layer's own attention function, with the options of this call.
+
+    Attributes:
+        module: the layer's attention module.
+        function: what computes it.
+        options: keyword arguments beside queries, keys, values and mask.
+    """
+
+    module: Any
+    function: Callable[..., Any]
+    options: Mapping[str, Any]
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend: [rows, heads, queries, dim] to [rows, queries, heads, dim]."""
+        output: Tensor = self.function(self.module, query, key, value, mask, **self.options)[0]
+        return output
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return what attention takes the softmax of, before any mask.
+
+        Args:
+            query: [..., queries, dim].
+            key: [..., keys, dim].
+
+        Returns:
+            [..., queries, keys], float32.
+
+        Raises:
+            UnsupportedError: scores that something else enters, named.
+        """
+        for name in _BIASES:
+            if self.options.get(name) is not None:
+                raise UnsupportedError(f"attention of {type(self.module).__name__} takes '{name}' into its scores")
+        scaling, softcap = self.options.get("scaling"), self.options.get("softcap")
+        scaled = query.float() * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores: Tensor = scaled @ key.float().transpose(-1, -2)
+        return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
 @contextmanager
-def attention_replaced(decoder: Decoder, attend: Callable[..., Tensor]) -> Iterator[None]:
-    """Have all attention of the decoder's implementation computed by `attend` while open.
+def attention_replaced(
+    decoder: Decoder, attend: Callable[..., Tensor], layers: Sequence[int] | None = None
+) -> Iterator[None]:
+    """Have the attention of decoder layers computed by `attend` while open; a vision tower's stays as it is.
 
     Args:
         decoder: the decoder.
-        attend: gets the layer's index, the model's own attention function for it, queries, keys, values, mask and
-            options; returns the attention [rows, length, heads, dim].
+        attend: gets the layer's index, its own `Attention`, queries, keys, values and mask; returns the attention
+            [rows, length, heads, dim].
+        layers: those that will be run; None: all.
 
     Raises:
-        UnsupportedError: afterwards, if some decoder layer didn't attend through it.
+        UnsupportedError: afterwards, if some of these layers didn't attend through it.
     """
     name = decoder.attention
     before = ALL_ATTENTION_FUNCTIONS.get(name)  # None for eager: each modeling file has its own
+    ours = {layer.get_submodule("self_attn"): index for index, layer in enumerate(decoder.layers)}
     met = set()
 
-    def replaced(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
-        met.add(module.layer_idx)
-        own = before or sys.modules[type(module).__module__].eager_attention_forward
-
-        def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            output: tuple[Tensor, Tensor | None] = own(module, query, key, value, mask, **options)
-            return output
-
-        return attend(module.layer_idx, plain, query, key, value, mask), None
+    def replaced(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **options: Any
+    ) -> Any:
+        function = before or sys.modules[type(module).__module__].eager_attention_forward
+        if module not in ours:
+            return function(module, query, key, value, attention_mask, **options)
+        met.add(ours[module])
+        return attend(ours[module], Attention(module, function, options), query, key, value, attention_mask), None
 
     ALL_ATTENTION_FUNCTIONS[name] = replaced
     try:
@@ -298,5 +343,5 @@ def attention_replaced(decoder: Decoder, attend: Callable[..., Tensor]) -> Itera
         del ALL_ATTENTION_FUNCTIONS[name]
         if ALL_ATTENTION_FUNCTIONS.get(name) is not before:  # someone had put theirs over the library's
             ALL_ATTENTION_FUNCTIONS[name] = before
-    if len(met) < decoder.depth:
+    if not met.issuperset(range(decoder.depth) if layers is None else layers):
         raise UnsupportedError(f"{type(decoder.text).__name__} doesn't attend through AttentionInterface")

@@ -82,9 +82,24 @@ def translate(
     return result
 
 
-def last_only(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """Carry the arguments of a decoder layer over to the last position alone."""
-    return translate(layer, lambda mask: None if mask is None else mask[..., -1:, :], lambda states: states[:, -1:])
+def last_few(layer: Mapping[str, Any], count: int, length: int, device: torch.device) -> dict[str, Any]:
+    """Carry the arguments of a decoder layer over to the last positions alone.
+
+    Args:
+        layer: the arguments, hidden states and cache aside.
+        count: how many positions.
+        length: the number of keys.
+        device: of the tensors.
+    """
+
+    def cut(mask: Tensor | None) -> Tensor | None:
+        if mask is not None:
+            return mask[..., -count:, :]
+        if count == 1:
+            return None
+        return torch.ones(count, length, dtype=torch.bool, device=device).tril(length - count)[None, None]
+
+    return translate(layer, cut, lambda states: states[:, -count:])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -122,6 +137,15 @@ class Lane:
             return None
         keys, values = (part[self.prompts[:, None], :, self.borrowed].transpose(1, 2) for part in states)
         return keys, values
+
+    def places(self, row: int, positions: Tensor) -> Tensor | None:
+        """Say where among borrowed and own keys some positions [n] of a row's prompt are; None if they aren't."""
+        keys = torch.cat([self.borrowed[row], self.own[row]])
+        real = torch.cat([self.borrowed_real[row], self.own_real[row]])
+        place = torch.full((self.vision.shape[1],), -1, device=keys.device)
+        place[keys[real]] = real.nonzero().flatten()
+        found = place[positions]
+        return None if (found < 0).any() else found
 
     def columns(self, blind: bool) -> list[Tensor | None]:
         """By row, the columns of borrowed and own keys that an answer reads, in the prompt's order; None for all."""

@@ -19,8 +19,9 @@ from lmms_plam.model.family import FamilyResult
 from lmms_plam.model.host import attention_silenced, find_decoder, vision_positions
 from lmms_plam.model.lanes import AUTHORS, QueryScope
 from lmms_plam.model.masks import damaged, masked
+from lmms_plam.model.plainread import PlainReader
 from lmms_plam.model.support import setting
-from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed
+from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed_whole
 
 
 def run_plainly(
@@ -31,6 +32,8 @@ def run_plainly(
     weights: Sequence[WeightSet] = (),
     query_scope: QueryScope = "all",
     keep_logits: bool = False,
+    read_attention: bool = False,
+    trunk: Any = None,
 ) -> FamilyResult:
     """Answer a batch of prompts with every variant, by one call of `model.generate` each.
 
@@ -41,9 +44,13 @@ def run_plainly(
         weights: the weight sets that variants name.
         query_scope: from which queries vision is hidden.
         keep_logits: also return the logits; for greedy decoding.
+        read_attention: also return what prompts and answers give to vision; for greedy decoding.
+        trunk: what `generate` returned of these prompts before; left out, or to read attention, the untouched model is
+            asked first.
 
     Raises:
-        UnsupportedError: a model whose vision tokens can't be hidden by masks; it is named.
+        UnsupportedError: a model whose vision tokens can't be hidden by masks, or whose attention can't be read; it is
+            named.
         ConfigError: variants that can't be meant.
         MergeError: weights that don't fit the model.
     """
@@ -56,25 +63,44 @@ def run_plainly(
     vision = vision_positions(model, input_ids, generate_kwargs)
     generate = type(model).generate
     kept = {"return_dict_in_generate": True, "output_logits": True} if keep_logits else {}
-    trunk = generate(model, **generate_kwargs, **kept)
-    tokens, logits = [], []
+    reader = _reader(model, vision, generate_kwargs) if read_attention else None
+    if trunk is None or reader is not None:
+        with reader.finding_sinks() if reader is not None else nullcontext():
+            trunk = generate(model, **generate_kwargs, **kept)
+    tokens, logits, readouts = [], [], []
     for variant in variants:
         output, hidden = trunk, variant.hidden(decoder.depth)
         silent = range(decoder.depth if variant.silent is None else variant.silent, decoder.depth)
-        if hidden or silent or variant.weights is not None:
+        if hidden or silent or variant.weights is not None or reader is not None:
             chosen = sets[variant.weights] if variant.weights is not None else None
             with (
-                installed(chosen, decoder.by_index()),
+                installed_whole(chosen, model, decoder.by_index()),
                 _hiding(model, vision, hidden, query_scope),
                 attention_silenced(decoder, dict.fromkeys(silent, slice(None))),
+                reader.reading() if reader is not None else nullcontext(list) as read,
             ):
                 output = generate(model, **generate_kwargs, **kept)
+            readouts.append(read())
         sequences = getattr(output, "sequences", output)
         tokens.append([_ended(row, model, generate_kwargs) for row in sequences[:, input_ids.shape[1] :].tolist()])
         if keep_logits:
             steps = torch.stack(output.logits, dim=1).float()
             logits.append([row[: len(own)] for row, own in zip(steps, tokens[-1], strict=True)])
-    return FamilyResult(tokens, trunk, vision.sum(dim=1).tolist(), logits if keep_logits else None)
+    return FamilyResult(
+        tokens,
+        trunk,
+        vision.sum(dim=1).tolist(),
+        logits if keep_logits else None,
+        readouts=readouts if read_attention else None,
+    )
+
+
+def _reader(model: PreTrainedModel, vision: Tensor, generate_kwargs: Mapping[str, Any]) -> PlainReader:
+    padding = generate_kwargs.get("attention_mask")
+    real = torch.ones_like(vision) if padding is None else padding.bool()
+    ends = setting(model, generate_kwargs, "eos_token_id")
+    ends = ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends]
+    return PlainReader(model, vision, real, ends)
 
 
 def _hiding(model: PreTrainedModel, vision: Tensor, layers: range, scope: QueryScope) -> AbstractContextManager[None]:

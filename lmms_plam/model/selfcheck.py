@@ -28,6 +28,9 @@ STEPS = 4
 _ROUNDING = {torch.float32: 256, torch.float16: 16, torch.bfloat16: 4}
 """By dtype, how many rounding steps of the largest logit two ways of computing the same may differ by."""
 
+_READING = 4
+"""How many times that many rounding steps of 1 two readings of attention mass, mean over heads, may differ by."""
+
 Answer = Callable[[Sequence[Variant], Mapping[str, Any]], FamilyResult]
 """Answers prompts, given as arguments of generate, with some variants; logits are kept."""
 
@@ -76,8 +79,9 @@ def check_engine(
     *,
     weights: Sequence[WeightSet] = (),
     query_scope: QueryScope = "all",
+    read_attention: bool = False,
 ) -> EngineCheck:
-    """Answer prompts by the engine and plainly, and compare tokens and logits.
+    """Answer prompts by the engine and plainly, and compare tokens and logits, and attention where it is read.
 
     An exception of the engine is a deviation; what it refuses, and what the plain way raises, is passed on.
 
@@ -88,6 +92,7 @@ def check_engine(
         generate_kwargs: the keyword arguments of `model.generate`.
         weights: the weight sets that variants name.
         query_scope: from which queries vision is hidden.
+        read_attention: whether attention to vision is read.
 
     Raises:
         UnsupportedError: as `generate_family`.
@@ -98,6 +103,7 @@ def check_engine(
         "weights": [one for one in weights if one.name in named],
         "query_scope": query_scope,
         "keep_logits": True,
+        "read_attention": read_attention,
     }
     short = _short(generate_kwargs)
     try:
@@ -116,6 +122,8 @@ def check_engine(
             if not deviation and (parted or not difference <= allowed):
                 what = parted or f"logits differ by {difference:.3g}, and rounding allows {allowed:.1g}"
                 deviation = f"variant '{variant.name or 'untouched'}', prompt {prompt}: {what}"
+    if read_attention and not deviation:
+        deviation = _compare_readings(chosen, ours, theirs, _READING * _rounding(model))
     return EngineCheck(len(chosen), largest, allowed, deviation)
 
 
@@ -171,7 +179,23 @@ def _answers(result: FamilyResult) -> Iterator[list[tuple[list[int], Tensor]]]:
 
 def _allowed(model: PreTrainedModel, result: FamilyResult) -> float:
     largest = max(float(logits.abs().max()) for own in result.logits or [] for logits in own)
-    return _ROUNDING.get(model.dtype, 256) * torch.finfo(model.dtype).eps * largest
+    return _rounding(model) * largest
+
+
+def _rounding(model: PreTrainedModel) -> float:
+    return _ROUNDING.get(model.dtype, 256) * torch.finfo(model.dtype).eps
+
+
+def _compare_readings(variants: Sequence[Variant], ours: FamilyResult, theirs: FamilyResult, allowed: float) -> str:
+    """Compare the question's attention mass, mean over heads, and return the first deviation in words."""
+    for variant, own, other in zip(variants, ours.readouts or [], theirs.readouts or [], strict=True):
+        for prompt, (read, due) in enumerate(zip(own, other, strict=True)):
+            if read is not None and due is not None:
+                apart = float((read.instruction.mass - due.instruction.mass).mean(dim=-1).abs().max())
+                if not apart <= allowed:
+                    what = f"attention mass of a layer is read otherwise, by {apart:.3g}"
+                    return f"variant '{variant.name or 'untouched'}', prompt {prompt}: {what}"
+    return ""
 
 
 def _compare(one: tuple[list[int], Tensor], two: tuple[list[int], Tensor], allowed: float) -> tuple[float, str]:

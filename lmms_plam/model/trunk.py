@@ -7,6 +7,7 @@ the hidden states that enter the layers at which branches part from the trunk; k
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,9 @@ from transformers import DynamicCache
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.model.batch import Batch
-from lmms_plam.model.host import CACHE, hooked, states_of, take_cache
+from lmms_plam.model.host import CACHE, Attention, attention_replaced, hooked, states_of, take_cache
 from lmms_plam.model.lanes import KeysValues
+from lmms_plam.model.reader import Reader
 
 Keep = Mapping[int, Mapping[object, Callable[[Tensor], Tensor]]]
 """What to keep of the hidden states [prompts, length, width] that enter a layer: selections by layer and a key."""
@@ -48,12 +50,13 @@ class Trunk:
         return states_of(self.cache, layer)
 
 
-def run_trunk(batch: Batch, keep: Keep) -> Trunk:
+def run_trunk(batch: Batch, keep: Keep, reader: Reader | None = None) -> Trunk:
     """Run the model's prefill and watch it.
 
     Args:
         batch: the prompts.
         keep: which hidden states to keep.
+        reader: reads attention, if it is to be read.
 
     Raises:
         UnsupportedError: the model doesn't run its decoder layers one after another on the prompt.
@@ -79,11 +82,21 @@ def run_trunk(batch: Batch, keep: Keep) -> Trunk:
             if (hidden != output_before)[batch.prompts.text].any():
                 raise UnsupportedError(f"{name} changes the states of text between layers {index - 1} and {index}")
             trunk.added[index - 1] = hidden.float() - output_before.float()
+        if reader is not None:
+            reader.find_sinks(hidden)
         trunk.arguments.append(arguments)
         trunk.entering[index] = {key: select(hidden) for key, select in keep.get(index, {}).items()}
         output_before = output
 
-    with hooked([layer.register_forward_hook(watch, with_kwargs=True) for layer in batch.decoder.layers]):
+    def read(
+        layer: int, attention: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        if reader is not None:
+            reader.read_trunk(attention, query, key, mask)
+        return attention(query, key, value, mask)
+
+    hooks = hooked([layer.register_forward_hook(watch, with_kwargs=True) for layer in batch.decoder.layers])
+    with hooks, attention_replaced(batch.decoder, read) if reader is not None else nullcontext():
         outputs = batch.model(**inputs, return_dict=True)
     if len(trunk.arguments) != batch.decoder.depth:
         raise UnsupportedError(f"{name} ran {len(trunk.arguments)} of its {batch.decoder.depth} decoder layers")

@@ -21,6 +21,7 @@ from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import Metric
 from lmms_plam.stats.simultaneous import simultaneous
 from lmms_plam.stats.units import Units, perfect_value
+from lmms_plam.words import runs
 
 Kind = Literal["late", "early", "window", "silent"]
 _NAMES = {"late": "{0}", "early": "early {1}", "window": "window {0}-{2}", "silent": "silent {0}"}
@@ -286,7 +287,7 @@ def _of_windows(found: Visibility) -> list[str]:
     said = [f"hiding the picture in {_layers(worst.place)} alone changes the score most: {_points(found, worst)}"]
     if not sure:
         return [*said, "no window loses score for sure"]
-    return [*said, f"windows that lose score for sure begin at layer {_runs(sure)}"]
+    return [*said, f"windows that lose score for sure begin at layer {runs(sure)}"]
 
 
 def _of_silence(found: Visibility) -> list[str]:
@@ -322,17 +323,6 @@ def _layers(place: Place) -> str:
 
 def _tolerance(found: Visibility, kind: Kind) -> str:
     return f"{found.curves[kind].tolerance * 100 / found.perfect:.1f}"
-
-
-def _runs(layers: Sequence[int]) -> str:
-    """Return ascending numbers with runs of them joined: 0, 2 to 8."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _points(found: Visibility, contrast: Contrast) -> str:

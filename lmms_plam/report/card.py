@@ -49,8 +49,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 def model_card(
     record: Mapping[str, Any],
-    vlm: Parent,
-    base_lm: Parent,
+    parents: Sequence[Parent],
     *,
     place: str,
     backend: str | None,
@@ -60,14 +59,14 @@ def model_card(
 
     Args:
         record: what `plam.json` holds.
-        vlm: the VLM.
-        base_lm: the base LM.
+        parents: the VLM, the base LM, and the ancestor if the recipe names one.
         place: what to load the export by: its id on the hub, or its folder.
         backend: lmms-eval's model type that runs it, where one is known.
         measured: its scores beside the untouched VLM's.
     """
+    vlm = parents[0]
     data = ModelCardData(
-        base_model=[vlm.name, base_lm.name],
+        base_model=[parent.name for parent in parents],
         base_model_relation="merge",
         library_name="transformers",
         pipeline_tag="image-text-to-text",
@@ -78,19 +77,20 @@ def model_card(
     )
     parts = [
         f"# {record['name']}",
-        "\n".join(_made_of(record, vlm, base_lm)),
+        "\n".join(_made_of(record, *parents)),
         *(["\n".join(_scores(measured))] if measured else []),
         _running(place, backend),
-        "\n".join(_terms(vlm, base_lm)),
+        "\n".join(_terms(*parents)),
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _made_of(record: Mapping[str, Any], vlm: Parent, base_lm: Parent) -> Iterator[str]:
+def _made_of(record: Mapping[str, Any], vlm: Parent, base_lm: Parent, ancestor: Parent | None = None) -> Iterator[str]:
     first, last = record["layers"][0], record["layers"][1] - 1
     yield (
         f"The vision-language model {vlm.in_words}, with weights of the language model {base_lm.in_words} merged into "
-        f"{len(record['merged'])} tensors of its decoder layers {first} to {last} (of 0 to {record['depth'] - 1}). All "
+        f"{len(record['merged'])} tensors of its decoder layers {first} to {last} (of 0 to {record['depth'] - 1})"
+        f"{f' as changes to {ancestor.in_words}' if ancestor else ''}. All "
         "other tensors and files are the vision-language model's own, byte for byte."
     )
     yield ""
@@ -166,16 +166,18 @@ vllm serve {place}
 ```"""
 
 
-def _terms(vlm: Parent, base_lm: Parent) -> Iterator[str]:
+def _terms(vlm: Parent, *others: Parent) -> Iterator[str]:
     yield "## License"
     yield ""
-    ours, theirs = (_license(parent.card) for parent in (vlm, base_lm))
+    ours = _license(vlm.card)
     if ours is None:
         yield f"The card of {vlm.name} names no license: see there."
-    elif theirs is None or theirs == ours:
-        yield f"That of {vlm.name}: {ours}."
     else:
-        yield f"That of {vlm.name}: {ours}. {base_lm.name}, whose weights are in it too, has another: {theirs}."
+        yield f"That of {vlm.name}: {ours}."
+    for parent in others:
+        theirs = _license(parent.card)
+        if theirs is not None and theirs != ours:
+            yield f"{parent.name}, whose weights are in it too, is under another: {theirs}."
 
 
 def _license(card: Mapping[str, Any]) -> str | None:

@@ -240,3 +240,7 @@ def _answers(wandb: Any, matrix: ScoreMatrix, examples: Sequence[Example]) -> An
         answers = matrix.answers[row_of[example.doc_id], columns]
         table.add_data(example.doc_id, _image(example), example.question, example.target, *answers)
     return table
+
+
+def log_attention(run: Any, task: str, record: Any, found: Any, folder: Path) -> None:
+    """Log attention."""

@@ -37,6 +37,8 @@ class Declaration(BaseModel):
         perfect: the best value of a document, 100 for percentages.
         chance: the task's score where each answer is chosen at random, which pictures then show.
         metric: a registered metric, `module:name` where importing the module registers it.
+        regions: column with the right places in a document's first picture: a box (left, top, right, bottom in pixels)
+            or a list of them.
         reads: a regular expression for the whole of an answer, blanks around it apart, that the task's scoring can read
             as meant; left out, it isn't known which answers could be read.
     """
@@ -51,6 +53,7 @@ class Declaration(BaseModel):
     perfect: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     chance: float | None = Field(default=None, allow_inf_nan=False)
     metric: str = "mean"
+    regions: str | None = None
     reads: re.Pattern[str] | None = None
 
 
@@ -94,6 +97,11 @@ def find_benchmarks(task: str, config: Mapping[str, Any], samples: Collection[Sa
         )
     metric = _import_metric(task, declaration.metric)
     return [replace(_benchmark(score, metric, declaration), assumed=assumed) for score in scores]
+
+
+def declared_regions(task: str, config: Mapping[str, Any]) -> str | None:
+    """Return the column with the right places in pictures, if a task's YAML names one."""
+    return _declaration(task, read_metadata(config).get("plam") or {}).regions
 
 
 def check_declared(task: str, config: Mapping[str, Any], documents: Iterable[Mapping[str, Any]]) -> None:

@@ -1,0 +1,116 @@
+"""What reading attention costs: a family with and without it, and against an eager run with `output_attentions`.
+
+    python benchmarks/attention_readout.py          # Qwen2.5-VL-7B with its widths divided by 8, fp32, on the CPU
+    python benchmarks/attention_readout.py --gpu    # at its real size, bf16
+
+The family is base and merged, with attention weights replaced from two thirds of the depth on; mass, entropy, focus and
+maps of all layers and heads are read. Times, of wall clock and CPU, are the best of `--repeats` runs in turns. Memory
+is how far a run's peak goes beyond what is there before it, in tensors that torch allocates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from family_engine import CASES, TEXT, build_model, build_prompt, half_merged
+
+from lmms_plam.model import Variant, find_decoder, generate_family
+
+
+def extra_memory(run: Callable[[], Any]) -> float:
+    """Peak memory of a run's tensors beyond what is there before it, in MiB."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with TemporaryDirectory() as folder:
+        profiler.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads(Path(f"{folder}/trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    sizes = [event["args"]["Bytes"] for event in events if event.get("name") == "[memory]"]
+    return max(accumulate(sizes)) / 2**20
+
+
+def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[float, float]]:
+    """Wall and CPU seconds of each run, the best of some taken in turns."""
+    best = dict.fromkeys(runs, (float("inf"), float("inf")))
+    for _ in range(repeats):
+        for name, run in runs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            took = time.perf_counter() - wall, time.process_time() - cpu
+            best[name] = min(best[name][0], took[0]), min(best[name][1], took[1])
+    return best
+
+
+def ratio(one: tuple[float, float], other: tuple[float, float]) -> str:
+    """How many times as long, by wall and by CPU."""
+    return f"{one[0] / other[0]:.3f} (CPU {one[1] / other[1]:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", action="store_true", help="real size, bf16, on the GPU")
+    parser.add_argument("--scale", type=int, default=8, help="divide the widths by this, on the CPU")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    scale, device, dtype = (1, "cuda", torch.bfloat16) if args.gpu else (args.scale, "cpu", torch.float32)
+    model = build_model(scale, device, dtype)
+    depth, heads = find_decoder(model).depth, model.config.text_config.num_attention_heads
+    start = -(-2 * depth // 3)
+    merged, pair = half_merged(model, start), [Variant("base"), Variant("merged", None, "merged")]
+    print(f"{depth} layers, width {model.config.text_config.hidden_size}, {dtype}, torch {torch.__version__}")
+
+    def family(prompt: dict[str, Any], read: bool) -> None:
+        generate_family(model, pair, prompt, weights=[merged], read_attention=read)
+
+    def eager(prompt: dict[str, Any], attentions: bool) -> None:
+        model.generate(**prompt, return_dict_in_generate=True, output_attentions=attentions)
+
+    for case in CASES[1:]:
+        prompt, vision = build_prompt(model, case), case.grid[0] * case.grid[1]
+        runs = {
+            "family": lambda prompt=prompt: family(prompt, False),
+            "read": lambda prompt=prompt: family(prompt, True),
+        }
+        seconds(runs, 1)
+        took, memory = seconds(runs, args.repeats), {name: extra_memory(run) for name, run in runs.items()}
+        limit = TEXT * vision * heads * torch.float32.itemsize / 2**20
+        print(
+            f"{vision} vision tokens, {case.new} new: with reading {ratio(took['read'], took['family'])} times; "
+            f"{memory['read'] - memory['family']:.1f} MiB more (rows x vision x heads of a layer: {limit:.1f})",
+            flush=True,
+        )
+    one = {
+        "plain": lambda: generate_family(model, pair[:1], prompt),
+        "read": lambda: generate_family(model, pair[:1], prompt, read_attention=True),
+    }
+    seconds(one, 1)
+    took, memory = seconds(one, args.repeats), {name: extra_memory(run) for name, run in one.items()}
+    model.set_attn_implementation("eager")
+    theirs = {"eager": lambda: eager(prompt, False), "attentions": lambda: eager(prompt, True)}
+    seconds(theirs, 1)
+    took |= seconds(theirs, args.repeats)
+    memory |= {name: extra_memory(run) for name, run in theirs.items()}
+    read = memory["read"] - memory["plain"]
+    print(
+        f"one variant, {vision} vision tokens: output_attentions takes {ratio(took['attentions'], took['read'])} times "
+        f"our time; beyond its kind of run without reading it takes {memory['attentions'] - memory['eager']:.0f} MiB, "
+        f"we {read:.1f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    main()
