@@ -36,7 +36,7 @@ from flops import count_flops
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lmms_plam.config import MergeRecipe
-from lmms_plam.merge import Checkpoint, Donor, Kept, lazy_layers
+from lmms_plam.merge import Checkpoint, Donors, Kept, lazy_layers
 from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family
 from lmms_plam.search.space import expand
 
@@ -67,7 +67,7 @@ def plan(model: Any, base_lm: Checkpoint, space: str, layers: Sequence[int], bud
     """Return the weights of a space's recipes, none of them computed yet."""
     found = expand(space, MergeRecipe(), layers, find_decoder(model).depth)
     recipes = {one.name: one.recipe for one in found}
-    lazy = lazy_layers(model, base_lm, Donor(base_lm, model.device), recipes, {}, Kept(budget))
+    lazy = lazy_layers(model, base_lm, Donors(base_lm, model.device), recipes, {}, Kept(budget))
     return [WeightSet(name, layers, layers.keys_by_layer) for name, layers in lazy.items()]
 
 

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -27,6 +27,20 @@ Module = Literal["q", "k", "v", "o", "mlp", "norms", "layer_norms", "embeddings"
 ATTENTION: tuple[Module, ...] = ("q", "k", "v", "o")
 ALL_MODULES: tuple[Module, ...] = (*ATTENTION, "mlp", "norms", "embeddings")
 _MODULE_SETS: dict[str, tuple[Module, ...]] = {"attention": ATTENTION, "all": ALL_MODULES}
+
+Method = Literal["linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties", "fisher"]
+_ANCESTOR = ("ancestor", "ancestor_revision")
+_TAKES: dict[Method, tuple[str, ...]] = {
+    "linear": (),
+    "slerp": (),
+    "task_arithmetic": _ANCESTOR,
+    "ties": (*_ANCESTOR, "density"),
+    "dare_linear": (*_ANCESTOR, "density", "seed"),
+    "dare_ties": (*_ANCESTOR, "density", "seed"),
+    "fisher": ("fisher",),
+}
+"""Fields of a recipe that not every method takes, by method."""
+_NOT_OF_ALL = tuple(dict.fromkeys(field for fields in _TAKES.values() for field in fields))
 
 
 def _split_modules(value: Any) -> Any:
@@ -74,13 +88,23 @@ class _Frozen(BaseModel):
 class MergeRecipe(_Frozen):
     """W = lambda_lm * W_lm + lambda_vlm * W_vlm, in a range of decoder layers (PlaM, arXiv 2601.07645).
 
+    So merges `linear`. The other methods, each in a file of lmms_plam.merge.methods, put something else for the sum:
+
+    * `slerp`: along the arc between the two, by lambda_vlm / s of the way, times s = lambda_lm + lambda_vlm.
+    * `task_arithmetic`: A + lambda_lm (W_lm - A) + lambda_vlm (W_vlm - A), with the ancestor A.
+    * `ties`: the same of the largest changes only, where the two agree in sign (arXiv 2306.01708).
+    * `dare_linear`, `dare_ties`: task arithmetic or ties of changes of which some at random are dropped and the rest
+      grown to make up for them (arXiv 2311.03099).
+    * `fisher`: the mean of the two, each weight counting by lambda times its Fisher information (arXiv 2111.09832).
+
     Attributes:
         method: the merge method.
         modules: what is merged: any of q, k, v, o, mlp, norms, layer_norms, embeddings, or the sets `attention`
             (PlaM's) and `all`. Biases go with their weights. `norms` are those of the merged layers, and with the last
-            layer the final one; `layer_norms` are without it, which lies outside what a search can share. `embeddings`
-            is the token embedding and the language-model head, in the rows of tokens that both models have (a base LM
-            whose tokenizer numbers them otherwise is refused).
+            layer the final one; `layer_norms` are without it. `embeddings` is the token embedding and the
+            language-model head, in the rows of tokens that both models have (a base LM whose tokenizer numbers them
+            otherwise is refused). With the final norm or embeddings a variant shares no layer of the decoder, so that
+            it costs a run of its own in comparisons and searches.
         qk_norms: merge the query and key norms too, where the model has them (Qwen3). They belong to q and k.
         start_layer: first merged decoder layer k0, 0-based: a layer, a fraction of the depth (0 < f < 1), or the path
             of a `plateau.json` that a masking probe wrote.
@@ -91,9 +115,16 @@ class MergeRecipe(_Frozen):
             `linear` r = l / (L - 1), `loglinear` r = ln(1 + l) / ln(L).
         schedule_form: how r enters, with s = lambda_lm + lambda_vlm. `ratio`: the share of the base LM is
             lambda_lm r / (lambda_lm r + lambda_vlm); `share`: it is r lambda_lm / s. The sources leave this open.
+        ancestor: for task arithmetic, ties and dare, the pre-trained model that VLM and base LM both grew from: a
+            folder or hub id. Left out, the base LM is the ancestor: its own change is none, and lambda_lm has no part.
+        ancestor_revision: its branch, tag or commit on the hub.
+        density: for ties and dare, the part of each tensor's changes that stays, above 0 and up to 1. It has no
+            default, since the sources have none in common: the paper of TIES keeps .2, those of DARE down to .01.
+        seed: for dare, of the choice of what is dropped; left out, 0.
+        fisher: for fisher, a file that `plam fisher` wrote.
     """
 
-    method: Literal["linear"] = "linear"
+    method: Method = "linear"
     modules: Annotated[tuple[Module, ...], BeforeValidator(_split_modules), Field(min_length=1)] = ATTENTION
     qk_norms: bool = False
     start_layer: Annotated[int | float | str, BeforeValidator(_start_layer)] = 0.5
@@ -102,9 +133,15 @@ class MergeRecipe(_Frozen):
     lambda_vlm: float = Field(default=0.5, ge=0)
     schedule: Literal["constant", "linear", "loglinear"] = "constant"
     schedule_form: Literal["ratio", "share"] = "ratio"
+    ancestor: str | None = Field(default=None, min_length=1)
+    ancestor_revision: str | None = None
+    density: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0)
+    fisher: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> MergeRecipe:
+        self._check_method()
         if isinstance(self.start_layer, float) and not 0 < self.start_layer < 1:
             raise ValueError(f"start_layer as a fraction of the depth lies between 0 and 1, not {self.start_layer}")
         if self.lambda_lm == 0 and self.lambda_vlm == 0:
@@ -112,6 +149,72 @@ class MergeRecipe(_Frozen):
         if self.qk_norms and not {"q", "k"} <= set(self.modules):
             raise ValueError("qk_norms needs both q and k among the modules")
         return self
+
+    def _check_method(self) -> None:
+        own = _TAKES[self.method]
+        for field in _NOT_OF_ALL:
+            if field not in own and getattr(self, field) is not None:
+                known = f"takes {', '.join(own)}" if own else "takes none of its own"
+                raise ValueError(f"method {self.method} has no field '{field}': it {known}")
+        for field in ("density", "fisher"):
+            if field in own and getattr(self, field) is None:
+                what = "a file that `plam fisher` wrote" if field == "fisher" else "the part of changes that stays"
+                raise ValueError(f"method {self.method} needs {field}, {what}")
+        if self.ancestor is None and self.ancestor_revision is not None:
+            raise ValueError("ancestor_revision is of no ancestor")
+        if self.ancestor is None and self.method == "dare_ties":
+            raise ValueError(
+                "method dare_ties without an ancestor has one change alone, so that no signs are elected: set ancestor "
+                "to the model that VLM and base LM grew from, or method to dare_linear"
+            )
+        if self.ancestor is None and self.density == 1:
+            raise ValueError(
+                f"of method {self.method} nothing remains without an ancestor at density 1: set ancestor to the model "
+                "that VLM and base LM grew from, density below 1, or method to task_arithmetic"
+            )
+
+    @property
+    def adds_changes(self) -> bool:
+        """Whether the method adds changes to an ancestor: their coefficients need no sum of 1 to keep the scale."""
+        return "ancestor" in _TAKES[self.method]
+
+    @property
+    def lm_coefficient_counts(self) -> bool:
+        """Whether lambda_lm has a part: not where the base LM is the ancestor, unless a schedule trades one for one."""
+        return not self.adds_changes or self.ancestor is not None or self.schedule != "constant"
+
+    @property
+    def has_base_lm(self) -> bool:
+        """Whether anything of the base LM is in the result; it always is where it is the ancestor."""
+        return self.lambda_lm > 0 or (self.adds_changes and self.ancestor is None)
+
+    @property
+    def keeps_vlm(self) -> bool:
+        """Whether the coefficients leave the VLM as it is."""
+        if self.lambda_lm and self.lm_coefficient_counts:
+            return False
+        return self.method == "fisher" or (self.lambda_vlm == 1 and self.density in (None, 1))
+
+    @property
+    def control(self) -> MergeRecipe | None:
+        """The same with the sum of the coefficients for the VLM and nothing of the base LM: is a gain of its doing?
+
+        None where that is the untouched VLM, or the method has no merge without the base LM.
+        """
+        total = round(self.lambda_lm + self.lambda_vlm, 12)
+        alone = self.model_copy(update={"lambda_lm": 0.0, "lambda_vlm": total})
+        return alone if self.lm_coefficient_counts and not alone.keeps_vlm else None
+
+
+def taken(fields: Mapping[str, Any], method: Any) -> dict[str, Any]:
+    """Return a recipe's fields without those that a method doesn't take; all of them where there is no such method."""
+    of_method = _TAKES[method] if method in get_args(Method) else _NOT_OF_ALL
+    return {field: value for field, value in fields.items() if field not in _NOT_OF_ALL or field in of_method}
+
+
+def inherit(fields: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's own fields over those that it inherits, of which another method doesn't take all."""
+    return {**(taken(fields, own["method"]) if "method" in own else fields), **own}
 
 
 def recipe_in_words(recipe: MergeRecipe) -> str:
@@ -146,8 +249,8 @@ class ModelConfig(_Frozen):
         attention: options of attention probes (`heads`, `pictures`, `neutral`, ...); see
             lmms_plam.families.attention.AttentionOptions.
         family_memory: GiB that the variants of probes, comparisons and searches may take together beyond an ordinary
-            run; what doesn't fit is computed in further groups. With a search, half of it keeps merged layers; the base
-            LM's merged layers lie in memory beside it.
+            run; what doesn't fit is computed in further groups. With a search or further recipes, half of it keeps
+            merged layers; what these take of base LM and ancestors lies in memory beside it.
         engine_check: answer the first prompts of every probe and comparison both ways, by the family engine and
             plainly, before the engine is relied on.
     """
@@ -173,6 +276,12 @@ class ModelConfig(_Frozen):
             raise ValueError("base_lm is missing: a merge needs the language model that the VLM grew from")
         if taken := {"base", "merged"} & set(self.recipes):
             raise ValueError(f"recipes: the name '{taken.pop()}' is taken by what every comparison shows")
+        for recipe in (self.merge, *self.recipes.values()):
+            ancestor = recipe.ancestor if recipe else None
+            if ancestor is not None and ancestor == self.base_lm:
+                raise ValueError(f"ancestor '{ancestor}' is the base LM, as it is where ancestor is left out: do so")
+            if ancestor is not None and ancestor == self.vlm:
+                raise ValueError(f"ancestor '{ancestor}' is the VLM: name the model that it and the base LM grew from")
         return self
 
 
@@ -199,12 +308,17 @@ def load_config(name_or_path: str = DEFAULT_CONFIG, overrides: Mapping[str, Any]
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold the fields of a model config (vlm, base_lm, merge, ...)")
     content.setdefault("name", path.stem)
-    for field, value in (overrides or {}).items():
+    own = dict(overrides or {})
+    if isinstance(content.get("merge"), dict) and "merge.method" in own:
+        content["merge"] = taken(content["merge"], own["merge.method"])
+    for field, value in own.items():
         _set_dotted(content, field, value)
     _complete_recipes(content)
-    for field in ("vlm", "base_lm"):
-        if isinstance(content.get(field), str):
-            content[field] = _locate(content[field], path.parent)
+    _locate_in(content, ("vlm", "base_lm"), path.parent)
+    recipes = content.get("recipes")
+    for recipe in (content.get("merge"), *(recipes.values() if isinstance(recipes, dict) else ())):
+        if isinstance(recipe, dict):
+            _locate_in(recipe, ("ancestor", "fisher"), path.parent)
     try:
         return ModelConfig.model_validate(content)
     except ValidationError as error:
@@ -258,7 +372,13 @@ def _complete_recipes(content: dict[str, Any]) -> None:
     merge, recipes = content.get("merge"), content.get("recipes")
     if isinstance(merge, dict) and isinstance(recipes, dict):
         for name, recipe in recipes.items():
-            recipes[name] = {**merge, **recipe} if isinstance(recipe, dict) else recipe
+            recipes[name] = inherit(merge, recipe) if isinstance(recipe, dict) else recipe
+
+
+def _locate_in(content: dict[str, Any], fields: Iterable[str], folder: Path) -> None:
+    for field in fields:
+        if isinstance(content.get(field), str):
+            content[field] = _locate(content[field], folder)
 
 
 def _locate(reference: str, folder: Path) -> str:

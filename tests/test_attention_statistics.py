@@ -466,7 +466,8 @@ def test_attention_on_the_right_place_is_told_from_its_size():
     assert found.ratio.above.all()
     said = " ".join(findings(summarise(world, late=[2, 3], settings=FAST)))
     assert "times its share" in said
-    assert "more than if spread evenly; against 'untouched' +" in said
+    assert "more than if spread evenly; of all layers, most in layer " in said
+    assert " times; against 'untouched' +" in said
     assert right_place(pair_world(np.random.default_rng(0)), "merged", "ins", [2], settings=FAST) is None
 
 

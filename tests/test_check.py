@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict
 
 import pytest
 from flops import count_flops
@@ -74,7 +73,7 @@ def test_a_plan_from_shapes_alone_is_the_merge_that_a_run_does(pair, tmp_path):
     config = config_file(pair, tmp_path, merge={"start_layer": 1, "modules": "all"})
     planned = outline_model(load_config(str(config))).plans["merge"]
     done = Plam(config=str(config)).provenance.merge
-    assert [asdict(tensor) for tensor in planned.merged] == [dict(tensor) for tensor in done["merged"]]
+    assert [tensor.to_dict() for tensor in planned.merged] == [dict(tensor) for tensor in done["merged"]]
     assert list(planned.kept) == list(done["kept"])
 
 

@@ -50,6 +50,26 @@ def test_a_config_with_the_authors_recipe_has_its_source_and_its_control(name):
     assert "github" in (data_folder("model_configs") / f"{name}.yaml").read_text()
 
 
+@pytest.mark.parametrize("form", ["ratio", "share"])
+def test_the_blogs_grid_has_its_18_recipes_in_both_readings(form):
+    grid = load_config("blog_qwen2_5_vl_7b", {} if form == "ratio" else {"merge.schedule_form": form})
+    recipes = {**grid.recipes, "s2_m3_a4": grid.merge}
+    settings, methods = {"1": "all", "2": "attention"}, {"1": "constant", "2": "linear", "3": "loglinear"}
+    assert recipes == {
+        f"s{one}_m{two}_a{alpha}": MergeRecipe(
+            modules=modules,
+            start_layer=0,
+            schedule=schedule,
+            schedule_form=form,
+            lambda_lm=alpha / 10,
+            lambda_vlm=round(1 - alpha / 10, 1),
+        )
+        for one, modules in settings.items()
+        for two, schedule in methods.items()
+        for alpha in (4, 5, 6)
+    }
+
+
 def test_dotted_overrides_win_over_the_file(tmp_path):
     path = write(tmp_path, merge={"start_layer": 3, "lambda_lm": 0.2})
     config = load_config(path, {"merge.start_layer": 20, "merge.modules": "q+k", "backend_args.max_pixels": 9})

@@ -119,7 +119,6 @@ def folder(tmp_path_factory, pairs):
         "deep": {"recipes": {"late": {"start_layer": 40}}},
         "plateau": {"merge": {"start_layer": "runs/plateau.json"}},
         "unmerged": {"merge": "none"},
-        "embedded": {"merge": {"start_layer": 0, "modules": "embeddings"}},
         "argument": {"backend_args": {"max_pixel": 5}},
     }.items():
         (folder / f"{name}.yml").write_text(yaml.safe_dump({**config, **changes}))
@@ -166,7 +165,6 @@ EARLY = [
     ("plateau", "tiny_look", "", "start_layer 'runs/plateau.json' is no file"),
     ("argument", "tiny_look", "", "takes no argument 'max_pixel'. Did you mean 'max_pixels'?"),
     ("unmerged", "compare_look", "", "merge is none, so nothing compares"),
-    ("embedded", "compare_look", "", "which lies outside the decoder layers"),
     ("well", "tiny_lok", "", "--tasks: there is no task 'tiny_lok'. Did you mean 'tiny_look'?"),
     ("well", "plam_prob_mme", "", "there is no task 'plam_prob_mme'. Did you mean 'plam_probe_mme'?"),
     ("well", "tiny_x*", "", "there is no task 'tiny_x*'"),

@@ -10,7 +10,7 @@ from loguru import logger
 from test_harness_runs import config_file, evaluate
 
 from lmms_plam.cli import main
-from lmms_plam.errors import ConfigError, DataError, UnsupportedError
+from lmms_plam.errors import ConfigError, DataError
 from lmms_plam.paths import data_folder
 
 OWN = """
@@ -191,14 +191,6 @@ def test_answers_outlive_a_report_that_fails(own, tmp_path, generated, monkeypat
     results = evaluate("plam", "config=digits", ["own_comparison"], include=folder, output=output, limit=21)
     assert results["results"]["own_comparison"]["merged,none"] > 0.5
     assert generated.prompts == 21
-
-
-def test_a_recipe_beyond_the_decoder_layers_is_named_and_stops_no_probe(tmp_path):
-    model = "config=digits,recipes.all_in.modules=all"
-    with pytest.raises(UnsupportedError, match=r"recipes\.all_in changes '.*', which lies outside the decoder layers"):
-        evaluate("plam", model, ["plam_compare_digits"], limit=2)
-    evaluate("plam", model, ["plam_probe_digits"], output=tmp_path, limit=2)
-    assert (of_model(tmp_path) / "plam_probe_digits" / "matrix.parquet").exists()
 
 
 def test_a_recipe_that_cant_be_planned_is_named(tmp_path):

@@ -296,8 +296,8 @@ def test_tensors_larger_than_a_block_are_merged_alike(tmp_path, monkeypatch):
     folder = qwen_lm(tmp_path)
     whole, blocks = qwen_vlm(), qwen_vlm()
     merge_into(whole, folder, recipe(**ALL, lambda_lm=0.3))
-    monkeypatch.setattr("lmms_plam.merge.apply._READ_AT_ONCE", 50)  # three rows of 16, or 50 numbers of a bias
-    monkeypatch.setattr("lmms_plam.merge.apply._MERGED_AT_ONCE", 33)
+    monkeypatch.setattr("lmms_plam.merge.blocks._READ_AT_ONCE", 50)  # three rows of 16, or 50 numbers of a bias
+    monkeypatch.setattr("lmms_plam.merge.blocks._MERGED_AT_ONCE", 33)
     merge_into(blocks, folder, recipe(**ALL, lambda_lm=0.3))
     assert not changed(blocks, snapshot(whole))
 

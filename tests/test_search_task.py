@@ -17,7 +17,7 @@ from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import ConfigError
 from lmms_plam.families import search as searching
 from lmms_plam.harness import model as harness_model
-from lmms_plam.merge import Checkpoint, Donor, Kept, lazy_layers, merge_into
+from lmms_plam.merge import Checkpoint, Donors, Kept, lazy_layers, merge_into
 from lmms_plam.scoring.scorer import Scorer
 from lmms_plam.search.record import SearchRecord
 from lmms_plam.search.space import NAMES
@@ -190,7 +190,7 @@ def test_lazy_weights_are_those_that_a_merge_writes(pairs, budget):
     recipes = {str(place): MergeRecipe.model_validate(fields) for place, fields in enumerate(RECIPES)}
     base_lm = Checkpoint(str(pair.base_lm))
     with base_lm:
-        lazy = lazy_layers(model, base_lm, Donor(base_lm, torch.device("cpu")), recipes, {}, Kept(budget))
+        lazy = lazy_layers(model, base_lm, Donors(base_lm, torch.device("cpu")), recipes, {}, Kept(budget))
         for name, recipe in recipes.items():
             merged = copy.deepcopy(model)
             merge_into(merged, base_lm, recipe)

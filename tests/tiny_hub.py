@@ -1,11 +1,13 @@
-"""A hub for tests: serves folders as models with revisions over HTTP, as far as huggingface_hub asks for it."""
+"""A hub for tests: serves folders as models with revisions and takes commits, as far as huggingface_hub asks for it."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 _MODEL = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?")
 _TREE = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)(?:/.*)?")
+_AUTH = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)/auth-check/write")
+_COMMIT = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+)/(?P<step>preupload|commit)/(?P<revision>[^/]+)")
 _FILE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
@@ -23,12 +27,14 @@ class TinyHub:
 
     Attributes:
         fetched: names of the files whose content was sent, in order.
+        forbidden: users in whose name nothing may be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._branches: dict[tuple[str, str], str] = {}
         self.fetched: list[str] = []
+        self.forbidden: set[str] = set()
 
     def push(self, model: str, content: Path, branch: str = "main") -> str:
         """Make a folder's present content a branch's new commit, and return it."""
@@ -37,6 +43,22 @@ class TinyHub:
         shutil.copytree(content, self._folder / model / commit, dirs_exist_ok=True)
         self._branches[model, branch] = commit
         return commit
+
+    def create(self, model: str) -> None:
+        """Make a model without files, unless there is one."""
+        if (model, "main") not in self._branches:
+            empty = self._folder / "empty"
+            empty.mkdir(parents=True, exist_ok=True)
+            self.push(model, empty)
+
+    def commit(self, model: str, files: dict[str, bytes]) -> str:
+        """Make files a model's new content."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as name:
+            for file, octets in files.items():
+                path = Path(name) / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(octets)
+            return self.push(model, Path(name))
 
     def commit_of(self, model: str, revision: str) -> str | None:
         commit = self._branches.get((model, revision), revision)
@@ -60,11 +82,43 @@ def tiny_hub(folder: Path) -> Iterator[tuple[TinyHub, str]]:
         def do_GET(self) -> None:
             self._answer()
 
+        def do_POST(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            body = self._body()
+            if path == "/api/validate-yaml":
+                return self._json({"errors": [], "warnings": []})
+            found = _COMMIT.fullmatch(path)
+            asked = [json.loads(line) for line in body.splitlines()]
+            model = found["id"] if found else f"{asked[0].get('organization', 'someone')}/{asked[0]['name']}"
+            if model.partition("/")[0] in hub.forbidden:
+                return self._send(403, b"{}", {})
+            if found is None:
+                hub.create(model)
+                return self._json({"url": f"/{model}"})
+            if found["step"] == "preupload":
+                told = [{"path": file["path"], "uploadMode": "regular"} for file in asked[0]["files"]]
+                return self._json({"files": [{**one, "shouldIgnore": False, "oid": None} for one in told]})
+            files = [line["value"] for line in asked if line["key"] == "file"]
+            commit = hub.commit(model, {file["path"]: base64.b64decode(file["content"]) for file in files})
+            return self._json({"commitUrl": f"/{model}/commit/{commit}", "commitOid": commit})
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            parts = []
+            while count := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(count))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+
         def log_message(self, *_: object) -> None:
             pass
 
         def _answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
+            if found := _AUTH.fullmatch(path):
+                return self._send(403 if found["id"].partition("/")[0] in hub.forbidden else 200, b"{}", {})
             for pattern, respond in ((_TREE, self._tree), (_MODEL, self._model), (_FILE, self._file)):
                 if found := pattern.fullmatch(path):
                     commit = hub.commit_of(found["id"], found["revision"] or "main")
@@ -97,7 +151,7 @@ def tiny_hub(folder: Path) -> Iterator[tuple[TinyHub, str]]:
             for name, value in {"Content-Length": str(len(octets)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(octets)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

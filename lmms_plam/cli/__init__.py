@@ -8,11 +8,22 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lmms_plam import __version__
-from lmms_plam.cli import attention, check, compare, doctor, leaderboard, plateau, search
+from lmms_plam.cli import attention, check, compare, doctor, fisher, leaderboard, lineage, merge, plateau, search
 from lmms_plam.errors import PlamError
 from lmms_plam.harness import outcome
 
-COMMANDS: tuple[ModuleType, ...] = (doctor, check, plateau, search, attention, compare, leaderboard)
+COMMANDS: tuple[ModuleType, ...] = (
+    doctor,
+    check,
+    lineage,
+    fisher,
+    merge,
+    plateau,
+    attention,
+    search,
+    compare,
+    leaderboard,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

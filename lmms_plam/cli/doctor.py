@@ -96,7 +96,7 @@ def _tasks() -> Iterator[Finding]:
 def _backends() -> Iterator[Finding]:
     from lmms_eval.models import get_model
 
-    from lmms_plam.harness.backends import BACKENDS
+    from lmms_plam.harness.model_types import BACKENDS
 
     for name in dict.fromkeys(BACKENDS.values()):
         try:

@@ -30,7 +30,7 @@ from lmms_plam.harness import host
 from lmms_plam.harness.journal import read_observed
 from lmms_plam.harness.model import require_merge
 from lmms_plam.harness.preflight import Outline
-from lmms_plam.merge import BASE, by_layer
+from lmms_plam.merge import BASE
 from lmms_plam.model import Readout, Variant, place
 from lmms_plam.report.attention import FILES, write
 from lmms_plam.report.wandb_log import log_attention
@@ -93,22 +93,20 @@ class AttentionProbe(FamilyTask):
 
     @classmethod
     def foresee(cls, config: Mapping[str, Any], outline: Outline) -> AttentionOptions:
-        """Check the options, and that there is a merge to look at, of decoder layers only.
+        """Check the options, and that there is a merge to look at.
 
         Raises:
             ConfigError, UnsupportedError: as for every family task, and where it could compare nothing.
         """
         options: AttentionOptions = cls._read(config, outline.settings)[0]
         require_merge(outline.settings)
-        for name, plan in outline.plans.items():
-            by_layer(name, {tensor.name: tensor for tensor in plan.merged})
         return options
 
     @classmethod
     def cost(cls, config: Mapping[str, Any], outline: Outline, prompt: Prompt, share: float) -> float:
         """Return what all variants cost, with reading."""
         options = cls.foresee(config, outline)
-        starts = [plan.layers.start for plan in outline.plans.values()]
+        starts = [plan.first_changed for plan in outline.plans.values()]
         control = starts[:1] if options.control and scaled_recipe(outline.settings) is not None else []
         return _READING * comparison_cost([*starts, *control], outline.depth or 0, share)
 
@@ -317,9 +315,7 @@ class AttentionProbe(FamilyTask):
 def scaled_recipe(settings: ModelConfig) -> MergeRecipe | None:
     """Return the recipe that scales the VLM by the sum of its merge's coefficients; None where that is nothing new."""
     merge = settings.merge
-    if merge is None or merge.lambda_lm == 0 or np.isclose(merge.lambda_lm + merge.lambda_vlm, 1):
-        return None
-    return merge.model_copy(update={"lambda_lm": 0.0, "lambda_vlm": merge.lambda_lm + merge.lambda_vlm})
+    return None if merge is None or merge.lambda_lm == 0 else merge.control
 
 
 def _both(readout: Readout, measure: str) -> FloatArray:

@@ -18,7 +18,7 @@ from lmms_plam.files import digest
 from lmms_plam.harness import host
 from lmms_plam.harness.model import Plam, require_merge
 from lmms_plam.harness.preflight import Outline
-from lmms_plam.merge import BASE, by_layer
+from lmms_plam.merge import BASE
 from lmms_plam.model import Variant
 from lmms_plam.report.audit import AUDIT_FILES, audit_sentences, audit_warnings, audits_to_html, write_audits
 from lmms_plam.report.comparison import FILES, in_words, write
@@ -55,21 +55,19 @@ class Comparison(FamilyTask):
 
     @classmethod
     def foresee(cls, config: Mapping[str, Any], outline: Outline) -> FamilyOptions:
-        """Check the options, and that there is a merge to compare with, of decoder layers only.
+        """Check the options, and that there is a merge to compare with.
 
         Raises:
             ConfigError, UnsupportedError: as for every family task, and where it could compare nothing.
         """
         options = super().foresee(config, outline)
         require_merge(outline.settings)
-        for name, plan in outline.plans.items():
-            by_layer(name, {tensor.name: tensor for tensor in plan.merged})
         return options
 
     @classmethod
     def cost(cls, config: Mapping[str, Any], outline: Outline, prompt: Prompt, share: float) -> float:
         """Return what base, merged and further recipes cost."""
-        starts = [plan.layers.start for plan in outline.plans.values()]
+        starts = [plan.first_changed for plan in outline.plans.values()]
         return comparison_cost(starts, outline.depth or 0, share)
 
     @property

@@ -145,7 +145,7 @@ class RecipeSearch(FamilyTask):
         """Return what base and recipes cost without racing."""
         depth = outline.depth or 0
         rounds = _plan(cls.foresee(config, outline), _recipe(outline.settings), depth)
-        return comparison_cost([int(one.recipe.start_layer) for one in rounds[0]], depth, share)
+        return comparison_cost([one.first_changed for one in rounds[0]], depth, share)
 
     def make_variants(self) -> tuple[Variant, ...]:
         """Return the base and all recipes that may be asked."""
@@ -160,7 +160,7 @@ class RecipeSearch(FamilyTask):
         self.plam.plan_recipes({name: one.recipe for name, one in self._candidates.items()})
         self.ground = BASE if self.plam.provenance.merge else None
         self.course = self._race
-        cost = comparison_cost([int(one.recipe.start_layer) for one in self._rounds[0]], self._depth, 1.0)
+        cost = comparison_cost([one.first_changed for one in self._rounds[0]], self._depth, 1.0)
         logger.info(
             f"{self.options.task}: {len(self._rounds[0])} recipes and the untouched VLM, for about {cost:.1f} ordinary "
             "runs, or less: racing saves most where most recipes are plainly bad, and little where all are alike"
@@ -344,7 +344,7 @@ def _plan(options: SearchOptions, recipe: MergeRecipe, depth: int) -> dict[int, 
     probe = _probe(recipe)
     stages = None if probe is None else probe.stages
     rounds = {0: expand(options.space, recipe, layers, depth, stages)}
-    cost = comparison_cost([int(one.recipe.start_layer) for one in rounds[0]], depth, 1.0)
+    cost = comparison_cost([one.first_changed for one in rounds[0]], depth, 1.0)
     if cost > options.most:
         raise ConfigError(
             f"task {options.task}: {len(rounds[0])} recipes would cost about {cost:.0f} ordinary runs without racing, "

@@ -17,18 +17,8 @@ from lmms_eval.models import get_model, list_available_models
 from lmms_plam.config import ModelConfig
 from lmms_plam.errors import CheckpointError, ConfigError, PlamError, UnsupportedError, did_you_mean
 from lmms_plam.harness.loading import require_filled, watched_loading
+from lmms_plam.harness.model_types import BACKENDS
 from lmms_plam.merge import Checkpoint
-
-BACKENDS = {
-    "qwen2_vl": "qwen2_vl",
-    "qwen2_5_vl": "qwen2_5_vl",
-    "qwen3_vl": "qwen3_vl",
-    "llava": "llava_hf",
-    "llava_next": "llava_hf",
-    "llava_onevision": "llava_hf",
-    "internvl": "internvl_hf",
-}
-"""The VLM's `model_type` in its config.json -> lmms-eval's model type."""
 
 _CUT_AT_STOPS: dict[str, tuple[str, bool]] = {
     "lmms_eval.models.simple.qwen2_vl": ("", True),

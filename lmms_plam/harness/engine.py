@@ -2,6 +2,7 @@
 
 The first prompts of every task are answered both ways, and the first ones with pictures are answered again with other
 pictures. An engine that deviates is left for the plain way, and a plain way that can't hide pictures ends the run.
+Variants that change more than decoder layers share the vision tower alone, and are answered one by one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from lmms_plam.model import (
     check_hiding,
     find_decoder,
     generate_family,
-    installed,
+    installed_whole,
+    pictures_seen_once,
     run_plainly,
     vision_positions,
 )
@@ -43,6 +45,7 @@ class Proof:
         allowed: what rounding allows.
         hidden: the largest difference of a logit that another picture makes while hidden; None if not looked at.
         seen: the same while seen.
+        alone: how many variants change more than decoder layers, and so are answered one by one whatever the way.
     """
 
     way: str = "engine"
@@ -52,6 +55,7 @@ class Proof:
     allowed: float | None = None
     hidden: float | None = None
     seen: float | None = None
+    alone: int = 0
 
 
 class Engine:
@@ -106,8 +110,32 @@ class Engine:
         """
         if ground is not None:
             over = [replace(one, weights=None if one.weights == ground else one.weights) for one in variants]
-            with installed(self._weights(ground), find_decoder(self._model).by_index()):
+            with installed_whole(self._weights(ground), self._model, find_decoder(self._model).by_index()):
                 return self.answer(task, over, scope, None, inputs, reads)
+        alone = [one for one in variants if one.weights is not None and self._weights(one.weights).outside]
+        if not alone:
+            return self._share(task, variants, scope, inputs, reads)
+        shared = [one for one in variants if one not in alone]
+        sets = [self._weights(name) for name in dict.fromkeys(one.weights for one in alone) if name]
+        with pictures_seen_once(self._model):
+            first = self._share(task, shared, scope, inputs, reads) if shared else None
+            trunk = first.trunk if first else None
+            rest = run_plainly(
+                self._model, alone, inputs, weights=sets, query_scope=scope, read_attention=reads, trunk=trunk
+            )
+        if not shared:
+            self.proofs.setdefault(task, Proof("plain", "every variant changes more than decoder layers"))
+        self.proofs[task].alone = max(self.proofs[task].alone, len(alone))
+        self._say(
+            f"{task}: {', '.join(one.name for one in alone)} change more than decoder layers (embedding, final norm or "
+            "head): each runs by itself, which takes longer"
+        )
+        return rest if first is None else _joined(variants, shared, first, alone, rest)
+
+    def _share(
+        self, task: str, variants: Sequence[Variant], scope: QueryScope, inputs: dict[str, Any], reads: bool
+    ) -> FamilyResult:
+        """Answer variants that differ in decoder layers alone."""
         options: dict[str, Any] = {
             "weights": [self._weights(name) for name in dict.fromkeys(one.weights for one in variants) if name],
             "query_scope": scope,
@@ -200,6 +228,25 @@ class Engine:
         if message not in self._said:
             self._said.add(message)
             logger.warning(message)
+
+
+def _joined(
+    variants: Sequence[Variant],
+    shared: Sequence[Variant],
+    first: FamilyResult,
+    alone: Sequence[Variant],
+    rest: FamilyResult,
+) -> FamilyResult:
+    """Return the answers of both ways in the variants' order."""
+    places = {one: place for place, one in enumerate((*shared, *alone))}
+    tokens = (*first.tokens, *rest.tokens)
+    readouts = (*(first.readouts or ()), *(rest.readouts or ()))
+    return replace(
+        first,
+        tokens=[tokens[places[one]] for one in variants],
+        divergence=None,
+        readouts=[readouts[places[one]] for one in variants] if len(readouts) == len(places) else None,
+    )
 
 
 def _versions() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -29,17 +29,20 @@ from lmms_plam.harness.provenance import describe
 from lmms_plam.merge import (
     BASE,
     Checkpoint,
-    Donor,
+    Donors,
     Kept,
     MergeReport,
-    by_layer,
+    Parts,
     check_probed,
     digest_all,
+    digest_read,
     digest_tensors,
     lazy_layers,
     merge_into,
+    plan_merge,
     read_vocabulary,
-    recipe_weights,
+    sampled_lineage,
+    untouched_keys,
     untouched_tensors,
 )
 from lmms_plam.model import Variant, WeightSet
@@ -106,13 +109,13 @@ class Plam(lmms):
                 check_probed(recipe, vlm_weights)
         merge: MergeReport | None = None
         if settings.merge is not None and self._base_lm is not None:
-            by_token = "embeddings" in settings.merge.modules
-            vocabulary = read_vocabulary(self._vlm.place) if by_token else None
+            vocabulary = self._vocabulary_for([settings.merge])
+            self._tell_lineage(settings.merge)
             merge = merge_into(self.model, self._base_lm, settings.merge, vocabulary)
             for warning in merge.warnings:
                 logger.warning(f"{settings.name}: {warning}")
         self._merge = merge
-        self._donor: Donor | None = None
+        self._donors: Donors | None = None
         self._kept: Kept | None = None
         self._planned: dict[str, WeightSet] = {}
         self._digests: dict[str, str] = {}
@@ -132,6 +135,14 @@ class Plam(lmms):
             f"{settings.name} through {self.backend_name}: {merge.summary() if merge else 'nothing merged'}; "
             f"weights {self.provenance.weights}, fingerprint {self.provenance.fingerprint}"
         )
+
+    def _tell_lineage(self, recipe: MergeRecipe) -> None:
+        """Say how far the VLM is from its base LM, before the two are merged."""
+        assert self._base_lm is not None
+        with self._base_lm:
+            found = sampled_lineage(self.model, self._base_lm, plan_merge(self.model, self._base_lm, recipe))
+        if found is not None:
+            (logger.warning if found.unrelated else logger.info)(f"lineage, from a few rows: {found.in_words()}")
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Plam:
@@ -170,9 +181,9 @@ class Plam(lmms):
 
         Raises:
             ConfigError: nothing was merged.
-            UnsupportedError: more than decoder layers was merged.
         """
-        return WeightSet(BASE, by_layer("merge", self._untouched))
+        parts = Parts.of(self._untouched)
+        return WeightSet(BASE, parts.layers, untouched_keys(self._untouched), parts.outside)
 
     @cached_property
     def other_weights(self) -> dict[str, WeightSet]:
@@ -180,16 +191,11 @@ class Plam(lmms):
 
         Raises:
             ConfigError: nothing was merged.
-            UnsupportedError: more than decoder layers was merged, or would be by a recipe.
         """
+        recipes = self.provenance.config.recipes
         weights = {BASE: self.base_weights}
-        settings = self.provenance.config
-        if settings.recipes and self._base_lm is not None:
-            with self._vlm, self._base_lm:
-                found = recipe_weights(
-                    self.model, self._vlm, self._base_lm, self._untouched, self._loaded, settings.recipes
-                )
-            weights |= {name: WeightSet(name, layers) for name, layers in found.items()}
+        if recipes and self._base_lm is not None:
+            weights |= self._plan(self._base_lm, recipes, over_merged=True)
         return weights
 
     def plan_recipes(self, recipes: Mapping[str, MergeRecipe]) -> None:
@@ -197,24 +203,40 @@ class Plam(lmms):
 
         Raises:
             ConfigError: no base LM.
-            UnsupportedError: a recipe changes more than decoder layers.
             MergeError, CheckpointError: a base LM that doesn't fit, or can't be read.
         """
-        settings = self.provenance.config
         if self._base_lm is None:
-            raise ConfigError(f"{settings.name}: no base_lm, so there is nothing to merge")
-        if self._donor is None or self._kept is None:
-            self._donor = Donor(self._base_lm, next(self.model.parameters()).device)
+            raise ConfigError(f"{self.provenance.config.name}: no base_lm, so there is nothing to merge")
+        self._planned |= self._plan(self._base_lm, recipes, over_merged=False)
+
+    def _plan(
+        self, base_lm: Checkpoint, recipes: Mapping[str, MergeRecipe], *, over_merged: bool
+    ) -> dict[str, WeightSet]:
+        """Return weights of recipes, to put over the merged VLM's or over the untouched one's."""
+        if self._donors is None or self._kept is None:
+            self._donors = Donors(base_lm, next(self.model.parameters()).device)
             self._kept = Kept(self.engine.memory_budget // 2)
             self.engine.memory_budget -= self._kept.budget
         untouched = self._untouched if self._merge is not None else {}
-        with self._base_lm:
-            found = lazy_layers(self.model, self._base_lm, self._donor, recipes, untouched, self._kept)
-            read = self._donor.digest({key for lazy in found.values() for key in lazy.sources})
-        for name, lazy in found.items():
-            self._planned[name] = WeightSet(name, lazy, lazy.keys_by_layer)
-            own = {"untouched": self.provenance.vlm_weights, "base_lm": read, "recipe": repr(lazy.keys_by_layer)}
-            self._digests[name] = digest_all(own)
+        with base_lm:
+            found = lazy_layers(
+                self.model,
+                base_lm,
+                self._donors,
+                recipes,
+                untouched,
+                self._kept,
+                self._vocabulary_for(recipes.values()),
+                over_merged=over_merged,
+            )
+            for name, lazy in found.items():
+                read, untouched_vlm = digest_read(lazy), self.provenance.vlm_weights
+                self._digests[name] = digest_all({"untouched": untouched_vlm, "read": read, "recipe": repr(lazy)})
+        return {name: WeightSet(name, lazy, lazy.keys_by_layer, lazy.outside) for name, lazy in found.items()}
+
+    def _vocabulary_for(self, recipes: Iterable[MergeRecipe]) -> Mapping[str, int] | None:
+        """Return the VLM's row of each token, where recipes merge embeddings."""
+        return read_vocabulary(self._vlm.place) if any("embeddings" in one.modules for one in recipes) else None
 
     def _weights(self, name: str) -> WeightSet:
         if name == BASE:
@@ -238,9 +260,7 @@ class Plam(lmms):
         if variant.weights == BASE:
             return f"{variant.name}@{provenance.fingerprint_with(provenance.vlm_weights)}"
         if variant.weights not in self._digests:
-            layers = self.other_weights[variant.weights].layers
-            tensors = {f"{layer}.{key}": value for layer, own in layers.items() for key, value in own.items()}
-            self._digests[variant.weights] = digest_all(digest_tensors(tensors) | {"merged": self.provenance.weights})
+            self._weights(variant.weights)  # which plans it
         return f"{variant.name}@{provenance.fingerprint_with(self._digests[variant.weights])}"
 
     def generate_until(self, requests: list[Instance]) -> list[Any]:

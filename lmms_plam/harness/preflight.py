@@ -22,9 +22,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from lmms_plam.config import ModelConfig
 from lmms_plam.errors import CheckpointError, ConfigError, PlamError, about
 from lmms_plam.harness import host
-from lmms_plam.harness.backends import BACKENDS, backend_name, check_arguments, check_batch_size
-from lmms_plam.merge import Checkpoint, MergePlan, plan_merge, read_vocabulary
-from lmms_plam.merge.model_files import WEIGHT_SUFFIXES, ModelFiles
+from lmms_plam.harness.backends import backend_name, check_arguments, check_batch_size
+from lmms_plam.harness.model_types import BACKENDS
+from lmms_plam.merge import Checkpoint, FurtherFiles, MergePlan, plan_merge, read_vocabulary
+from lmms_plam.merge.at_hand import AtHand, NotHere
 
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "tekken.*", "*.model", "*.tiktoken")
 
@@ -79,27 +80,6 @@ def check_run(arguments: Namespace, settings: ModelConfig, manager: TaskManager)
         check_task(task, outline)
 
 
-class _NotHere(CheckpointError):
-    """Weights on the hub of which not even the header is in the cache."""
-
-
-class _Cached(ModelFiles):
-    """The files of a model of which no weights are fetched."""
-
-    def find(self, name: str) -> Path | None:
-        if self.commit is not None and name.endswith(WEIGHT_SUFFIXES) and not (self.folder / name).is_file():
-            raise _NotHere(f"{name} of '{self.reference}' isn't in the cache")
-        return super().find(name)
-
-
-class _AtHand(Checkpoint):
-    """A checkpoint of which configs and indices are fetched from the hub, and no weights."""
-
-    def __init__(self, reference: str, revision: str | None = None) -> None:
-        super().__init__(reference, revision)
-        self.place = _Cached(reference, revision)
-
-
 def outline_model(settings: ModelConfig, *, fetch: bool = True) -> Outline:
     """Look at a model's config and files, and plan its merges.
 
@@ -110,7 +90,7 @@ def outline_model(settings: ModelConfig, *, fetch: bool = True) -> Outline:
     Raises:
         PlamError: what doesn't fit, or can't be read.
     """
-    vlm = _AtHand(settings.vlm, settings.vlm_revision)
+    vlm = AtHand(settings.vlm, settings.vlm_revision)
     backend = backend_name(settings, vlm)
     check_arguments(settings, get_model(backend))
     if backend in BACKENDS.values():
@@ -121,12 +101,14 @@ def outline_model(settings: ModelConfig, *, fetch: bool = True) -> Outline:
         recipes["merge"] = settings.merge
     plans = {}
     if skeleton is not None and settings.base_lm is not None:
-        with (Checkpoint if fetch else _AtHand)(settings.base_lm, settings.base_lm_revision) as base_lm:
+        checkpoint = Checkpoint if fetch else AtHand
+        with checkpoint(settings.base_lm, settings.base_lm_revision) as base_lm:
             for name, recipe in recipes.items():
-                by_token = name == "merge" and "embeddings" in recipe.modules  # as a run does
-                with about(name), suppress(_NotHere):
+                by_token = "embeddings" in recipe.modules
+                with about(name), suppress(NotHere):
                     vocabulary = read_vocabulary(vlm.place) if by_token else None
-                    plans[name] = plan_merge(skeleton, base_lm, recipe, vocabulary, loaded=False)
+                    with FurtherFiles.of(recipe, checkpoint) as further:
+                        plans[name] = plan_merge(skeleton, base_lm, recipe, vocabulary, further, loaded=False)
     return Outline(settings, backend, skeleton, plans)
 
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import MergeError
+from lmms_plam.merge.blocks import Block, read_blocks
 from lmms_plam.merge.checkpoint import Checkpoint
-from lmms_plam.merge.methods import linear
-from lmms_plam.merge.plan import MergedTensor, MergePlan, plan_merge
-
-_READ_AT_ONCE = 1 << 21
-_MERGED_AT_ONCE = 1 << 15
-"""Elements: few system calls, small working copies. On the CPU torch merges so few without its thread pool, whose
-waiting costs more than it gains where cores are shared, and in memory that stays in its cache."""
+from lmms_plam.merge.combine import combination
+from lmms_plam.merge.further import Further, FurtherFiles, Source
+from lmms_plam.merge.plan import MergedTensor, MergePlan, Way, plan_merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +32,12 @@ class MergeReport:
         modules: kinds of tensors that were merged, as recipes name them.
         merged: every merged tensor with its source and coefficients.
         kept: names of the decoder's other parameters, which are as they were.
-        bytes_read: bytes read from the base LM's weight files.
+        bytes_read: bytes read from the weight files of base LM and ancestor.
         bytes_merged: bytes of the VLM's weights that were written.
         warnings: what fits but deserves a look, a sentence each.
+        way: the method, and what it takes.
+        ancestor_commit: the ancestor's commit on the hub; None of a folder, and where the recipe names no ancestor.
+        fisher: how the Fisher information was estimated; None where the method takes none.
     """
 
     base_lm: str
@@ -51,6 +51,9 @@ class MergeReport:
     bytes_read: int
     bytes_merged: int
     warnings: tuple[str, ...]
+    way: Way
+    ancestor_commit: str | None
+    fisher: Mapping[str, Any] | None
 
     def summary(self) -> str:
         """Return one line for people."""
@@ -58,13 +61,14 @@ class MergeReport:
         shares = dict.fromkeys(f"{pair.lm:.3g} base LM + {pair.vlm:.3g} VLM" for pair in ends)
         return (
             f"merged {len(self.merged)} tensors ({self.bytes_merged / 1e6:,.1f} MB: {', '.join(self.modules)}) in "
-            f"decoder layers {self.start_layer} to {self.end_layer - 1} of {self.depth}, {' to '.join(shares)}; read "
+            f"decoder layers {self.start_layer} to {self.end_layer - 1} of {self.depth}, "
+            f"{' to '.join(shares)}{self.way.in_words()}; read "
             f"{self.bytes_read / 1e6:,.1f} MB of {self.base_lm}; kept {len(self.kept)} decoder tensors"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON can hold them."""
-        return asdict(self)
+        """Return all fields as JSON can hold them; the way to merge stands once, not with every tensor."""
+        return {**asdict(self), "merged": tuple(tensor.to_dict() for tensor in self.merged)}
 
 
 def merge_into(
@@ -86,14 +90,16 @@ def merge_into(
         ConfigError, MergeError, CheckpointError, UnsupportedError: as `plan_merge`, and MergeError for NaN, Inf or an
             overflow of the VLM's dtype, naming the tensor.
     """
-    with base_lm if isinstance(base_lm, Checkpoint) else Checkpoint(base_lm) as source:
-        plan = plan_merge(model, source, recipe, vocabulary)
+    source = base_lm if isinstance(base_lm, Checkpoint) else Checkpoint(base_lm)
+    with source, FurtherFiles.of(recipe) as further:
+        plan = plan_merge(model, source, recipe, vocabulary, further)
         bytes_merged = 0
         for tensor in plan.merged:
             vlm = model.get_parameter(tensor.name).detach()
-            for rows, block in _merged_blocks(vlm, source, tensor):
+            for rows, block in _merged_blocks(vlm, source, tensor, further):
                 vlm[rows] = block
                 bytes_merged += block.nbytes
+        ancestor = further.ancestor
         return MergeReport(
             base_lm=source.reference,
             base_lm_commit=source.place.commit,
@@ -103,58 +109,57 @@ def merge_into(
             modules=plan.modules,
             merged=plan.merged,
             kept=plan.kept,
-            bytes_read=source.bytes_read,
+            bytes_read=source.bytes_read + (ancestor.bytes_read if ancestor else 0),
             bytes_merged=bytes_merged,
             warnings=plan.warnings,
+            way=Way.of(recipe),
+            ancestor_commit=ancestor.place.commit if ancestor else None,
+            fisher=further.fisher.about if further.fisher else None,
         )
 
 
-def merged_tensors(model: nn.Module, source: Checkpoint, plan: MergePlan) -> Iterator[tuple[MergedTensor, Tensor]]:
+def merged_tensors(
+    model: nn.Module, source: Checkpoint, plan: MergePlan, further: Further[Source, Source] | None = None
+) -> Iterator[tuple[MergedTensor, Tensor]]:
     """Compute the merged tensors one by one, leaving the model as it is.
+
+    Args:
+        model: the VLM.
+        source: the base LM.
+        plan: what is merged.
+        further: what else the plan's recipe names; it may be left out where that is nothing.
 
     Raises:
         MergeError: a tensor holds NaN or Inf, or the merged one overflows its dtype.
         CheckpointError: a file that can't be read to its end.
     """
     for tensor in plan.merged:
-        yield tensor, merge_tensor(model.get_parameter(tensor.name).detach(), source, tensor)
+        yield tensor, merge_tensor(model.get_parameter(tensor.name).detach(), source, tensor, further)
 
 
-class Source(Protocol):
-    """Where rows of the base LM's tensors come from: its checkpoint, or what was read of it before."""
-
-    reference: str
-
-    def rows(self, key: str, start: int, stop: int) -> Tensor:
-        """Return rows start to stop (first dimension) of a tensor, in its stored dtype."""
-
-
-def merge_tensor(vlm: Tensor, source: Source, tensor: MergedTensor) -> Tensor:
+def merge_tensor(
+    vlm: Tensor, source: Source, tensor: MergedTensor, further: Further[Source, Source] | None = None
+) -> Tensor:
     """Return one merged tensor, leaving the VLM's as it is; see `merged_tensors`."""
     merged = vlm.clone()
-    for rows, block in _merged_blocks(vlm, source, tensor):
+    for rows, block in _merged_blocks(vlm, source, tensor, further or Further()):
         merged[rows] = block
     return merged
 
 
-def _merged_blocks(vlm: Tensor, source: Source, tensor: MergedTensor) -> Iterator[tuple[slice, Tensor]]:
+def _merged_blocks(
+    vlm: Tensor, source: Source, tensor: MergedTensor, further: Further[Source, Source]
+) -> Iterator[tuple[slice, Tensor]]:
     """Compute a merged tensor a few rows at a time; those rows of the VLM's may be overwritten before the next."""
-    pair, width = tensor.coefficients, vlm[0].numel()
-    read_at_once = max(1, _READ_AT_ONCE // width)
-    at_once = max(1, _MERGED_AT_ONCE // width) if vlm.device.type == "cpu" else read_at_once
-    ranges = [
-        (first, min(first + read_at_once, end))
-        for start, end in tensor.rows
-        for first in range(start, end, read_at_once)
-    ]
-    for first, last in ranges:
-        read = source.rows(tensor.source, first, last).to(vlm.device) if tensor.source else vlm[first:last]
-        for start, lm in zip(range(first, last, at_once), torch.split(read, at_once), strict=True):
-            rows = slice(start, start + len(lm))
-            merged = linear(lm, vlm[rows], pair.lm, pair.vlm)
-            if not _is_finite(merged):
-                raise MergeError(_explain(lm, vlm[rows], tensor, source.reference))
-            yield rows, merged
+    if (tensor.way.ancestor and not further.ancestor) or (tensor.information and not further.fisher):
+        raise MergeError(f"'{tensor.name}' is merged by {tensor.way.method}, whose further sources weren't opened")
+    passes = partial(read_blocks, vlm, source, tensor, further)
+    merge = combination(tensor, passes)
+    for block in passes():
+        merged = merge(block)
+        if not _is_finite(merged):
+            raise MergeError(_explain(block, tensor, source, further))
+        yield block.rows, merged
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -162,9 +167,14 @@ def _is_finite(tensor: Tensor) -> bool:
     return math.isfinite(low) and math.isfinite(high)
 
 
-def _explain(lm: Tensor, vlm: Tensor, tensor: MergedTensor, base_lm: str) -> str:
-    if tensor.source and not _is_finite(lm):
-        return f"'{tensor.source}' of '{base_lm}' holds NaN or Inf; fetch that checkpoint again"
-    if not _is_finite(vlm):
+def _explain(block: Block, tensor: MergedTensor, source: Source, further: Further[Source, Source]) -> str:
+    read = ((block.lm, tensor.source, source), (block.ancestor, tensor.ancestor, further.ancestor or source))
+    for rows, key, place in read:
+        if key is not None and rows is not None and not _is_finite(rows):
+            return f"'{key}' of '{place.reference}' holds NaN or Inf; fetch that checkpoint again"
+    if not _is_finite(block.vlm):
         return f"the VLM's '{tensor.name}' holds NaN or Inf; fetch its checkpoint again"
-    return f"the merged '{tensor.name}' overflows {vlm.dtype}; lower the coefficients or load the VLM in bfloat16"
+    for rows, key in zip(block.information, tensor.information, strict=True):
+        if not _is_finite(rows):
+            return f"'{key}' of '{tensor.way.fisher}' holds NaN or Inf; run `plam fisher` again"
+    return f"the merged '{tensor.name}' overflows {block.vlm.dtype}; lower the coefficients or load the VLM in bfloat16"

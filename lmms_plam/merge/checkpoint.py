@@ -18,7 +18,7 @@ from lmms_plam.errors import CheckpointError, UnsupportedError
 from lmms_plam.merge.digests import digest_tensors
 from lmms_plam.merge.foreign import read_json
 from lmms_plam.merge.model_files import ModelFiles
-from lmms_plam.merge.shards import Shard, StoredTensor, open_shard
+from lmms_plam.merge.shards import PickledShard, Shard, StoredTensor, open_shard
 
 _IN_ORDER = (
     "model.safetensors",
@@ -29,6 +29,7 @@ _IN_ORDER = (
 """Transformers takes the first of these that is there: a whole file before an index of shards, which may be a leftover
 of an earlier state, and safetensors before pickles."""
 
+_INDEX_SUFFIX = ".index.json"
 _ADAPTER = "adapter_config.json"
 
 
@@ -119,15 +120,27 @@ class Checkpoint:
             UnsupportedError: a LoRA adapter beside the weights, or shards of a distributed checkpoint.
             CheckpointError: no weights, or a damaged index.
         """
+        name, path = self._first
+        if name.endswith(_INDEX_SUFFIX):
+            return read_json(path, _INDEX).weight_map
+        return dict.fromkeys(self._opened(name, path).tensors, name)
+
+    @property
+    def index(self) -> str | None:
+        """Name of the index of its shards; None of a whole file."""
+        name, _ = self._first
+        return name if name.endswith(_INDEX_SUFFIX) else None
+
+    @cached_property
+    def _first(self) -> tuple[str, Path]:
+        """Name and path of the file that transformers would begin with: all weights, or the index of their shards."""
         self.require_bare()
         if any(self.place.folder.glob("shard-?????-model-?????-of-?????.safetensors")):
             raise UnsupportedError(f"'{self.reference}' is a distributed checkpoint: save it with save_pretrained")
         for name in self._candidates():
             path = self.place.find(name)
-            if path is not None and name.endswith(".index.json"):
-                return read_json(path, _INDEX).weight_map
             if path is not None:
-                return dict.fromkeys(self._opened(name, path).tensors, name)
+                return name, path
         raise CheckpointError(f"found no weights of '{self.reference}': none of {', '.join(self._candidates())}")
 
     def _candidates(self) -> tuple[str, ...]:
@@ -150,6 +163,18 @@ class Checkpoint:
             CheckpointError: its file is missing, damaged or truncated, or doesn't hold it.
         """
         return self._shard_of(key).tensors[key]
+
+    def span(self, key: str) -> tuple[int, int]:
+        """Return where in its file a tensor's bytes lie: the first, and the one after the last.
+
+        Raises:
+            CheckpointError: as `describe`.
+            UnsupportedError: it is pickled, so that its bytes needn't lie in one piece.
+        """
+        shard = self._shard_of(key)
+        if isinstance(shard, PickledShard):
+            raise UnsupportedError(f"'{key}' of '{self.reference}' is pickled: convert the weights to safetensors")
+        return shard.span(key)
 
     def rows(self, key: str, start: int, stop: int) -> Tensor:
         """Read rows start to stop (first dimension) of a tensor, in its stored dtype, on the CPU.

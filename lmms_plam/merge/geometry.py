@@ -56,12 +56,13 @@ def text_config(config: PretrainedConfig) -> PretrainedConfig:
     return config.get_text_config(decoder=True) if remote is None else remote
 
 
-def check_geometry(vlm: PretrainedConfig, lm: PretrainedConfig) -> tuple[str, ...]:
+def check_geometry(vlm: PretrainedConfig, lm: PretrainedConfig, whose: str = "base LM") -> tuple[str, ...]:
     """Compare the decoder of a VLM with a base LM.
 
     Args:
         vlm: config of the whole VLM.
-        lm: config of the base LM.
+        lm: config of the base LM, or of an ancestor of both.
+        whose: what the latter is called.
 
     Returns:
         Warnings, one for each difference of rope, norm epsilon or sliding window: the weights still fit then, but were
@@ -71,20 +72,20 @@ def check_geometry(vlm: PretrainedConfig, lm: PretrainedConfig) -> tuple[str, ..
         MergeError: layers, hidden size, heads, key-value heads or head_dim differ; the text names both values.
         CheckpointError: a config that lacks them, or holds something else under their names.
     """
-    ours, theirs = _decoder(vlm, "VLM"), _decoder(lm, "base LM")
+    ours, theirs = _decoder(vlm, "VLM"), _decoder(lm, whose)
     sizes_lm, sizes_vlm = _sizes(theirs), _sizes(ours)
     misfits = [
         f"{name} {sizes_lm[name]} and {sizes_vlm[name]}" for name in sizes_vlm if sizes_lm[name] != sizes_vlm[name]
     ]
     if misfits:
         raise MergeError(
-            f"the base LM doesn't fit the VLM's decoder (base LM first): {', '.join(misfits)}. "
-            "Set base_lm to the model that the VLM grew from"
+            f"the {whose} doesn't fit the VLM's decoder ({whose} first): {', '.join(misfits)}. "
+            f"Set {whose.lower().replace(' ', '_')} to the model that the VLM grew from"
         )
     traits_lm, traits_vlm = _traits(theirs), _traits(ours)
     names = dict.fromkeys([*traits_vlm, *traits_lm])
     return tuple(
-        f"{name} differs: {traits_lm.get(name)} in the base LM, {traits_vlm.get(name)} in the VLM"
+        f"{name} differs: {traits_lm.get(name)} in the {whose}, {traits_vlm.get(name)} in the VLM"
         for name in names
         if traits_lm.get(name) != traits_vlm.get(name)
     )

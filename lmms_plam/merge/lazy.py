@@ -1,56 +1,95 @@
 """Weights of many recipes, computed a layer at a time when asked for, so that they never lie in memory together.
 
-What is kept is the base LM's tensors that the recipes need, each read once, and as many computed layers as a budget in
-bytes allows.
+What is kept is the tensors of base LM and ancestors that the recipes need, each read once, and as many computed layers
+as a budget in bytes allows.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lmms_plam.config import MergeRecipe
-from lmms_plam.errors import UnsupportedError, about
+from lmms_plam.errors import about
 from lmms_plam.merge.apply import merge_tensor
+from lmms_plam.merge.blocks import read_whole
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.digests import digest_all, digest_tensors
-from lmms_plam.merge.names import parse_name
+from lmms_plam.merge.further import Further, FurtherFiles, Source
 from lmms_plam.merge.plan import MergedTensor, plan_merge
-
-_LAYERS_ALONE = "; the module layer_norms has the norms of the layers alone"
+from lmms_plam.merge.schedules import Coefficients
+from lmms_plam.merge.shards import StoredTensor
+from lmms_plam.merge.variants import Parts
 
 LayerTensors = Mapping[str, Tensor]
 """A decoder layer's tensors by parameter name within the layer."""
 
 
+class _Described(Source, Protocol):
+    def describe(self, key: str) -> StoredTensor: ...
+
+
 class Donor:
-    """The base LM's tensors, each read when it is first needed, and kept.
+    """A source's tensors, each read when it is first needed, and kept.
 
     Args:
-        source: the base LM's checkpoint.
+        source: the base LM's checkpoint, an ancestor's, or a Fisher file.
         device: where they are kept.
     """
 
-    def __init__(self, source: Checkpoint, device: torch.device):
+    def __init__(self, source: _Described, device: torch.device):
         self._source = source
         self._device = device
         self._held: dict[str, Tensor] = {}
+        self._digests: dict[str, str] = {}
         self.reference = source.reference
 
     def rows(self, key: str, start: int, stop: int) -> Tensor:
         """Return rows start to stop (first dimension) of a tensor, in its stored dtype."""
         if key not in self._held:
-            whole = self._source.rows(key, 0, self._source.describe(key).shape[0])
+            whole = read_whole(self._source, key, self._source.describe(key).shape)
             self._held[key] = whole.to(self._device)
         return self._held[key][start:stop]
 
     def digest(self, keys: Iterable[str]) -> str:
-        """Digest tensors, bit for bit; they are read for it."""
-        whole = {key: self.rows(key, 0, self._source.describe(key).shape[0]) for key in keys}
-        return digest_all(digest_tensors(whole))
+        """Digest tensors, bit for bit; they are read for it, and digested once."""
+        asked = set(keys)
+        for key in asked - self._digests.keys():
+            self._digests |= digest_tensors({key: self.rows(key, 0, self._source.describe(key).shape[0])})
+        return digest_all({key: self._digests[key] for key in asked})
+
+
+class Donors:
+    """The base LM's tensors, and those of whatever else recipes name, each source opened once.
+
+    Args:
+        base_lm: the base LM's checkpoint.
+        device: where tensors are kept.
+    """
+
+    def __init__(self, base_lm: Checkpoint, device: torch.device):
+        self.base_lm = Donor(base_lm, device)
+        self._device = device
+        self._further: dict[Hashable, tuple[FurtherFiles, Further[Donor, Donor]]] = {}
+
+    def further(self, recipe: MergeRecipe) -> tuple[FurtherFiles, Further[Donor, Donor]]:
+        """Return what else a recipe reads: its files, and their tensors as they are read and kept.
+
+        Raises:
+            ConfigError, CheckpointError: as `FurtherFiles.of`.
+        """
+        names = recipe.ancestor, recipe.ancestor_revision, recipe.fisher
+        if names not in self._further:
+            files = FurtherFiles.of(recipe)
+            ancestor = Donor(files.ancestor, self._device) if files.ancestor else None
+            fisher = Donor(files.fisher, self._device) if files.fisher else None
+            self._further[names] = files, Further(ancestor, fisher)
+        return self._further[names]
 
 
 class Kept:
@@ -84,40 +123,49 @@ class LazyLayers(Mapping[int, LayerTensors]):
     """What a recipe puts in place of the untouched VLM's tensors, by decoder layer.
 
     Args:
-        merged: by layer, the tensors to merge.
+        merged: the tensors to merge.
         untouched: the VLM's own tensors by parameter name.
         donor: the base LM's.
+        further: what else the recipe's method reads.
         kept: computed layers of all recipes.
 
     Attributes:
         keys_by_layer: by layer, what tells its tensors from those of recipes that merge it otherwise.
-        sources: keys of the base LM's tensors that it takes.
+        outside: what it puts in place outside of the layers, by parameter name, computed when asked for as well.
     """
 
     def __init__(
         self,
-        merged: Mapping[int, Mapping[str, MergedTensor]],
+        merged: Parts[MergedTensor],
         untouched: Mapping[str, Tensor],
         donor: Donor,
+        further: Further[Donor, Donor],
         kept: Kept,
     ):
-        self._merged = merged
+        self._merged = merged.layers
+        self.outside = _LazyTensors(merged.outside, self._merge, kept)
         self._untouched = untouched
         self._donor = donor
+        self._further = further
         self._kept = kept
-        self.keys_by_layer: dict[int, Hashable] = {
-            layer: (layer, *((name, one.coefficients, one.rows) for name, one in own.items()))
-            for layer, own in merged.items()
-        }
+        self.keys_by_layer = _keys(merged)
 
-        self.sources = sorted({one.source for own in merged.values() for one in own.values() if one.source is not None})
+    def reads(self) -> Iterator[tuple[Donor, str]]:
+        """Name the tensors that it takes, by whose they are and their key."""
+        for one in chain(self.outside.merged.values(), *(own.values() for own in self._merged.values())):
+            if one.source is not None:
+                yield self._donor, one.source
+            if one.ancestor is not None:
+                yield self._further.ancestor or self._donor, one.ancestor
+            for key in one.information:
+                assert self._further.fisher is not None
+                yield self._further.fisher, key
 
     def __getitem__(self, layer: int) -> LayerTensors:
         key = self.keys_by_layer[layer]
         found = self._kept.get(key)
         if found is None:
-            own = self._merged[layer].items()
-            found = {name: merge_tensor(self._untouched[one.name], self._donor, one) for name, one in own}
+            found = {name: self._merge(one) for name, one in self._merged[layer].items()}
             self._kept.put(key, found)
         return found
 
@@ -127,47 +175,109 @@ class LazyLayers(Mapping[int, LayerTensors]):
     def __len__(self) -> int:
         return len(self._merged)
 
+    def __repr__(self) -> str:
+        """Say what it does to which tensor: what recipes of the same weights have in common."""
+        outside = {name: _told_apart(one) for name, one in self.outside.merged.items()}
+        return f"{self.keys_by_layer} {outside}"
+
+    def _merge(self, one: MergedTensor) -> Tensor:
+        if one == _unmerged(one.name, self._untouched[one.name]):
+            return self._untouched[one.name]
+        return merge_tensor(self._untouched[one.name], self._donor, one, self._further)
+
+
+class _LazyTensors(Mapping[str, Tensor]):
+    """Merged tensors by parameter name, each computed when asked for."""
+
+    def __init__(self, merged: Mapping[str, MergedTensor], merge: Callable[[MergedTensor], Tensor], kept: Kept):
+        self.merged = merged
+        self._merge = merge
+        self._kept = kept
+
+    def __getitem__(self, name: str) -> Tensor:
+        one = self.merged[name]
+        key = name, *_told_apart(one)
+        found = self._kept.get(key)
+        if found is None:
+            found = {name: self._merge(one)}
+            self._kept.put(key, found)
+        return found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.merged)
+
+    def __len__(self) -> int:
+        return len(self.merged)
+
+
+def untouched_keys(untouched: Mapping[str, Tensor]) -> dict[int, Hashable]:
+    """Return by layer what recipes over a merged model have as their key where they put the untouched tensors back."""
+    return _keys(Parts.of({name: _unmerged(name, tensor) for name, tensor in untouched.items()}))
+
+
+def _keys(merged: Parts[MergedTensor]) -> dict[int, Hashable]:
+    return {
+        layer: (layer, *((name, *_told_apart(one)) for name, one in own.items()))
+        for layer, own in merged.layers.items()
+    }
+
+
+def _unmerged(name: str, tensor: Tensor) -> MergedTensor:
+    """Return the merge of a tensor that leaves it as it is."""
+    return MergedTensor(name, None, Coefficients(0.0, 1.0), ((0, len(tensor)),))
+
+
+def _told_apart(one: MergedTensor) -> tuple[Hashable, ...]:
+    return one.coefficients, one.rows, one.way
+
 
 def lazy_layers(
     model: nn.Module,
     base_lm: Checkpoint,
-    donor: Donor,
+    donors: Donors,
     recipes: Mapping[str, MergeRecipe],
     untouched: Mapping[str, Tensor],
     kept: Kept,
+    vocabulary: Mapping[str, int] | None = None,
+    *,
+    over_merged: bool = False,
 ) -> dict[str, LazyLayers]:
     """Plan recipes against a VLM and a base LM; nothing of their weights is computed yet.
 
     Args:
         model: the loaded VLM, merged or not.
         base_lm: the base LM.
-        donor: its tensors.
+        donors: its tensors, and those of the recipes' ancestors.
         recipes: by name.
         untouched: the VLM's tensors before a merge that was made in place, by parameter name; others are the model's.
         kept: computed layers.
+        vocabulary: as in `plan_merge`.
+        over_merged: whether it is put over the merged tensors, and so must put back what a recipe doesn't merge itself.
 
     Returns:
-        By name, what stands in for the untouched VLM's tensors.
+        By name, what stands in for the untouched VLM's tensors, or the merged ones.
 
     Raises:
-        ConfigError, MergeError, CheckpointError: as `plan_merge`, with the recipe's name.
-        UnsupportedError: also a recipe that merges something outside the decoder layers.
+        ConfigError, MergeError, CheckpointError, UnsupportedError: as `plan_merge`, with the recipe's name.
     """
     own = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    back = {name: _unmerged(name, tensor) for name, tensor in untouched.items()} if over_merged else {}
     found = {}
     for name, recipe in recipes.items():
-        with about(f"recipe {name}"):
-            layers: dict[int, dict[str, MergedTensor]] = {}
-            for tensor in plan_merge(model, base_lm, recipe).merged:
-                place = parse_name(tensor.name)
-                if place is None or place.layer is None:
-                    raise UnsupportedError(
-                        f"it changes '{tensor.name}', which lies outside the decoder layers, so that nothing is shared"
-                        f"{_LAYERS_ALONE if place is not None and place.modules == {'norms'} else ''}"
-                    )
-                layers.setdefault(place.layer, {})[place.suffix] = tensor
-            found[name] = LazyLayers(layers, {**own, **untouched}, donor, kept)
+        with about(f"recipes.{name}" if over_merged else f"recipe {name}"):
+            further, held = donors.further(recipe)
+            plan = plan_merge(model, base_lm, recipe, vocabulary, further)
+            merged = Parts.of({**back, **{tensor.name: tensor for tensor in plan.merged}})
+            found[name] = LazyLayers(merged, {**own, **untouched}, donors.base_lm, held, kept)
     return found
+
+
+def digest_read(recipe: LazyLayers) -> str:
+    """Digest all that a recipe reads of other models, bit for bit; it is read for it."""
+    keys: dict[Donor, set[str]] = {}
+    for donor, key in recipe.reads():
+        keys.setdefault(donor, set()).add(key)
+    return digest_all({donor.reference: donor.digest(own) for donor, own in keys.items()})
 
 
 def _size(layer: LayerTensors) -> int:

@@ -4,24 +4,67 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lmms_plam.config import MergeRecipe
+from lmms_plam.config import MergeRecipe, Method
 from lmms_plam.errors import CheckpointError, ConfigError, MergeError, UnsupportedError, about
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.diagnosis import diagnose
+from lmms_plam.merge.further import FurtherFiles
 from lmms_plam.merge.geometry import check_geometry, read_config, text_config
+from lmms_plam.merge.information import FisherFile, fisher_key
 from lmms_plam.merge.layers import resolve_layers
-from lmms_plam.merge.names import DecoderTensor, decoder_tensors
+from lmms_plam.merge.names import DecoderTensor, decoder_tensors, parse_name
 from lmms_plam.merge.schedules import Coefficients, coefficients
 from lmms_plam.merge.shards import MERGEABLE_DTYPES
-from lmms_plam.merge.vocabulary import Rows, read_vocabulary, shared_rows
+from lmms_plam.merge.vocabulary import Rows, common_rows, read_vocabulary, shared_rows
 
 _EMBEDDING = DecoderTensor(None, "embed_tokens.weight")
 _HEAD = DecoderTensor(None, "lm_head.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a tensor is merged, beside its coefficients.
+
+    Attributes:
+        method: as in recipes.
+        density: the part of changes that stays; 1 where the method has none.
+        seed: of what is dropped at random.
+        ancestor: folder or hub id of the ancestor, with its revision if it has one; None where it is the base LM, or
+            the method has none.
+        fisher: path of the Fisher information; None where the method takes none.
+    """
+
+    method: Method = "linear"
+    density: float = 1
+    seed: int = 0
+    ancestor: str | None = None
+    fisher: str | None = None
+
+    @classmethod
+    def of(cls, recipe: MergeRecipe) -> Way:
+        """Return a recipe's."""
+        at = f"@{recipe.ancestor_revision}" if recipe.ancestor_revision else ""
+        return cls(
+            recipe.method,
+            1 if recipe.density is None else recipe.density,
+            recipe.seed or 0,
+            None if recipe.ancestor is None else f"{recipe.ancestor}{at}",
+            recipe.fisher,
+        )
+
+    def in_words(self) -> str:
+        """Return what follows the coefficients of a merge; nothing for the linear one."""
+        if self.method == "linear":
+            return ""
+        density = f" at density {self.density:.3g}" if self.density < 1 else ""
+        against = f" against {self.ancestor}" if self.ancestor else ""
+        return f" by {self.method}{density}{against}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +76,26 @@ class MergedTensor:
         source: key of the base LM's tensor, or None where its coefficient is 0 and nothing of it is read.
         coefficients: what the two are multiplied with.
         rows: the ranges of rows that are merged: all but for embeddings, where it is those that stand for the same
-            token in both vocabularies.
+            token in all vocabularies.
+        way: the method, and what it takes.
+        ancestor: key of the ancestor's tensor, which is the base LM's where `way` names no ancestor; None where the
+            method has none.
+        information: keys of the Fisher information of VLM and base LM; none where it isn't read.
     """
 
     name: str
     source: str | None
     coefficients: Coefficients
     rows: Rows
+    way: Way = Way()
+    ancestor: str | None = None
+    information: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a record of a merge says of each tensor: what the method reads, and not the method again."""
+        fields = asdict(self)
+        del fields["way"]
+        return {name: value for name, value in fields.items() if value or name not in ("ancestor", "information")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +118,19 @@ class MergePlan:
     kept: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def first_changed(self) -> int:
+        """The first decoder layer whose computation differs; 0 if anything outside of the layers is merged."""
+        places = (parse_name(tensor.name) for tensor in self.merged)
+        return 0 if any(place and place.layer is None for place in places) else self.layers.start
+
 
 def plan_merge(
     model: nn.Module,
     source: Checkpoint,
     recipe: MergeRecipe,
     vocabulary: Mapping[str, int] | None = None,
+    further: FurtherFiles | None = None,
     *,
     loaded: bool = True,
 ) -> MergePlan:
@@ -81,6 +144,7 @@ def plan_merge(
         recipe: what to merge.
         vocabulary: the VLM's row of each token, by which rows of embeddings are told to stand for the same token as the
             base LM's; left out, rows of the same number do.
+        further: what else the recipe names; left out, it is opened for the plan.
         loaded: False for a VLM on the meta device, whose plan is only looked at.
 
     Raises:
@@ -90,9 +154,15 @@ def plan_merge(
         UnsupportedError: offloaded or quantised weights, a decoder of unknown form, or q, k, v asked for singly where
             they are fused.
     """
+    if further is None:
+        with FurtherFiles.of(recipe) as further:
+            return plan_merge(model, source, recipe, vocabulary, further, loaded=loaded)
+    warnings = [*_scaled(recipe), *_said_of_ancestor(recipe)]
     with about(f"'{source.reference}'"):
-        lm_config = read_config(source.config)
-        warnings = [*check_geometry(model.config, lm_config), *_scaled(recipe)]
+        warnings[:0] = check_geometry(model.config, read_config(source.config))
+    if further.ancestor is not None:
+        with about(f"ancestor '{further.ancestor.reference}'"):
+            warnings += check_geometry(model.config, read_config(further.ancestor.config), "ancestor")
     depth: int = text_config(model.config).num_hidden_layers
     layers = resolve_layers(recipe, depth)
     names = decoder_tensors(name for name, _ in model.named_parameters())  # lists tied weights once, as the embedding
@@ -109,32 +179,39 @@ def plan_merge(
     }
     _require_every_module(chosen, asked, layers)
 
-    base: dict[DecoderTensor, str] = {}
-    if any(pair.lm for pair in chosen.values()):
-        source.require_unquantised()
-        base = decoder_tensors(source.files)
-        if getattr(lm_config, "tie_word_embeddings", False) and _EMBEDDING in base:
-            base[_HEAD] = base[_EMBEDDING]
-        elif _HEAD in base and _HEAD not in names and _EMBEDDING in chosen:
-            warnings.append(f"the base LM's {base[_HEAD]} is left out, since the VLM ties its head to its embedding")
-        _refuse_surplus(base, chosen, asked)
+    is_ancestor = recipe.adds_changes and further.ancestor is None
+    of_lm = {tensor for tensor, pair in chosen.items() if is_ancestor or pair.lm}
+    base: _Stored | None = None
+    if of_lm:
+        base = _Stored.of(source, "base LM")
+        if base.head is not None and _HEAD not in names and _EMBEDDING in chosen:
+            warnings.append(f"the base LM's {base.head} is left out, since the VLM ties its head to its embedding")
+        base.refuse_surplus(chosen, of_lm, asked)
+    elder = base if is_ancestor else None
+    if further.ancestor is not None:
+        elder = _Stored.of(further.ancestor, "ancestor")
+        elder.refuse_surplus(chosen, chosen.keys(), asked)
 
-    vocabularies = None
-    if vocabulary is not None and any(tensor.modules == {"embeddings"} and pair.lm for tensor, pair in chosen.items()):
-        vocabularies = vocabulary, read_vocabulary(source.place)
+    way = Way.of(recipe)
+    vocabularies = _Vocabularies(vocabulary)
     merged = []
     for tensor, pair in chosen.items():
-        parameter = model.get_parameter(names[tensor])
+        name, parameter = names[tensor], model.get_parameter(names[tensor])
         if loaded:
-            _require_mergeable(names[tensor], parameter)
-        key = _find_source(tensor, base, source) if pair.lm else None
+            _require_mergeable(name, parameter)
         rows: Rows = ((0, parameter.shape[0]),)
-        if key is not None:
-            count = _count_rows(tensor, names[tensor], parameter, key, source)
-            rows = ((0, count),)
-            if vocabularies is not None and tensor.modules == {"embeddings"}:
-                rows = shared_rows(*vocabularies, count, source.reference)
-        merged.append(MergedTensor(names[tensor], key, pair, rows))
+        key = information = before = None
+        if base is not None and tensor in of_lm:
+            key = base.find(tensor)
+            rows = vocabularies.rows(tensor, name, parameter, key, source)
+        if elder is not None:
+            before = elder.find(tensor)
+            if elder is not base:
+                rows = common_rows(rows, vocabularies.rows(tensor, name, parameter, before, elder.source))
+        if further.fisher is not None and pair.lm and pair.vlm and key is not None:
+            information = _find_information(further.fisher, tensor, parameter, source.describe(key).shape)
+        lm = None if is_ancestor else key
+        merged.append(MergedTensor(name, lm, pair, rows, way, before, information or ()))
     return MergePlan(
         layers=layers,
         depth=depth,
@@ -143,6 +220,94 @@ def plan_merge(
         kept=tuple(name for tensor, name in names.items() if tensor not in chosen),
         warnings=tuple(warnings),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The decoder tensors of a checkpoint by key.
+
+    Attributes:
+        source: the checkpoint.
+        whose: what it is here, for error messages.
+        keys: by tensor; the head of tied weights is the embedding.
+        head: key of a head that isn't tied.
+    """
+
+    source: Checkpoint
+    whose: str
+    keys: Mapping[DecoderTensor, str]
+    head: str | None
+
+    @classmethod
+    def of(cls, source: Checkpoint, whose: str) -> _Stored:
+        """Look at a checkpoint's keys.
+
+        Raises:
+            UnsupportedError: quantised weights, or two keys for one tensor.
+        """
+        source.require_unquantised()
+        keys = decoder_tensors(source.files)
+        if getattr(read_config(source.config), "tie_word_embeddings", False) and _EMBEDDING in keys:
+            return cls(source, whose, keys | {_HEAD: keys[_EMBEDDING]}, None)
+        return cls(source, whose, keys, keys.get(_HEAD))
+
+    def find(self, tensor: DecoderTensor) -> str:
+        """Return the key of a tensor.
+
+        Raises:
+            CheckpointError: it has none.
+        """
+        if tensor in self.keys:
+            return self.keys[tensor]
+        told = diagnose(self.source.files) or "fetch it again, if it should"
+        raise CheckpointError(f"'{self.source.reference}' has no tensor for the decoder's {tensor}: {told}")
+
+    def refuse_surplus(
+        self, chosen: Collection[DecoderTensor], used: Collection[DecoderTensor], asked: frozenset[str]
+    ) -> None:
+        """Refuse tensors that have no counterpart in the VLM, such as biases or q/k norms."""
+        layers = {tensor.layer for tensor in used if tensor.layer is not None}
+        for tensor, key in self.keys.items():
+            if tensor.layer in layers and tensor.modules & asked and tensor not in chosen:
+                raise MergeError(
+                    f"the {self.whose}'s '{key}' has no counterpart in the VLM: is it the model that the VLM grew "
+                    "from, and are q, k and v fused on both sides or on none?"
+                )
+
+
+class _Vocabularies:
+    """Which rows the VLM has in common with other models; their tokenizers are read when embeddings ask for them."""
+
+    def __init__(self, own: Mapping[str, int] | None) -> None:
+        self._own = own
+        self._read: dict[str, Mapping[str, int]] = {}
+
+    def rows(self, tensor: DecoderTensor, name: str, parameter: Tensor, key: str, source: Checkpoint) -> Rows:
+        """Return the rows of a tensor that stand for the same in both: all of them, except in embeddings.
+
+        Raises:
+            MergeError: another shape, or another numbering of tokens.
+        """
+        count = _count_rows(tensor, name, parameter, key, source)
+        if self._own is None or tensor.modules != {"embeddings"}:
+            return ((0, count),)
+        if source.reference not in self._read:
+            self._read[source.reference] = read_vocabulary(source.place)
+        return shared_rows(self._own, self._read[source.reference], count, source.reference)
+
+
+def _find_information(
+    fisher: FisherFile, tensor: DecoderTensor, parameter: Tensor, of_lm: tuple[int, ...]
+) -> tuple[str, str]:
+    """Return the keys of the Fisher information of VLM and base LM.
+
+    Raises:
+        CheckpointError: a file of other tensors.
+    """
+    ours, theirs = fisher_key("vlm", tensor), fisher_key("base_lm", tensor)
+    fisher.require_shape(ours, parameter.shape)
+    fisher.require_shape(theirs, of_lm)
+    return ours, theirs
 
 
 def _require_whole_decoder(names: Mapping[DecoderTensor, str], depth: int) -> None:
@@ -182,34 +347,25 @@ def _require_every_module(chosen: Collection[DecoderTensor], asked: frozenset[st
             )
 
 
-def _refuse_surplus(
-    base: Mapping[DecoderTensor, str], chosen: Mapping[DecoderTensor, Coefficients], asked: frozenset[str]
-) -> None:
-    """Refuse a base LM with tensors that have no counterpart in the VLM, such as biases or q/k norms."""
-    layers = {tensor.layer for tensor, pair in chosen.items() if tensor.layer is not None and pair.lm}
-    for tensor, key in base.items():
-        if tensor.layer in layers and tensor.modules & asked and tensor not in chosen:
-            raise MergeError(
-                f"the base LM's '{key}' has no counterpart in the VLM: is it the model that the VLM grew from, and are "
-                "q, k and v fused on both sides or on none?"
-            )
-
-
 def _scaled(recipe: MergeRecipe) -> Iterator[str]:
-    """Say what becomes of weights whose coefficients don't sum to 1."""
+    """Say what becomes of weights whose coefficients don't sum to 1, where that is their scale."""
     total = recipe.lambda_lm + recipe.lambda_vlm
-    if not math.isclose(total, 1):
+    if recipe.method in ("linear", "slerp") and not math.isclose(total, 1):
         yield (
             f"lambda_lm + lambda_vlm = {total:.3g}: merged weights are about {total:.3g} times as large, and what is a "
             f"product of two of them (attention logits unless q and k are normed, v with o) {total**2:.3g} times"
         )
 
 
-def _find_source(tensor: DecoderTensor, base: Mapping[DecoderTensor, str], source: Checkpoint) -> str:
-    if tensor in base:
-        return base[tensor]
-    told = diagnose(source.files) or "fetch it again, if it should"
-    raise CheckpointError(f"'{source.reference}' has no tensor for the decoder's {tensor}: {told}")
+def _said_of_ancestor(recipe: MergeRecipe) -> Iterator[str]:
+    """Say what a method comes to where the base LM stands for the ancestor."""
+    if recipe.adds_changes and recipe.ancestor is None:
+        comes_to = {
+            "task_arithmetic": "is linear, with 1 - lambda_vlm of the base LM",
+            "ties": "trims the VLM's changes and elects no signs",
+        }.get(recipe.method, "drops from the VLM's changes alone")
+        counts = "" if recipe.lm_coefficient_counts else "; lambda_lm has no part"
+        yield f"without merge.ancestor the base LM is the ancestor: {recipe.method} {comes_to}{counts}"
 
 
 def _count_rows(tensor: DecoderTensor, name: str, parameter: Tensor, key: str, source: Checkpoint) -> int:

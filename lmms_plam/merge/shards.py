@@ -68,11 +68,16 @@ class SafetensorsShard:
         if hasattr(os, "posix_fadvise"):  # keeps the system's own read-ahead, megabytes on some disks, out as well
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         try:
-            self.tensors, self._offsets = self._read_header()
+            self.tensors, self._offsets, self._sizes = self._read_header()
         except CheckpointError:
             self._file.close()
             raise
         self.bytes_read = self._file.tell()
+
+    def span(self, key: str) -> tuple[int, int]:
+        """Return where in the file a tensor's bytes lie: the first, and the one after the last."""
+        first = self._offsets[key]
+        return first, first + self._sizes[key]
 
     def rows(self, key: str, start: int, stop: int) -> Tensor:
         """Read rows (first dimension) start to stop of a tensor, in its stored dtype, and no byte more."""
@@ -95,15 +100,15 @@ class SafetensorsShard:
         """Close the file."""
         self._file.close()
 
-    def _read_header(self) -> tuple[dict[str, StoredTensor], dict[str, int]]:
-        """Return the tensors and where in the file each begins, checked against the file's size."""
+    def _read_header(self) -> tuple[dict[str, StoredTensor], dict[str, int], dict[str, int]]:
+        """Return the tensors, where in the file each begins and its bytes, checked against the file's size."""
         size = self._path.stat().st_size
         length = int.from_bytes(self._file.read(8), "little")
         data_offset = 8 + length
         if size < 8 or data_offset > size:
             raise CheckpointError(f"{self._path} is truncated or no safetensors file; fetch it again")
         header = parse_json(self._file.read(length), _HEADER, f"the header of {self._path}")
-        tensors, offsets = {}, {}
+        tensors, offsets, sizes = {}, {}, {}
         end = 0
         for key, entry in header.items():
             if not isinstance(entry, _Entry):
@@ -113,11 +118,11 @@ class SafetensorsShard:
             if first > last or (dtype and last - first != math.prod(entry.shape) * dtype.itemsize):
                 raise CheckpointError(f"the header of {self._path} is damaged ('{key}' has no room); fetch it again")
             tensors[key] = StoredTensor(tuple(entry.shape), entry.dtype, dtype is not None)
-            offsets[key] = data_offset + first
+            offsets[key], sizes[key] = data_offset + first, last - first
             end = max(end, data_offset + last)
         if end > size:
             raise CheckpointError(f"{self._path} is truncated: {size:,} bytes of {end:,}; fetch it again")
-        return tensors, offsets
+        return tensors, offsets, sizes
 
 
 class PickledShard:

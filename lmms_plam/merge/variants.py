@@ -1,4 +1,4 @@
-"""Weights of other variants of a merged model, read from the files: the untouched VLM, and further recipes.
+"""The untouched VLM's weights beside a merged model's, read from the files, and what of weights variants can share.
 
 A merge writes into the loaded VLM and keeps no copy. What another variant needs of the layers that were merged is read
 again, from the VLM's own checkpoint, when a comparison asks for it.
@@ -7,25 +7,45 @@ again, from the VLM's own checkpoint, when a comparison asks for it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-from lmms_plam.config import MergeRecipe
-from lmms_plam.errors import CheckpointError, UnsupportedError, about
-from lmms_plam.merge.apply import merge_tensor
+from lmms_plam.errors import CheckpointError
 from lmms_plam.merge.checkpoint import Checkpoint
 from lmms_plam.merge.digests import digest_tensors
 from lmms_plam.merge.names import DecoderTensor, decoder_tensors, parse_name
-from lmms_plam.merge.plan import MergePlan, plan_merge
 
 BASE = "base"
 """What the untouched VLM is called among the variants."""
 
 T = TypeVar("T")
 
-LayerTensors = dict[int, dict[str, Tensor]]
-"""Tensors by decoder layer and parameter name within the layer."""
+
+@dataclass(frozen=True, slots=True)
+class Parts(Generic[T]):
+    """Tensors of a decoder, or what is known of them, sorted by what of them variants can share.
+
+    Attributes:
+        layers: by decoder layer and parameter name within the layer.
+        outside: those outside of the layers (embedding, final norm, head), by the model's parameter name.
+    """
+
+    layers: dict[int, dict[str, T]]
+    outside: dict[str, T]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, T]) -> Parts[T]:
+        """Sort tensors of a decoder, by parameter name."""
+        parts: Parts[T] = cls({}, {})
+        for name, value in tensors.items():
+            place = parse_name(name)
+            if place is None or place.layer is None:
+                parts.outside[name] = value
+            else:
+                parts.layers.setdefault(place.layer, {})[place.suffix] = value
+        return parts
 
 
 def untouched_tensors(
@@ -53,67 +73,9 @@ def untouched_tensors(
     return tensors
 
 
-def recipe_weights(
-    model: nn.Module,
-    vlm: Checkpoint,
-    base_lm: Checkpoint,
-    untouched: Mapping[str, Tensor],
-    digests: Mapping[str, str],
-    recipes: Mapping[str, MergeRecipe],
-) -> dict[str, LayerTensors]:
-    """Return what stands in for a merged model's weights under further recipes.
-
-    Args:
-        model: the merged VLM.
-        vlm: the checkpoint that it was loaded from.
-        base_lm: the base LM's.
-        untouched: `untouched_tensors` of all that was merged.
-        digests: as there.
-        recipes: by name.
-
-    Raises:
-        UnsupportedError: a recipe merges something outside the decoder layers, so that no layer is shared.
-        CheckpointError: a tensor that can't be read.
-        MergeError, ConfigError: as `plan_merge`.
-    """
-    plans: dict[str, MergePlan] = {}
-    for name, recipe in recipes.items():
-        with about(f"recipes.{name}"):
-            plans[name] = plan_merge(model, base_lm, recipe)
-    asked = {tensor.name for plan in plans.values() for tensor in plan.merged}
-    every = {**untouched, **untouched_tensors(model, vlm, asked - untouched.keys(), digests)}
-    weights = {}
-    for name, plan in plans.items():
-        own = {tensor.name: merge_tensor(every[tensor.name], base_lm, tensor) for tensor in plan.merged}
-        weights[name] = by_layer(f"recipes.{name}", {**untouched, **own})
-    return weights
-
-
 def _read(name: str, stored: Mapping[DecoderTensor, str], vlm: Checkpoint, model: nn.Module) -> Tensor:
     parameter, tensor = model.get_parameter(name), parse_name(name)
     if tensor is None or tensor not in stored:
         raise CheckpointError(f"'{vlm.reference}' has no tensor for '{name}', which the loaded model has")
     rows = vlm.rows(stored[tensor], 0, parameter.shape[0])
     return rows.to(parameter.device, parameter.dtype)
-
-
-def by_layer(recipe: str, tensors: Mapping[str, T]) -> dict[int, dict[str, T]]:
-    """Sort tensors, or what is known of them, by decoder layer.
-
-    Args:
-        recipe: where they come from, for the error message.
-        tensors: by parameter name.
-
-    Raises:
-        UnsupportedError: one lies outside the decoder layers.
-    """
-    layers: dict[int, dict[str, T]] = {}
-    for name, value in tensors.items():
-        tensor = parse_name(name)
-        if tensor is None or tensor.layer is None:
-            raise UnsupportedError(
-                f"{recipe} changes '{name}', which lies outside the decoder layers, so that it shares nothing with the "
-                "untouched VLM: run it apart from `--model_args merge=none`, and compare the two with `plam compare`"
-            )
-        layers.setdefault(tensor.layer, {})[tensor.suffix] = value
-    return layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from itertools import groupby
+from itertools import groupby, product
 
 from transformers import AutoTokenizer
 
@@ -58,6 +58,12 @@ def shared_rows(vlm: Mapping[str, int], lm: Mapping[str, int], rows: int, refere
     agreed = groupby(range(rows), key=lambda row: ours.get(row) == theirs.get(row))
     runs = [list(run) for agrees, run in agreed if agrees]
     return tuple((run[0], run[-1] + 1) for run in runs)
+
+
+def common_rows(one: Rows, other: Rows) -> Rows:
+    """Return the rows that lie in ranges of both, each in ascending order."""
+    pairs = product(one, other)
+    return tuple((max(a[0], b[0]), min(a[1], b[1])) for a, b in pairs if a[0] < b[1] and b[0] < a[1])
 
 
 def _by_row(vocabulary: Mapping[str, int]) -> dict[int, set[str]]:

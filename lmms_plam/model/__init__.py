@@ -13,7 +13,8 @@ from lmms_plam.model.placing import place
 from lmms_plam.model.readout import Readout, VisionAttention
 from lmms_plam.model.reference import run_plainly
 from lmms_plam.model.selfcheck import EngineCheck, HidingCheck, check_engine, check_hiding
-from lmms_plam.model.variants import Variant, WeightSet, installed
+from lmms_plam.model.tower import pictures_seen_once
+from lmms_plam.model.variants import Variant, WeightSet, installed_whole
 
 __all__ = [
     "MEMORY_BUDGET",
@@ -31,8 +32,9 @@ __all__ = [
     "damaged",
     "find_decoder",
     "generate_family",
-    "installed",
+    "installed_whole",
     "masked",
+    "pictures_seen_once",
     "place",
     "run_plainly",
     "vision_positions",

@@ -21,7 +21,7 @@ from lmms_plam.model.lanes import AUTHORS, QueryScope
 from lmms_plam.model.masks import damaged, masked
 from lmms_plam.model.plainread import PlainReader
 from lmms_plam.model.support import setting
-from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed
+from lmms_plam.model.variants import Variant, WeightSet, check_variants, installed_whole
 
 
 def run_plainly(
@@ -33,6 +33,7 @@ def run_plainly(
     query_scope: QueryScope = "all",
     keep_logits: bool = False,
     read_attention: bool = False,
+    trunk: Any = None,
 ) -> FamilyResult:
     """Answer a batch of prompts with every variant, by one call of `model.generate` each.
 
@@ -44,6 +45,8 @@ def run_plainly(
         query_scope: from which queries vision is hidden.
         keep_logits: also return the logits; for greedy decoding.
         read_attention: also return what prompts and answers give to vision; for greedy decoding.
+        trunk: what `generate` returned of these prompts before; left out, or to read attention, the untouched model is
+            asked first.
 
     Raises:
         UnsupportedError: a model whose vision tokens can't be hidden by masks, or whose attention can't be read; it is
@@ -61,8 +64,9 @@ def run_plainly(
     generate = type(model).generate
     kept = {"return_dict_in_generate": True, "output_logits": True} if keep_logits else {}
     reader = _reader(model, vision, generate_kwargs) if read_attention else None
-    with reader.finding_sinks() if reader is not None else nullcontext():
-        trunk = generate(model, **generate_kwargs, **kept)
+    if trunk is None or reader is not None:
+        with reader.finding_sinks() if reader is not None else nullcontext():
+            trunk = generate(model, **generate_kwargs, **kept)
     tokens, logits, readouts = [], [], []
     for variant in variants:
         output, hidden = trunk, variant.hidden(decoder.depth)
@@ -70,7 +74,7 @@ def run_plainly(
         if hidden or silent or variant.weights is not None or reader is not None:
             chosen = sets[variant.weights] if variant.weights is not None else None
             with (
-                installed(chosen, decoder.by_index()),
+                installed_whole(chosen, model, decoder.by_index()),
                 _hiding(model, vision, hidden, query_scope),
                 attention_silenced(decoder, dict.fromkeys(silent, slice(None))),
                 reader.reading() if reader is not None else nullcontext(list) as read,

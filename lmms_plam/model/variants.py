@@ -42,7 +42,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class WeightSet:
-    """Tensors that stand in for the loaded ones in some decoder layers.
+    """Tensors that stand in for the loaded ones in some decoder layers, and beyond them.
 
     Attributes:
         name: what variants call it.
@@ -50,11 +50,14 @@ class WeightSet:
             loaded tensors' shape, dtype and device. Any mapping will do, so one may compute a layer when asked for it.
         keys: by layer, what tells its tensors from those of other sets: where two sets have the same key, they have the
             same tensors, and their variants share the layer. Left out, each set is one of its own.
+        outside: tensors outside of the decoder layers (embedding, final norm, head), by the model's parameter name. A
+            variant with such a set shares nothing in the decoder, and only `installed_whole` puts them in place.
     """
 
     name: str
     layers: Mapping[int, Mapping[str, Tensor]]
     keys: Mapping[int, Hashable] = field(default_factory=dict)
+    outside: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def start(self) -> int:
@@ -85,6 +88,31 @@ def installed(weights: WeightSet | None, layers: Mapping[int, nn.Module]) -> Ite
                     loaded.append((owner, leaf, old))
                     setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
         yield
+    finally:
+        for owner, leaf, old in loaded:
+            setattr(owner, leaf, old)
+
+
+@contextmanager
+def installed_whole(weights: WeightSet | None, model: nn.Module, layers: Mapping[int, nn.Module]) -> Iterator[None]:
+    """As `installed`, with what the set has outside of the decoder layers too; tied weights stay tied.
+
+    Raises:
+        MergeError: a name that the model doesn't have, or a tensor that doesn't fit.
+    """
+    loaded: list[tuple[nn.Module, str, nn.Parameter]] = []
+    try:
+        for name, tensor in (weights.outside if weights is not None else {}).items():
+            _, _, old = _find_parameter(model, name, "weights outside of the decoder layers")
+            if _kind(tensor) != _kind(old):
+                raise MergeError(f"'{name}': {_kind(tensor)} can't stand in for {_kind(old)}")
+            new = nn.Parameter(tensor, requires_grad=False)
+            for owner in model.modules():
+                for leaf in [leaf for leaf, own in owner.named_parameters(recurse=False) if own is old]:
+                    loaded.append((owner, leaf, old))
+                    setattr(owner, leaf, new)
+        with installed(weights, layers):
+            yield
     finally:
         for owner, leaf, old in loaded:
             setattr(owner, leaf, old)
@@ -226,5 +254,5 @@ def check_variants(variants: Sequence[Variant], weights: Mapping[str, WeightSet]
                 f"{did_you_mean(variant.weights, weights)} Known: {known}"
             )
     for one in weights.values():
-        if not one.layers or not all(0 <= layer < depth for layer in one.layers):
+        if not (one.layers or one.outside) or not all(0 <= layer < depth for layer in one.layers):
             raise ConfigError(f"weight set '{one.name}' must name layers in 0..{depth - 1}, not {sorted(one.layers)}")

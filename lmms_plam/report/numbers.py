@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from lmms_plam.stats.comparison import Estimate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lmms_plam.stats.comparison import Estimate
 
 
 def decimals(perfect: float) -> int:

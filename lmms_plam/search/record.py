@@ -57,7 +57,7 @@ class Recipe(_Frozen):
             return self
         if not isinstance(self.fields.start_layer, int):
             raise ValueError(f"'{self.name}': its start layer is resolved, a layer, not {self.fields.start_layer!r}")
-        if (self.kind == "scaled") != (self.fields.lambda_lm == 0):
+        if (self.kind == "scaled") == self.fields.has_base_lm:
             raise ValueError(f"'{self.name}': 'scaled' are the recipes whose lambda_lm is 0, and they alone")
         return self
 
@@ -82,6 +82,14 @@ class Recipe(_Frozen):
         return self.coefficients[0] / sum(self.coefficients)
 
     @property
+    def control_is_base(self) -> bool:
+        """Whether the VLM with the sum of the coefficients and nothing of the base LM is the untouched VLM.
+
+        So it is where the sum is 1 and all of a change stays, and where the method keeps the scale by itself.
+        """
+        return self._fields.control is None
+
+    @property
     def plane(self) -> tuple[str, ...]:
         """Every field but start layer and coefficients: recipes that agree here lie on one lattice."""
         lattice = {"start_layer", "lambda_lm", "lambda_vlm"}
@@ -93,8 +101,10 @@ class Recipe(_Frozen):
             return "the untouched VLM"
         lm, vlm = self.coefficients
         what = f"{vlm:g} VLM" if self.kind == "scaled" else f"{lm:g} LM + {vlm:g} VLM"
-        end = self.fields.end_layer
-        return f"layers {self.start_layer} {'on' if end is None else f'to {end - 1}'}, {what}"
+        end, density = self.fields.end_layer, self.fields.density
+        how = "" if self.fields.method == "linear" else f" by {self.fields.method}"
+        how += "" if density is None else f" at density {density:g}"
+        return f"layers {self.start_layer} {'on' if end is None else f'to {end - 1}'}, {what}{how}"
 
     @property
     def _fields(self) -> MergeRecipe:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from lmms_plam.config import MergeRecipe
+from lmms_plam.config import MergeRecipe, inherit, taken
 from lmms_plam.errors import ConfigError, did_you_mean
 
 Kind = Literal["merge", "scaled"]
@@ -44,8 +44,13 @@ class Candidate:
 
     @property
     def kind(self) -> Kind:
-        """Whether the base LM has a part in it, or it is the VLM scaled."""
-        return "merge" if self.recipe.lambda_lm else "scaled"
+        """Whether the base LM has a part in it, or it is the VLM scaled, its own change where the method adds such."""
+        return "merge" if self.recipe.has_base_lm else "scaled"
+
+    @property
+    def first_changed(self) -> int:
+        """The first decoder layer whose computation may differ: 0 with modules that lie outside of the layers."""
+        return 0 if {"embeddings", "norms"} & set(self.recipe.modules) else int(self.recipe.start_layer)
 
 
 def expand(
@@ -58,7 +63,8 @@ def expand(
     """List the recipes of a space, each once, without those that leave the VLM as it is.
 
     Beside them stands the VLM scaled by every sum of coefficients that the space has, from the same layers: without it
-    nobody can say whether the base LM had anything to do with a gain.
+    nobody can say whether the base LM had anything to do with a gain. Methods that add changes to an ancestor have the
+    VLM's own change scaled so; where the ancestor is the base LM, nothing is left of a merge without it.
 
     Args:
         space: one of `NAMES`, a list of mappings of recipe fields, or a mapping of fields to lists of values.
@@ -78,17 +84,17 @@ def expand(
     for own in fields:
         for start in [own["start_layer"]] if "start_layer" in own else start_layers:
             made = _make(recipe, {**own, "start_layer": start}, depth)
-            control = made.model_copy(update={"lambda_lm": 0.0, "lambda_vlm": _sum(made)})
-            for one in (made, control):
-                if (one.lambda_lm, one.lambda_vlm) != (0, 1):
-                    found.setdefault(one, Candidate(_name(one, recipe), one))
+            for one in (made, made.control):
+                if one is not None and not one.keeps_vlm:
+                    found.setdefault(_alike(one), Candidate(_name(one, recipe), one))
     return list(found.values())
 
 
 def _fields(space: Any, depth: int) -> Iterable[Mapping[str, Any]]:
     if isinstance(space, Mapping):
         values = [value if isinstance(value, list) else [value] for value in space.values()]
-        return [dict(zip(space, chosen, strict=True)) for chosen in product(*values)]
+        products = [dict(zip(space, chosen, strict=True)) for chosen in product(*values)]
+        return [taken(own, own["method"]) if "method" in own else own for own in products]
     if isinstance(space, list) and all(isinstance(own, Mapping) for own in space):
         return space
     if space == "line":
@@ -133,7 +139,7 @@ def _make(recipe: MergeRecipe, fields: Mapping[str, Any], depth: int) -> MergeRe
                 f"search.space: a recipe has no field '{field}'.{did_you_mean(field, known)} Known: {', '.join(known)}"
             )
     try:
-        made = MergeRecipe.model_validate({**recipe.model_dump(), **fields})
+        made = MergeRecipe.model_validate(inherit(recipe.model_dump(), fields))
     except ValidationError as error:
         item = error.errors()[0]
         where = ".".join(map(str, item["loc"][:1]))
@@ -146,14 +152,19 @@ def _make(recipe: MergeRecipe, fields: Mapping[str, Any], depth: int) -> MergeRe
     return made
 
 
-def _sum(recipe: MergeRecipe) -> float:
-    return round(recipe.lambda_lm + recipe.lambda_vlm, 12)
+def _alike(recipe: MergeRecipe) -> MergeRecipe:
+    """Return what recipes of the same weights have in common."""
+    return recipe if recipe.lm_coefficient_counts else recipe.model_copy(update={"lambda_lm": 0.0})
 
 
 def _name(recipe: MergeRecipe, base: MergeRecipe) -> str:
     """Return `18: .3 LM + .9 VLM`, and in brackets what else differs from the config's recipe."""
     shown = ("end_layer", "modules", "method", "qk_norms", "schedule", "schedule_form")
     other = {field: value for field in shown if (value := getattr(recipe, field)) != getattr(base, field)}
+    for field in taken(dict.fromkeys(("ancestor", "density", "seed", "fisher")), recipe.method):
+        value = getattr(recipe, field)
+        if value != getattr(base, field):
+            other[field] = f"no {field}" if value is None else f"{field} {value}"
     if "modules" in other:
         other["modules"] = "+".join(recipe.modules)
     end = other.pop("end_layer", None)

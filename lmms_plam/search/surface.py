@@ -191,13 +191,13 @@ class Surface:
         """Return the column of each merge's control, (n_recipes,); a recipe's own column where there is none.
 
         The control of a merge is the VLM scaled by the sum of its coefficients in the same layers and modules; where
-        that is 1, the untouched VLM.
+        that changes nothing, the untouched VLM.
         """
         scaled = {(one.plane, one.start_layer, one.total): column for column, one in self._merging("scaled")}
         found = np.arange(len(self.recipes))
         for column, recipe in self._merging("merge"):
             key = (recipe.plane, recipe.start_layer, recipe.total)
-            found[column] = self.base if recipe.total == 1 else scaled.get(key, column)
+            found[column] = self.base if recipe.control_is_base else scaled.get(key, column)
         return found
 
     def _merging(self, kind: str) -> list[tuple[int, Recipe]]:

@@ -1,4 +1,4 @@
-"""Merge methods: pure functions from two tensors to one."""
+"""The weighted sum of two tensors, as PlaM merges."""
 
 from __future__ import annotations
 

@@ -1,0 +1,144 @@
+"""Fisher information: against what can be worked out by hand, from the command that writes it to a merge by it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from test_harness_runs import config_file
+from test_merge_families import load
+from transformers import AutoModelForCausalLM
+
+from lmms_plam.cli import main
+from lmms_plam.config import MergeRecipe
+from lmms_plam.errors import MergeError
+from lmms_plam.harness.model import Plam
+from lmms_plam.merge import merge_into
+from lmms_plam.merge.estimate import Said, answer, fisher_information, random_prompts, say_next
+from lmms_plam.merge.information import FisherFile, write_fisher
+
+
+@pytest.fixture(scope="module")
+def model(pairs):
+    return AutoModelForCausalLM.from_pretrained(pairs["qwen2_vl"].base_lm, dtype=torch.float32).eval()
+
+
+def test_of_the_head_it_is_what_the_softmax_says(model):
+    """The log-likelihood's gradient is (one-hot - p) h, so that its mean square is p (1 - p) h^2."""
+    prompt = torch.tensor([5, 9, 11, 3])
+    with torch.no_grad():
+        out = model(input_ids=prompt[None], output_hidden_states=True)
+        chances, hidden = out.logits[0].softmax(-1), out.hidden_states[-1][0]
+    exact = (chances * (1 - chances)).T @ hidden.square()
+    said = say_next(model, [prompt] * 1500, seed=3)
+    found = fisher_information(model, {"head": model.lm_head.weight}, said)["head"]
+    assert found.sum() == pytest.approx(exact.sum().item(), rel=0.05)
+    assert found.sum(0).tolist() == pytest.approx(exact.sum(0).tolist(), rel=0.1)
+
+
+def test_an_answers_likelihood_is_of_its_words_and_not_of_the_prompt(model):
+    prompt = torch.tensor([5, 9, 11, 3])
+    (said,) = answer(model, [prompt], length=6, seed=2)
+    whole = torch.cat((prompt, said.words))
+    assert torch.equal(said.inputs, whole[:-1])
+    weight = model.model.layers[1].self_attn.q_proj.weight
+    weight.requires_grad_(True)
+    log = model(input_ids=whole[None]).logits[0].log_softmax(-1)
+    likelihood = sum(log[place - 1, whole[place]] for place in range(len(prompt), len(whole)))
+    (gradient,) = torch.autograd.grad(likelihood, weight)
+    found = fisher_information(model, {"q": weight}, [said])["q"]
+    assert torch.allclose(found, gradient.square(), rtol=1e-3, atol=1e-8)
+    assert weight.grad is None
+
+
+def test_the_same_seed_gives_the_same_words_and_another_other_words(model):
+    prompts = random_prompts(range(20), 2, 8, seed=1)
+    assert torch.equal(torch.stack(prompts), torch.stack(random_prompts(range(20), 2, 8, seed=1)))
+    first, again, other = ([one.words for one in say_next(model, prompts, seed)] for seed in (0, 0, 1))
+    assert all(map(torch.equal, first, again))
+    assert not all(map(torch.equal, first, other))
+
+
+def test_a_weight_on_which_nothing_depends_is_refused_by_name(model):
+    idle = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(MergeError, match="'idle' has no gradient"):
+        fisher_information(
+            model, {"idle": idle, "head": model.lm_head.weight}, [Said(torch.tensor([1]), torch.tensor([2]))]
+        )
+
+
+@pytest.mark.parametrize("text", [None, "What is this?\n\nAnd that?\nNo more.\n"])
+def test_the_command_writes_what_a_merge_takes_for_every_family(pair, text, tmp_path, capsys):
+    if text and pair.family not in ("qwen2_vl", "llava"):
+        pytest.skip("the families differ in how they are loaded, and not in how they answer")
+    config = config_file(pair, tmp_path, merge={"start_layer": 2})
+    file = tmp_path / "f.safetensors"
+    (tmp_path / "prompts.txt").write_text(text or "")
+    more = ["--prompts", str(tmp_path / "prompts.txt")] if text else []
+    order = ["fisher", f"config={config}", "--out", str(file), "--sequences", "2", "--tokens", "5", *more]
+    assert main(order) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == f"  merge.method=fisher,merge.fisher={file}"
+    tensors = load_file(file)
+    assert all(tensor.dtype == torch.float32 and (tensor >= 0).all() for tensor in tensors.values())
+    assert all(tensor.any() for name, tensor in tensors.items() if "weight" in name)
+    about = FisherFile(str(file)).about
+    assert (about["vlm"], about["base_lm"]) == (str(pair.vlm), str(pair.base_lm))
+    assert about["asked"]["sequences"] == 2
+    assert ("digest" in about["asked"]) is bool(text)
+    assert set(about["weights"]) == {"vlm", "base_lm"}
+    merged = Plam(config=str(config), **{"merge.method": "fisher", "merge.fisher": str(file), "device": "cpu"})
+    report = merged.provenance.merge
+    assert report["fisher"] == json.loads(json.dumps(about))
+    assert {
+        f"{whose}.{one['name'].split('language_model.')[-1]}" for one in report["merged"] for whose in about["weights"]
+    } == set(tensors)
+    with safe_open(file, framework="pt") as opened:
+        assert opened.metadata()["format"] == "lmms-plam fisher 1"
+
+
+def test_it_refuses_what_it_cannot_do_before_it_loads_anything(pairs, tmp_path, capsys):
+    pair = pairs["qwen2_vl"]
+    config = config_file(pair, tmp_path, merge={"start_layer": 2})
+    (tmp_path / "there").write_text("")
+
+    def refused(*more, out="f.safetensors", config=config):
+        assert main(["fisher", f"config={config}", "--out", str(tmp_path / out), *more]) == 2
+        return capsys.readouterr().err
+
+    assert "exists: remove it" in refused(out="there")
+    assert "is no folder" in refused(out="no/f.safetensors")
+    assert "are at least 1" in refused("--sequences", "0")
+    assert "holds no line of text" in refused("--prompts", str(tmp_path / "there"))
+    assert "can't be read as text" in refused("--prompts", str(tmp_path / "none"))
+    (tmp_path / "other").mkdir()
+    without = config_file(pair, tmp_path / "other", merge="none")
+    assert "they say which weights are estimated" in refused(config=without)
+
+
+def test_the_estimate_covers_layers_and_modules_of_the_recipe_whatever_its_method(pairs, tmp_path, capsys):
+    pair = pairs["qwen2_5_vl"]
+    merge = {"start_layer": 1, "end_layer": 2, "modules": "o+mlp", "method": "ties", "density": 0.5, "lambda_lm": 0}
+    config = config_file(pair, tmp_path, merge={**merge, "schedule": "linear"})
+    file = tmp_path / "f.safetensors"
+    assert main(["fisher", f"config={config}", "--out", str(file), "--sequences", "1", "--tokens", "4"]) == 0
+    assert {name.split(".", 1)[1] for name in load_file(file)} == {
+        f"layers.1.{part}.weight" for part in ("self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    }
+
+
+def test_more_information_in_the_vlm_keeps_more_of_it(pairs, tmp_path):
+    pair = pairs["qwen2_5_vl"]
+    name = "layers.3.self_attn.o_proj.weight"
+    recipe = {"method": "fisher", "modules": "o", "start_layer": 3, "end_layer": 4}
+    recipe["fisher"] = str(tmp_path / "f.safetensors")
+    model = load(pair)
+    parameter = model.get_parameter(f"model.language_model.{name}")
+    before = parameter.detach().clone()
+    ones = torch.ones(parameter.shape)
+    write_fisher(tmp_path / "f.safetensors", {f"vlm.{name}": 1e6 * ones, f"base_lm.{name}": ones}, {})
+    merge_into(model, str(pair.base_lm), MergeRecipe.model_validate(recipe))
+    assert torch.allclose(parameter.float(), before.float(), rtol=0.01, atol=1e-4)
