@@ -439,3 +439,58 @@ def mathvision() -> Iterator[Document]:
             "level": 1 + number % 5,
             "subject": "counting",
         }
+
+
+@table(
+    "AI4Math/MathVista",
+    "testmini",
+    columns(
+        *("pid", "question", "image", "unit", "answer", "question_type", "answer_type", "query"),
+        decoded_image=IMAGE,
+        choices=TEXTS,
+        precision=datasets.Value("float64"),
+        metadata=columns(
+            *("category", "context", "grade", "language", "source", "split", "task"),
+            img_height=INTEGER,
+            img_width=INTEGER,
+            skills=TEXTS,
+        ),
+    ),
+)
+def mathvista() -> Iterator[Document]:
+    kinds = (
+        ("text", ["Yes", "No"], None, None, "No"),
+        ("integer", None, None, None, "14"),
+        ("text", ["-5", "5", "25°", "none"], None, None, "25°"),
+        ("float", None, 1.0, "cm", "1.5"),
+        ("float", None, 2.0, "$", "13.10"),
+        ("list", None, None, None, "[0, 5]"),
+    )
+    for number in range(15):
+        answer_type, choices, precision, unit, answer = kinds[number % 6]
+        question = f"What does figure {number} show?"
+        yield {
+            "pid": str(number + 1),
+            "question": question,
+            "image": f"images/{number + 1}.jpg",
+            "decoded_image": picture(number // 2),  # two questions an image, in files of their own
+            "choices": choices,
+            "unit": unit,
+            "precision": precision,
+            "answer": answer,
+            "question_type": "multi_choice" if choices else "free_form",
+            "answer_type": answer_type,
+            "metadata": {
+                "category": "math-targeted-vqa",
+                "context": "synthetic scene",
+                "grade": "daily life",
+                "img_height": 84,
+                "img_width": 84,
+                "language": "english",
+                "skills": ["arithmetic reasoning", "statistical reasoning"],
+                "source": "made up",
+                "split": "testmini",
+                "task": ("figure question answering", "math word problem")[number // 8],
+            },
+            "query": f"Hint: Please answer.\nQuestion: {question}",
+        }

@@ -134,6 +134,10 @@ def _pope(table: Table) -> Benchmark:
     )
 
 
+def _mathvista(doc: Document) -> str:
+    return LETTERS[doc["choices"].index(doc["answer"])] if doc["choices"] else doc["answer"]
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     "mmstar": Benchmark(
         tables.mmstar,
@@ -200,6 +204,14 @@ BENCHMARKS: dict[str, Benchmark] = {
         tables.mathvision,
         right=lambda doc: f"The answer is \\boxed{{{doc['answer']}}}.",
         wrong=lambda doc: "The answer is \\boxed{99}.",
+    ),
+    **dict.fromkeys(
+        ("mathvista_testmini_cot_static", "mathvista_testmini_solution_static", "mathvista_testmini_format_static"),
+        Benchmark(
+            tables.mathvista,
+            right=lambda doc: f"The answer is {_mathvista(doc)}.",
+            wrong=lambda doc: "A" if doc["choices"] else "It may be 7 or 8.",
+        ),
     ),
 }
 """By lmms-eval's task name."""

@@ -19,6 +19,7 @@ HEADLINES = {
     "seedbench_2_plus": "seedbench_2_plus_all",
     "hallusion_bench_image": "qAcc",
     "mathvision_testmini": "mathvision_standard_eval",
+    **dict.fromkeys((task for task in BENCHMARKS if task.startswith("mathvista")), "accuracy"),
 }
 """The metric that papers quote; `exact_match` where none is named."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from benchmark_tables import Document
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.loggers import EvaluationTracker
 from test_harness_runs import task_manager
+from upstream_mathvista import upstream_mathvista
 
 from benchmarks import BENCHMARKS, ScriptedModel, benchmarks_at_hand
 from lmms_plam.cli import main
@@ -111,15 +113,19 @@ DEPENDS: dict[str, Callable[[Document], Any]] = {
     "scienceqa_img": lambda doc: doc["image"].tobytes(),
     "hallusion_bench_image": lambda doc: (doc["category"], doc["subcategory"], doc["set_id"]),
     "ai2d": lambda doc: doc["image"].tobytes(),
-    "mathvision_testmini": alone,
+    **dict.fromkeys(
+        (task for task in BENCHMARKS if task.startswith("math")), lambda doc: doc["decoded_image"].tobytes()
+    ),
 }
 """What documents that depend on each other share, from the documents themselves."""
 POPE = [task for task in BENCHMARKS if task.startswith("pope")]
+MATH = [task for task in BENCHMARKS if task.startswith("math")]
+MATHVISTA = [task for task in MATH if task.startswith("mathvista")]
 UNNAMED = {
     **dict.fromkeys(POPE, "each 6 consecutive question ids are taken for one image"),
     "gqa": "no interval",
     **dict.fromkeys(
-        ("realworldqa", "textvqa_val", "scienceqa_img", "ai2d", "seedbench_2_plus"),
+        ("realworldqa", "textvqa_val", "scienceqa_img", "ai2d", "seedbench_2_plus", *MATH),
         "questions about one image are taken as independent",
     ),
 }
@@ -144,7 +150,20 @@ def clusters(found: Joined) -> set[frozenset[int]]:
 def test_documents_that_depend_on_each_other_are_one_cluster(logged, task):
     found = joined(logged[0] / "fair", task)
     assert clusters(found) == dependent(task)
-    assert not found.notes, "nothing had to be assumed"
+    assert all("answers are scored by" in note or "without a judge" in note for note in found.notes)
+    assert bool(found.notes) == (task in MATHVISTA), "nothing had to be assumed"
+
+
+@pytest.mark.usefixtures("benchmark_fixtures")
+@pytest.mark.parametrize("task", MATHVISTA)
+def test_how_many_answers_each_rule_scored_is_said(logged, task):
+    found = joined(logged[0] / "perfect", task)
+    kinds = Counter(doc["answer_type"] for doc in BENCHMARKS[task].table.documents())
+    assert set(found.notes) == {
+        f"model: {kinds['text']} answers are scored by the option's letter that they state",
+        f"model: {kinds['integer'] + kinds['float']} answers are scored by the number that they state",
+        f"model: {kinds['list']} answers are scored by the list that they state",
+    }
 
 
 @pytest.mark.parametrize("task", BENCHMARKS)
@@ -167,7 +186,8 @@ ALIKE = [(task, other) for task, others in _SCORED_ALIKE.items() for other in ot
 def test_a_task_that_is_read_like_another_scores_like_it(task, other, monkeypatch):
     """By the same functions and metrics upstream, as far as its YAML says."""
     monkeypatch.setattr(host, "_manager", task_manager(None))
-    one, another = map(host.task_config, (task, other))
+    with upstream_mathvista():
+        one, another = map(host.task_config, (task, other))
     keys = {measure.key for measure in UNITS[task].measures}
     for config in (one, another):
         assert keys - {"mme_total_score"} <= {entry["metric"] for entry in config["metric_list"]}

@@ -12,6 +12,7 @@ from lmms_plam.audit.parts import KINDS, audit
 from lmms_plam.scoring.audits import TaskAudit
 from lmms_plam.scoring.benchmarks import BENCHMARKS
 from lmms_plam.scoring.declared import find_benchmarks
+from lmms_plam.scoring.mathvista import process_results
 from lmms_plam.scoring.reading import stated_letter
 from lmms_plam.stats.comparison import Settings
 from lmms_plam.stats.matrix import ScoreMatrix
@@ -217,6 +218,11 @@ def pope(prediction: str) -> dict[str, object]:
     return {"pope_accuracy": {"question_id": "1", "score": 1.0, "prediction": prediction.lower().strip()}}
 
 
+def mathvista(prediction: str) -> dict[str, object]:
+    doc = {"pid": "1", "question_type": "free_form", "answer_type": "integer", "answer": "7", "choices": None}
+    return process_results(doc | {"metadata": {"task": "math word problem"}}, [prediction])
+
+
 def exact(target: str):
     return lambda _: {"exact_match": 1.0, "target": target}
 
@@ -242,6 +248,11 @@ def exact(target: str):
         ("realworldqa", exact("7"), {"meant": ("7", "two lanes"), "not": ("", "there are seven lanes in the picture")}),
         ("gqa", exact("red"), {"meant": ("Red.", "to the left of"), "not": ("", "The colour of the car is red.")}),
         ("textvqa_val", exact("answer"), {"meant": ("stop", "no parking at any time of day"), "not": ("", " ")}),
+        (
+            "mathvista_testmini_format_static",
+            mathvista,
+            {"meant": ("7", "The answer is 7."), "fallback": ("So there are 7 of them in all",), "not": ("7 or 8", "")},
+        ),
         ("scienceqa_img", exact("B"), {"meant": ("B", "b", "B. soft"), "not": ("(B)", "The answer is B", "")}),
     ],
 )

@@ -27,7 +27,8 @@ def members(kind: str, group: str) -> list[str]:
 
 
 OF_UPSTREAM = ("mmmu", "mmbench", "mmbench_en", "mmbench_cn", "pope_full")
-EVERY = dict.fromkeys(name for group in ("all", *OF_UPSTREAM) for name in members("probe", group))
+OF_THE_BLOG = ("mathvision_testmini", *members("probe", "mathvista_testmini"))
+EVERY = dict.fromkeys([*(name for group in ("all", *OF_UPSTREAM) for name in members("probe", group)), *OF_THE_BLOG])
 
 
 def test_the_nine_are_the_papers():
@@ -48,6 +49,15 @@ def test_a_group_of_upstreams_holds_here_what_can_be_scored_of_it(group):
         assert host.find_tasks([f"plam_{kind}_{group}"], manager) == [f"plam_{kind}_{name}" for name in scored]
     for name in set(theirs) - set(scored):
         assert [entry["metric"] for entry in host.task_config(name)["metric_list"]] == ["submission"]
+
+
+def test_mathvista_is_asked_without_a_judge_in_upstreams_three_formats():
+    manager = task_manager(None)
+    static = [f"{name}_static" for name in host.find_tasks(["mathvista_testmini"], manager)]
+    for kind in KINDS:
+        assert members(kind, "mathvista_testmini") == static
+        names = [f"mathvision_{split}" for split in ("testmini", "test")]
+        assert host.find_tasks([f"plam_{kind}_{name}" for name in names], manager)
 
 
 def test_mmbench_cn_without_a_judge_is_upstreams_task_but_for_how_answers_are_read():

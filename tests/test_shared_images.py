@@ -80,7 +80,7 @@ def test_what_is_no_dataset_shows_nothing():
         ("mine", {}, None, "`metadata: {plam: {cluster: image}}` in the task's YAML declares it"),
         ("mine", {"plam": {"cluster": "image"}}, None, ""),
         ("mine", {}, "<function drop_some>", ""),
-        ("mathvision_testmini", {}, None, "`plam compare` takes clusters by --clusters mathvision_testmini=FILE"),
+        ("mmstar", {}, None, "`plam compare` takes clusters by --clusters mmstar=FILE"),
     ],
 )
 @pytest.mark.parametrize("command", ["compare", "leaderboard"])
@@ -89,7 +89,8 @@ def test_a_cached_dataset_shows_it_of_finished_runs(command, task, metadata, pro
     folder.mkdir()
     dataset({"image": IMAGE}, image=pictures(TWICE)).to_parquet(folder / "test-00000-of-00001.parquet")
     config = {"dataset_path": str(folder), "test_split": "test", "metadata": metadata, "process_docs": process_docs}
-    samples = plain(6, mathvision_standard_eval={"scores": [True]})
+    row = {"question_id": 1, "l2_category": "geometry", "score": 1.0}
+    samples = plain(6, math=row, average=row)
     base, merged = (write_run(tmp_path / "runs" / name, {task: samples}, configs={task: config}) for name in "ab")
     places = [str(base), str(merged)] if command == "compare" else [str(tmp_path / "runs")]
     assert main([command, *places, "--draws", "1000", "--json"]) == 0

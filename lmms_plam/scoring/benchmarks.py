@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from lmms_plam.errors import DataError
+from lmms_plam.scoring.mathvista import REMARKS
 from lmms_plam.scoring.reading import Reading, read_any, read_letter, read_phrase, read_yes_no
 from lmms_plam.scoring.record import Benchmark, Measure, Record, Sample, answer_of
 
@@ -206,9 +207,38 @@ def _hallusion(sample: Sample) -> Record:
 
 
 def _mathvision(sample: Sample) -> Record:
+    """Score as upstream's rules do; the stratum is the subject, where the document is at hand."""
     answer = answer_of(sample)
     read: Reading = "meant" if "oxed{" in answer else "fallback" if answer.strip() else "not"
-    return Record(score=float(sample["mathvision_standard_eval"]["scores"][0]), answer=answer, read=read)
+    return Record(
+        score=float(sample["mathvision_standard_eval"]["scores"][0]),
+        answer=answer,
+        read=read,
+        stratum=(sample.get("doc") or {}).get("subject", ""),
+    )
+
+
+def _mathvista(sample: Sample) -> Record:
+    row = sample["accuracy"]
+    return Record(
+        score=row["score"],
+        answer=answer_of(sample),
+        read=row["read"],
+        question=row["question_id"],
+        stratum=row["task"],
+        remark=REMARKS[row["rule"]],
+    )
+
+
+def _mathvista_judged(sample: Sample) -> Record:
+    """Score by the verdict that upstream logged; which answers its judge read isn't."""
+    row = sample["llm_as_judge_eval"]
+    return Record(
+        score=float(row["true_false"]),
+        answer=answer_of(sample),
+        question=row["question_id"],
+        stratum=row.get("metadata", row)["task"],  # upstream's aggregation moves what metadata holds
+    )
 
 
 _MMSTAR_CATEGORIES = (
@@ -273,7 +303,15 @@ BENCHMARKS: dict[str, Benchmark] = {
         (Measure("aAcc", "percent"), Measure("qAcc", "question_right"), Measure("fAcc", "figure_right")),
     ),
     "ai2d": Benchmark(_exact_match(_read_alone), _ACCURACY, cluster_column="image"),
-    "mathvision_testmini": Benchmark(_mathvision, (Measure("mathvision_standard_eval", "percent"),)),
+    "mathvision_testmini": Benchmark(
+        _mathvision, (Measure("mathvision_standard_eval", "percent"),), cluster_column="decoded_image"
+    ),
+    "mathvista_testmini_format_static": Benchmark(
+        _mathvista, (Measure("accuracy", "percent"),), cluster_column="decoded_image"
+    ),
+    "mathvista_testmini_format": Benchmark(
+        _mathvista_judged, (Measure("llm_as_judge_eval", "percent"),), cluster_column="decoded_image"
+    ),
 }
 """The benchmarks of the papers, by lmms-eval's task name (facts: the tasks' own utils.py, lmms-eval 0.7.3)."""
 
@@ -288,5 +326,7 @@ _SCORED_ALIKE = {
     "scienceqa_img": ("scienceqa",),
     "ai2d": ("ai2d_lite", "ai2d_no_mask"),
     "mathvision_testmini": ("mathvision_test",),
+    "mathvista_testmini_format_static": ("mathvista_testmini_cot_static", "mathvista_testmini_solution_static"),
+    "mathvista_testmini_format": ("mathvista_testmini_cot", "mathvista_testmini_solution"),
 }
 BENCHMARKS |= {other: BENCHMARKS[name] for name, others in _SCORED_ALIKE.items() for other in others}
