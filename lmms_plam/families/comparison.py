@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from loguru import logger
 
-from lmms_plam.config import recipe_in_words
+from lmms_plam.config import MergeRecipe, recipe_in_words
 from lmms_plam.families.cost import Prompt, comparison_cost
 from lmms_plam.families.task import FamilyOptions, FamilyTask
 from lmms_plam.files import digest
@@ -22,6 +22,8 @@ from lmms_plam.merge import BASE
 from lmms_plam.model import Variant
 from lmms_plam.report.audit import AUDIT_FILES, audit_sentences, audit_warnings, audits_to_html, write_audits
 from lmms_plam.report.comparison import FILES, in_words, write
+from lmms_plam.report.grid import GRID, draw_grid, find_grid
+from lmms_plam.report.page import inline_svg
 from lmms_plam.report.wandb_log import log_audits, log_comparison
 from lmms_plam.runs.differences import differences
 from lmms_plam.runs.join import Joined
@@ -51,7 +53,7 @@ class Comparison(FamilyTask):
         "ci_high": True,
         "p_value": False,
     }
-    written = (*FILES, RECORD, *AUDIT_FILES)
+    written = (*FILES, *GRID, RECORD, *AUDIT_FILES)
 
     @classmethod
     def foresee(cls, config: Mapping[str, Any], outline: Outline) -> FamilyOptions:
@@ -108,6 +110,7 @@ class Comparison(FamilyTask):
     def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
         """Compare each variant with the base; write comparison.json, .csv, .md, .html and a forest plot.
 
+        Recipes that form a grid are drawn as one, too.
         The folder above gets one of all comparisons of a run, with Holm's adjustment over them.
         The page also shows documents whose score changes, and the format audit, which has files of its own.
         """
@@ -119,7 +122,8 @@ class Comparison(FamilyTask):
         changes = Changes.of(self.options.task, matrix, BASE, self.examples)
         audits = audit_task(self.options.task, benchmark, matrix, BASE)
         about = f"{record.model}, {record.date}"
-        write(results, matrix_file.parent, [changes], fragments=[audits_to_html(audits)], about=about)
+        pictures = self._draw_grid(results, matrix_file.parent, about)
+        write(results, matrix_file.parent, [changes], fragments=[*pictures, audits_to_html(audits)], about=about)
         write_audits(audits, matrix_file.parent)
         headlines = [result for result in results if result.headline]
         for result in headlines:
@@ -152,10 +156,24 @@ class Comparison(FamilyTask):
         better = [result.better_p for result in headlines if result.better_p is not None]
         return told | ({_BETTER: min(better, default=None)} if len(headlines) > 1 else {})
 
+    def _draw_grid(self, results: list[Result], folder: Path, about: str) -> list[str]:
+        """Draw the grid that the recipes form, for the page too; nothing where they form none."""
+        grid = find_grid(self._recipes, str(self.plam.provenance.config.vlm), self.options.of)
+        if grid is None:
+            return []
+        draw_grid(results, grid, folder, about)
+        return [inline_svg(folder / GRID[1])]
+
+    @property
+    def _recipes(self) -> dict[str, MergeRecipe]:
+        """All recipes by their variants' names."""
+        config = self.plam.provenance.config
+        recipes = {"merged": config.merge, **config.recipes}
+        return {name: recipe for name, recipe in recipes.items() if recipe is not None}
+
     def _record(self, matrix: ScoreMatrix, benchmark: Benchmark, data: str) -> ComparisonRecord:
         """Return what makes the matrix comparable again."""
         provenance, documents = self.plam.provenance, self.eval_docs_no_media
-        recipes = {"merged": provenance.config.merge, **provenance.config.recipes}
         target = (lambda doc: "") if self.config.doc_to_target is None else self.doc_to_target
         asked = {doc_id: documents[doc_id] for doc_id in matrix.doc_ids.tolist()}
         return ComparisonRecord(
@@ -165,7 +183,7 @@ class Comparison(FamilyTask):
             fingerprint=provenance.fingerprint,
             date=datetime.now(timezone.utc).date().isoformat(),
             reference=BASE,
-            recipes={name: recipe_in_words(recipe) for name, recipe in recipes.items() if recipe}
+            recipes={name: recipe_in_words(recipe) for name, recipe in self._recipes.items()}
             | {BASE: f"{provenance.config.vlm}, untouched"},
             measures=tuple(
                 SavedMeasure(
