@@ -86,7 +86,12 @@ TASKS: dict[str, Callable[[int], dict[str, Any]]] = {
         "accuracy": {"question_id": str(doc_id), "score": 1.0, "rule": "number", "read": "meant", "task": "fqa"}
     },
     "mathvista_testmini_cot": lambda doc_id: {
-        "llm_as_judge_eval": {"question_id": str(doc_id), "true_false": True, "metadata": {"task": "fqa"}}
+        "llm_as_judge_eval": {
+            "question_id": str(doc_id),
+            "extraction": "7",
+            "true_false": True,
+            "metadata": {"task": "fqa"},
+        }
     },
     "textvqa_val": lambda doc_id: {"exact_match": 0.9, "submission": {"question_id": doc_id, "answer": "x"}},
     "mine": lambda doc_id: {"exact_match": {"score": 1.0, "image": doc_id // 2, "part": "a", "id": doc_id}},

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 
 import benchmark_tables as tables
 import pytest
+from family_folders import of_model
 from hypothesis import given
 from hypothesis import strategies as st
-from test_harness_runs import task_manager
+from test_harness_runs import config_file, evaluate, task_manager
 from upstream_mathvista import edits, upstream_mathvista
 
-from lmms_plam.errors import DataError
+from lmms_plam.errors import DataError, UnsupportedError
 from lmms_plam.harness import host
 from lmms_plam.scoring.benchmarks import BENCHMARKS
 from lmms_plam.scoring.mathvista import REMARKS, accuracy, doc_to_text, extract, is_right, process_results
+from lmms_plam.stats.matrix import ScoreMatrix
 
 DOCUMENTS = list(tables.mathvista.documents())
 FORMS = {"cot": "step-by-step", "solution": "solution", "format": "format-prompt"}
@@ -218,6 +221,44 @@ def test_a_judged_run_is_read_by_its_verdicts_before_and_after_upstream_aggregat
     assert rows != rows_given, "upstream moves what metadata holds"
     assert read() == before
     assert 100 * sum(record.score for record in before) / 3 == pytest.approx(theirs, abs=6e-3)
+
+
+def test_a_task_whose_package_or_key_is_missing_is_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(host, "_manager", task_manager(None))
+    monkeypatch.setitem(sys.modules, "Levenshtein", None)
+    monkeypatch.delitem(sys.modules, "lmms_eval.tasks.mathvista.mathvista_evals", raising=False)
+    with pytest.raises(
+        UnsupportedError, match=r"'mathvista_testmini_cot' can't be loaded here \(.*Levenshtein"
+    ) as told:
+        host.task_config("mathvista_testmini_cot")
+    assert str(told.value).endswith("; 'mathvista_testmini_cot_static' asks no judge")
+
+
+@pytest.mark.usefixtures("benchmark_fixtures")
+def test_a_comparison_asks_upstreams_judge_where_its_task_does(upstream, pairs, tmp_path, monkeypatch):
+    asked = []
+
+    def judge(_, prompt, **__):
+        asked.append(prompt)
+        return "14"
+
+    monkeypatch.setattr(type(upstream.mathvista_evaluator), "get_chat_response", judge)
+    merge = {"start_layer": 1, "lambda_lm": 1.0, "lambda_vlm": 0.0}
+    path = config_file(pairs["qwen2_5_vl"], tmp_path, merge=merge)
+    task = "plam_compare_mathvista_testmini_cot"
+    found = evaluate("plam", f"config={path}", [task], output=tmp_path / "runs", limit=6, gen_kwargs="max_new_tokens=4")
+    assert len(asked) == 1 + 2 * 6, "the first answer as a taste, then once for each, never again for the interval"
+    matrix = ScoreMatrix.read(of_model(tmp_path / "runs") / task / "matrix.parquet")
+    assert matrix.scores[1].tolist() == [1, 1], "the judge's 14 is right for the second document"
+    assert found["results"][task]["merged,none"] == pytest.approx(100 * matrix.scores[:, 1].mean())
+
+
+def test_a_judge_that_gave_no_answer_is_no_wrong_answer():
+    row = {"question_id": "1", "extraction": "", "true_false": False, "metadata": {"task": "math word problem"}}
+    read = BENCHMARKS["mathvista_testmini_cot"].record
+    with pytest.raises(DataError, match="document 3: the judge was asked and gave no answer"):
+        read({"doc_id": 3, "filtered_resps": ["It may be 7."], "llm_as_judge_eval": row})
+    assert read({"doc_id": 3, "filtered_resps": [""], "llm_as_judge_eval": row}).score == 0
 
 
 def test_the_stand_in_for_levenshtein_counts_edits():

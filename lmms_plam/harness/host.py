@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Protocol
 
+import yaml
 from lmms_eval.api.instance import Instance
 from lmms_eval.caching import response_cache
 from lmms_eval.caching.response_cache import ResponseCache
@@ -168,7 +169,7 @@ def task_config(name: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: no such task, or a name that stands for several.
-        UnsupportedError: a task that is a Python class.
+        UnsupportedError: a task that is a Python class, or whose modules can't be imported here.
     """
     manager = _manager or TaskManager()
     if name not in manager.task_index:
@@ -178,7 +179,16 @@ def task_config(name: str) -> dict[str, Any]:
         raise UnsupportedError(f"task '{name}' is a Python class, whose prompts and scoring can't be taken from a YAML")
     if entry["type"] != "task":
         raise ConfigError(f"'{name}' is a {entry['type']} of tasks: name one of them")
-    config: dict[str, Any] = load_yaml_config(entry["yaml_path"])
+    try:
+        config: dict[str, Any] = load_yaml_config(entry["yaml_path"])
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # any, of a task's own modules: a package that is missing, a judge's key
+        static = f"{name}_static"
+        instead = f"; '{static}' asks no judge" if static in manager.task_index else ""
+        raise UnsupportedError(
+            f"task '{name}' can't be loaded here ({type(error).__name__}: {error}){instead}"
+        ) from error
     return config
 
 

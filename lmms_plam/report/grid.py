@@ -164,7 +164,9 @@ def draw_grid(results: Iterable[Result], grid: Grid, folder: Path, about: str = 
             f"Published: {grid.published.source}, untouched VLM {grid.published.baseline:g}, without intervals."
         )
     lines.append("The best of many cells is too good by chance: see the p-value of any being better.")
-    small = "\n".join(part for line in (*lines, f"{about}; {asked}" if about else asked) for part in textwrap.wrap(line, 100))
+    small = "\n".join(
+        part for line in (*lines, f"{about}; {asked}" if about else asked) for part in textwrap.wrap(line, 100)
+    )
     figure.legend(handles=[], title=small, title_fontsize=8, loc="outside lower left", frameon=False, alignment="left")
     for name in GRID:
         with replacing(folder / name) as temporary:

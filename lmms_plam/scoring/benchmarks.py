@@ -231,11 +231,16 @@ def _mathvista(sample: Sample) -> Record:
 
 
 def _mathvista_judged(sample: Sample) -> Record:
-    """Score by the verdict that upstream logged; which answers its judge read isn't."""
-    row = sample["llm_as_judge_eval"]
+    """Score by the verdict that upstream logged; which answers its judge read isn't.
+
+    Where the judge can't be reached, upstream logs an empty extraction and counts it as wrong.
+    """
+    row, answer = sample["llm_as_judge_eval"], answer_of(sample)
+    if answer.strip() and not row["extraction"]:
+        raise DataError(f"mathvista: document {sample.get('doc_id')}: the judge was asked and gave no answer")
     return Record(
         score=float(row["true_false"]),
-        answer=answer_of(sample),
+        answer=answer,
         question=row["question_id"],
         stratum=row.get("metadata", row)["task"],  # upstream's aggregation moves what metadata holds
     )
