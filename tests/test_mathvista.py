@@ -18,6 +18,7 @@ from lmms_plam.errors import DataError, UnsupportedError
 from lmms_plam.harness import host
 from lmms_plam.scoring.benchmarks import BENCHMARKS
 from lmms_plam.scoring.mathvista import REMARKS, accuracy, doc_to_text, extract, is_right, process_results
+from lmms_plam.scoring.units import count_remarks
 from lmms_plam.stats.matrix import ScoreMatrix
 
 DOCUMENTS = list(tables.mathvista.documents())
@@ -197,6 +198,16 @@ def test_a_reader_is_told_how_each_answer_was_scored():
         record = read({"doc_id": 0, "filtered_resps": [answer], **values})
         assert (record.remark, record.score) == (REMARKS[rule], float(rule == "words"))
         assert record.stratum == "figure question answering"
+
+
+def test_a_rule_takes_a_line_for_each_variant_or_one_for_many():
+    few = [("base", "x"), ("merged", "x"), ("base", "x"), ("base", "")]
+    assert count_remarks(few) == ["base: 2 answers x", "merged: 1 answers x"]
+    many = [(f"v{place}", "x") for place in range(5)]
+    assert count_remarks([*many, ("v0", "x"), ("v1", "y")]) == [
+        "v0 2, v1 1, v2 1, v3 1, v4 1: so many answers x",
+        "v1: 1 answers y",
+    ]
 
 
 def test_accuracy_is_in_percent_and_counts_the_undecided():

@@ -9,6 +9,9 @@ from lmms_plam.errors import DataError
 from lmms_plam.scoring.record import Record
 from lmms_plam.stats.matrix import BoolArray, ScoreMatrix
 
+_MOST_LINES = 4
+"""Variants with the same remark that get a line each."""
+
 
 def score_matrix(
     records: Collection[tuple[int, str, Record]], source: str, stand_in: str | None = None
@@ -71,9 +74,19 @@ def _complete_units(units: Mapping[int, tuple[str, int]], source: str) -> tuple[
 
 
 def count_remarks(remarks: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a line for each variant and remark, given one pair of them for each answer."""
-    counts = Counter((variant, remark) for variant, remark in remarks if remark)
-    return [f"{variant}: {count} answers {remark}" for (variant, remark), count in counts.items()]
+    """Return a line for each variant and remark, given one pair of them for each answer; one line for many variants."""
+    counts: dict[str, Counter[str]] = {}
+    for variant, remark in remarks:
+        if remark:
+            counts.setdefault(remark, Counter())[variant] += 1
+    lines = []
+    for remark, by_variant in counts.items():
+        if len(by_variant) > _MOST_LINES:
+            each = ", ".join(f"{variant} {count}" for variant, count in by_variant.items())
+            lines.append(f"{each}: so many answers {remark}")
+        else:
+            lines += [f"{variant}: {count} answers {remark}" for variant, count in by_variant.items()]
+    return lines
 
 
 def same_number(ours: float, theirs: float) -> bool:
