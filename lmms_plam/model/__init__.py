@@ -8,6 +8,7 @@ from __future__ import annotations
 from lmms_plam.model.family import MEMORY_BUDGET, FamilyResult, generate_family
 from lmms_plam.model.host import Decoder, find_decoder, vision_positions
 from lmms_plam.model.lanes import QueryScope
+from lmms_plam.model.likelihood import Score, score_texts
 from lmms_plam.model.masks import damaged, masked
 from lmms_plam.model.placing import place
 from lmms_plam.model.readout import Readout, VisionAttention
@@ -23,6 +24,7 @@ __all__ = [
     "HidingCheck",
     "QueryScope",
     "Readout",
+    "Score",
     "Variant",
     "VisionAttention",
     "WeightSet",
@@ -35,5 +37,6 @@ __all__ = [
     "masked",
     "place",
     "run_plainly",
+    "score_texts",
     "vision_positions",
 ]
