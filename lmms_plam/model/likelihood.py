@@ -150,7 +150,8 @@ def _common(texts: Sequence[tuple[int, ...]]) -> int:
 
 
 def _tokens_at_once(model: PreTrainedModel) -> int:
-    fitting = _LOGIT_BYTES // (torch.float32.itemsize * model.get_output_embeddings().weight.shape[0])
+    vocabulary: int = model.get_output_embeddings().weight.shape[0]
+    fitting = _LOGIT_BYTES // (torch.float32.itemsize * vocabulary)
     return max(_FEWEST, min(_MOST, fitting))
 
 
@@ -195,7 +196,7 @@ def _read(row: _Row, logits: Tensor, offset: int) -> list[Score]:
     sizes = [len(own) for own in row.targets]
     return [
         Score(float(value.sum()), bool(right.all()))
-        for value, right in zip(values.split(sizes), greedy.split(sizes), strict=True)
+        for value, right in zip(values.split_with_sizes(sizes), greedy.split_with_sizes(sizes), strict=True)
     ]
 
 
