@@ -126,6 +126,7 @@ class LanguageBenchmark:
         folders: where its files lie below the user's folder, each tried in turn.
         parts: what must be there: paradigms, domains, or files.
         hub: where it is found without a folder; None: only in a folder.
+        averages: the registered metric that the headline is: `macro` over parts, `macro_of_files`, or `mean`.
         scoring: `rank`: the right candidate among all; `winoground`: two captions of two pictures.
         chance: the headline where candidates are drawn at random; None where items differ.
         shown: number of pictures of an item.
@@ -137,6 +138,7 @@ class LanguageBenchmark:
     folders: tuple[str, ...]
     parts: tuple[str, ...] = ()
     hub: Hub | None = None
+    averages: Literal["macro", "macro_of_files", "mean"] = "macro"
     scoring: Literal["rank", "winoground"] = "rank"
     chance: float | None = 0.5
     shown: int = 0
@@ -168,6 +170,7 @@ _BENCHMARKS = (
         rows.read_entity_tracking,
         ("full_eval/entity_tracking", "entity_tracking"),
         ("regular", "ambiref", "move_contents"),
+        averages="macro_of_files",
         chance=None,
     ),
     LanguageBenchmark(
@@ -175,6 +178,7 @@ _BENCHMARKS = (
         rows.read_entity_tracking,
         ("fast_eval/entity_tracking_fast", "entity_tracking_fast"),
         ("regular",),
+        averages="macro_of_files",
         chance=None,
     ),
     LanguageBenchmark(
@@ -182,6 +186,7 @@ _BENCHMARKS = (
         rows.read_winoground,
         ("winoground", "data"),
         hub=WINOGROUND,
+        averages="mean",
         scoring="winoground",
         chance=0.25,
         shown=2,
@@ -191,6 +196,7 @@ _BENCHMARKS = (
         "winoground_babylm",
         rows.read_winoground_babylm,
         ("full_eval/winoground_filtered", "winoground_filtered"),
+        averages="mean",
         shown=1,
         alone=True,
     ),

@@ -1,0 +1,133 @@
+"""BLiMP, EWoK, Entity Tracking and Winoground through the harness, against a scoring of its own in plain transformers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from language_data import write_language_data
+from PIL import Image
+from test_harness_runs import config_file, evaluate, exact
+
+from lmms_plam.harness.intercept import intercept_generate
+from lmms_plam.harness.model import Plam
+from lmms_plam.language.benchmarks import find_benchmark
+from lmms_plam.language.sources import load_items
+
+TEXT = ("blimp", "blimp_supplement_fast", "ewok", "entity_tracking")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_language_data(tmp_path_factory.mktemp("babylm"), per_part=1)
+
+
+def asked(pair, tmp_path, folder, simple=False, **content) -> Plam:
+    """Return a model in float32 that finds the benchmarks in the folder."""
+    settings = {"merge": "none", "language": {"folder": str(folder)}, **content}
+    return exact(config_file(pair, tmp_path, **settings), simple=simple)
+
+
+def told(results, name: str) -> list[list[tuple[float, bool]]]:
+    """Return a task's logged pairs by document."""
+    return [
+        [(float(pair.strip("()").split(", ")[0]), pair.endswith("True)")) for pair in sample["filtered_resps"]]
+        for sample in results["samples"][f"plam_{name}"]
+    ]
+
+
+class Oracle:
+    """Scores one text after another by a forward pass each; the softmax and the cut are written out here."""
+
+    def __init__(self, lm: Plam):
+        self.model, self.tokenizer = lm.model, lm.tokenizer
+        config = lm.model.config.get_text_config()
+        start = self.tokenizer.bos_token_id
+        self.start = config.bos_token_id if start is None else start
+
+    def raw(self, context: str, completion: str) -> float:
+        encoded = self.tokenizer(context + completion, add_special_tokens=False, return_offsets_mapping=True)
+        tokens, border = encoded["input_ids"], len(context)
+        counted = [end > border for _, end in encoded["offset_mapping"]]
+        return self._sum({"input_ids": torch.tensor([[self.start, *tokens]])}, tokens, counted)
+
+    def shown(self, inputs: dict, completion: str) -> float:
+        prompt = inputs["input_ids"]
+        last = self.tokenizer.decode(prompt[0, -1:])
+        blank = "" if last.isspace() or last[-1:].isspace() else " "
+        tokens = self.tokenizer.encode(blank + completion, add_special_tokens=False)
+        own = {name: value for name, value in inputs.items() if name.startswith(("pixel", "image_"))}
+        own["input_ids"] = torch.cat([prompt, torch.tensor([tokens])], 1)
+        if "mm_token_type_ids" in inputs:
+            kinds = inputs["mm_token_type_ids"]
+            own["mm_token_type_ids"] = torch.cat([kinds, torch.zeros(1, len(tokens), dtype=kinds.dtype)], 1)
+        return self._sum(own, tokens, [True] * len(tokens))
+
+    def _sum(self, inputs: dict, tokens: list[int], counted: list[bool]) -> float:
+        with torch.inference_mode():
+            logits = self.model(**inputs).logits[0, -len(tokens) - 1 : -1].double()
+        values = [float(row[token] - row.exp().sum().log()) for row, token in zip(logits, tokens, strict=True)]
+        return sum(value for value, counts in zip(values, counted, strict=True) if counts)
+
+
+def prompts_of(lm: Plam, pictures: list[Image.Image], question: str) -> list[dict]:
+    """Return the backend's arguments for generate, a picture each."""
+    from lmms_eval.api.instance import Instance
+
+    lm.task_dict["shown"] = {"test": pictures}
+    seen: list[dict] = []
+
+    def keep(generate, **inputs):
+        seen.append(inputs)
+        return generate(**inputs)
+
+    def messages(doc):
+        content = [{"type": "image", "url": doc}, {"type": "text", "text": question}]
+        return [{"role": "user", "content": content}]
+
+    for place in range(len(pictures)):
+        options = {"max_new_tokens": 1, "temperature": 0}
+        ask = (question, options, lambda doc: [doc]) if lm.is_simple else (question, messages, options)
+        metadata = {"task": "shown", "doc_id": place, "repeats": 1, "split": "test"}
+        request = Instance("generate_until", (*ask, place, "shown", "test"), idx=0, metadata=metadata)
+        with intercept_generate(lm.model, keep):
+            lm.backend.generate_until([request])
+    return seen
+
+
+@pytest.mark.parametrize("simple", [False, True])
+def test_texts_score_as_in_plain_transformers(pair, folder, tmp_path, simple):
+    results = evaluate(asked(pair, tmp_path, folder, simple), "", [f"plam_{name}" for name in TEXT], limit=None)
+    oracle = Oracle(asked(pair, tmp_path, folder))
+    for name in TEXT:
+        items, right = load_items(find_benchmark(name), folder), {}
+        for item, pairs in zip(items, told(results, name), strict=True):
+            expected = [oracle.raw(item.context, one) for one in item.completions]
+            assert [value for value, _ in pairs[: len(expected)]] == pytest.approx(expected, abs=1e-4)
+            right.setdefault(item.part, []).append(expected[0] == max(expected))
+        files = {}
+        for part, values in right.items():
+            files.setdefault(part.partition("/")[0], []).append(np.mean(values))
+        macro = np.mean([np.mean(means) for means in files.values()])
+        assert results["results"][f"plam_{name}"]["acc,none"] == pytest.approx(macro)
+
+
+def test_captions_score_as_in_plain_transformers(pair, folder, tmp_path):
+    tasks = ["plam_winoground", "plam_winoground_babylm"]
+    results = evaluate(asked(pair, tmp_path, folder), "", tasks, limit=None)
+    lm = asked(pair, tmp_path, folder)
+    oracle, question = Oracle(lm), "Describe the picture in one sentence."
+    scores = []
+    for item, pairs in zip(load_items(find_benchmark("winoground"), folder), told(results, "winoground"), strict=True):
+        prompts = prompts_of(lm, [Image.open(path).convert("RGB") for path in item.pictures], question)
+        expected = [oracle.shown(prompt, caption) for prompt in prompts for caption in item.completions]
+        expected += [oracle.raw("", caption) for caption in item.completions]
+        assert [value for value, _ in pairs] == pytest.approx(expected, abs=1e-4)
+        (a, b), (c, d) = expected[:2], expected[2:4]
+        scores.append((a > b and d > c, a > c and d > b, a > b and d > c and a > c and d > b))
+    table = results["results"]["plam_winoground"]
+    assert [table[f"{name},none"] for name in ("text", "image", "group")] == pytest.approx(np.mean(scores, axis=0))
+    own = told(results, "winoground_babylm")
+    whole = told(results, "winoground")
+    assert [value for value, _ in own[0][:2]] == pytest.approx([value for value, _ in whole[0][:2]], abs=1e-4)
+    assert [value for value, _ in own[1][:2]] == pytest.approx([value for value, _ in whole[0][3:1:-1]], abs=1e-4)
