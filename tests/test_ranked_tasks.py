@@ -1,10 +1,13 @@
-"""BLiMP, EWoK, Entity Tracking and Winoground through the harness, against a scoring of its own in plain transformers."""
+"""BLiMP, EWoK, Entity Tracking and Winoground through the harness, against a scoring in plain transformers."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
 import torch
+from family_folders import of_model
 from language_data import write_language_data
 from PIL import Image
 from test_harness_runs import config_file, evaluate, exact
@@ -13,6 +16,7 @@ from lmms_plam.harness.intercept import intercept_generate
 from lmms_plam.harness.model import Plam
 from lmms_plam.language.benchmarks import find_benchmark
 from lmms_plam.language.sources import load_items
+from lmms_plam.stats.matrix import ScoreMatrix
 
 TEXT = ("blimp", "blimp_supplement_fast", "ewok", "entity_tracking")
 
@@ -131,3 +135,64 @@ def test_captions_score_as_in_plain_transformers(pair, folder, tmp_path):
     whole = told(results, "winoground")
     assert [value for value, _ in own[0][:2]] == pytest.approx([value for value, _ in whole[0][:2]], abs=1e-4)
     assert [value for value, _ in own[1][:2]] == pytest.approx([value for value, _ in whole[0][3:1:-1]], abs=1e-4)
+
+
+RECIPE = {"start_layer": 2, "lambda_lm": 0.7, "lambda_vlm": 0.3}
+OTHER = {"late": {"start_layer": 4, "lambda_lm": 1.0, "lambda_vlm": 0.0}}
+
+
+def logged(results, task: str, variant: str) -> list[list[list[float]]]:
+    """Return a variant's log-probabilities by document, picture and text."""
+    return [
+        json.loads(one["answer"])
+        for sample in results["samples"][task]
+        for values in sample.values()
+        if isinstance(values, list)
+        for one in values
+        if isinstance(one, dict) and one.get("variant") == variant
+    ]
+
+
+def test_variants_score_as_models_of_their_own(pair, folder, tmp_path):
+    tasks = ["plam_compare_ewok_fast", "plam_compare_winoground"]
+    lm = asked(pair, tmp_path, folder, merge=RECIPE, recipes=OTHER)
+    ways = lm.proofs
+    results = evaluate(lm, "", tasks, limit=3, output=tmp_path / "runs")
+    assert {proof.way for proof in ways.values()} == {"engine"}
+    for variant, recipe in (("base", "none"), ("merged", RECIPE), ("late", {**RECIPE, **OTHER["late"]})):
+        alone = evaluate(
+            asked(pair, tmp_path, folder, merge=recipe), "", ["plam_ewok_fast", "plam_winoground"], limit=3
+        )
+        for name, count in (("ewok_fast", 2), ("winoground", 4)):
+            expected = [[value for value, _ in pairs[:count]] for pairs in told(alone, name)]
+            found = [
+                [value for row in rows for value in row] for rows in logged(results, f"plam_compare_{name}", variant)
+            ]
+            assert np.array(found) == pytest.approx(np.array(expected), abs=1e-3)
+        score = {"ewok_fast": "acc", "winoground": "text"}
+        for name, headline in score.items():
+            told_here = results["results"][f"plam_compare_{name}"][f"{variant},none"]
+            assert told_here == pytest.approx(alone["results"][f"plam_{name}"][f"{headline},none"])
+    matrix = ScoreMatrix.read(of_model(tmp_path / "runs") / "plam_compare_winoground" / "matrix.parquet")
+    assert set(matrix.variants) == {"base", "merged", "late"}
+
+
+def test_a_probe_of_captions_ends_at_the_language_prior(pair, folder, tmp_path):
+    lm = asked(pair, tmp_path, folder)
+    results = evaluate(lm, "", ["plam_probe_winoground"], limit=None, output=tmp_path / "runs")
+    blind, whole = (logged(results, "plam_probe_winoground", cut) for cut in ("0", "5"))
+    for rows in blind:  # two pictures of one size, neither of which is seen
+        assert rows[0] == pytest.approx(rows[1], abs=1e-4)
+    assert all(rows[0] != pytest.approx(rows[1], abs=1e-4) for rows in whole)
+    matrix = ScoreMatrix.read(of_model(tmp_path / "runs") / "plam_probe_winoground" / "matrix.parquet")
+    assert matrix.scores[:, matrix.column("0")].sum() == 0
+
+
+def test_recipes_are_searched_on_texts(pairs, folder, tmp_path):
+    lm = asked(pairs["qwen2_5_vl"], tmp_path, folder, merge=RECIPE, search={"start_layers": "1 3"})
+    results = evaluate(lm, "", ["plam_search_blimp_fast"], limit=None, output=tmp_path / "runs")
+    told_here = results["results"]["plam_search_blimp_fast"]
+    assert 0 <= told_here["base,none"] <= 1
+    assert told_here["recipes_asked,none"] > 1
+    place = of_model(tmp_path / "runs") / "plam_search_blimp_fast"
+    assert (place / "search.json").exists()

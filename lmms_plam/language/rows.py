@@ -40,7 +40,7 @@ def read_ewok(row: Row, file: str, place: int, pictures: Pictures | None = None)
     completions = tuple(f" {target}" for target in targets)
     check_completions(where, completions)
     part = _text(row, "Domain", where)
-    quartet = same(*contexts, *targets)
+    quartet = f"{part}/{same(*contexts, *targets)}"
     return Item(f"{part}/{file}/{place}", part, str(row.get("ContextType", "")), completions, contexts[0], quartet)
 
 

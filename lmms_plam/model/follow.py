@@ -52,6 +52,6 @@ def follow(generate: Callable[..., Any], inputs: Mapping[str, Any], continuation
     for row, passage in enumerate(continuations):
         own = logits[passage.start : len(passage.tokens), row]
         target = torch.tensor(passage.scored, device=own.device)
-        value = own.log_softmax(dim=-1).gather(1, target[:, None]).sum()
+        value = own.log_softmax(dim=-1).gather(1, target[:, None]).double().sum()
         scores.append(Score(float(value), bool((own.argmax(dim=-1) == target).all())))
     return scores
