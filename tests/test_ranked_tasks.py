@@ -12,6 +12,9 @@ from language_data import write_language_data
 from PIL import Image
 from test_harness_runs import config_file, evaluate, exact
 
+from lmms_plam.errors import ConfigError, DataError, UnsupportedError
+from lmms_plam.harness import ranking
+from lmms_plam.harness.engine import Engine
 from lmms_plam.harness.intercept import intercept_generate
 from lmms_plam.harness.model import Plam
 from lmms_plam.language.benchmarks import find_benchmark
@@ -35,7 +38,7 @@ def asked(pair, tmp_path, folder, simple=False, **content) -> Plam:
 def told(results, name: str) -> list[list[tuple[float, bool]]]:
     """Return a task's logged pairs by document."""
     return [
-        [(float(pair.strip("()").split(", ")[0]), pair.endswith("True)")) for pair in sample["filtered_resps"]]
+        [(float(pair.strip("()[]").split(", ")[0]), "True" in pair) for pair in sample["filtered_resps"]]
         for sample in results["samples"][f"plam_{name}"]
     ]
 
@@ -196,3 +199,109 @@ def test_recipes_are_searched_on_texts(pairs, folder, tmp_path):
     assert told_here["recipes_asked,none"] > 1
     place = of_model(tmp_path / "runs") / "plam_search_blimp_fast"
     assert (place / "search.json").exists()
+
+
+def of_digits(folder, **language) -> Plam:
+    settings = {"language.folder": str(folder), "merge": "none", **language}
+    return Plam(config="digits", device="cpu", **settings)
+
+
+def test_a_tokenizer_without_a_start_token_is_said_in_a_sentence(folder):
+    with pytest.raises(UnsupportedError, match=r"has no start token \(bos_token\).*name one \(`language.start_token="):
+        evaluate(of_digits(folder), "", ["plam_blimp_fast"], limit=1)
+
+
+def test_digits_ranks_texts_and_captions_after_a_start_token_of_the_users(folder):
+    lm = of_digits(folder, **{"language.start_token": "<|im_start|>"})
+    results = evaluate(lm, "", ["plam_blimp_fast", "plam_winoground", "plam_winoground_babylm"], limit=None)
+    assert results["results"]["plam_blimp_fast"]["ties,none"] >= 1 / 67
+    for name in ("text", "image", "group"):
+        assert 0 <= results["results"]["plam_winoground"][f"{name},none"] <= 1
+
+
+def test_a_start_token_that_is_none_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"language.start_token = '<s>' is no token of this tokenizer"):
+        evaluate(of_digits(folder, **{"language.start_token": "<s>"}), "", ["plam_blimp_fast"], limit=1)
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ({"folder": "/nowhere"}, "there is no folder '/nowhere'"),
+        ({"picture": "white"}, "'picture' = 'white': Input should be 'none' or 'black'"),
+        ({"start": "<s>"}, r"no option 'start'. Did you mean 'start_token'\?"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(pairs, tmp_path, folder, language, said):
+    lm = asked(pairs["llava"], tmp_path, folder, language={"folder": str(folder), **language})
+    with pytest.raises(ConfigError, match=said):
+        evaluate(lm, "", ["plam_blimp_fast"], limit=1)
+
+
+def test_half_a_folder_ends_the_run_before_a_text_is_scored(pairs, tmp_path):
+    place = write_language_data(tmp_path / "half", per_part=1)
+    for path in sorted((place / "fast_eval/blimp_fast").glob("*.jsonl"))[:30]:
+        path.unlink()
+    with pytest.raises(DataError, match=r"blimp_fast: .*blimp_fast lacks 30 of 67 parts"):
+        evaluate(asked(pairs["llava"], tmp_path, place), "", ["plam_blimp_fast"], limit=1)
+
+
+def test_a_task_that_ranks_no_texts_is_no_part_of_a_family_of_them(pairs, tmp_path, folder):
+    (tmp_path / "odd.yaml").write_text("task: odd\nclass: !function lmms_plam.families.RankedProbe\nof: plam_digits\n")
+    with pytest.raises(ConfigError, match="odd: 'plam_digits' ranks no texts"):
+        evaluate(asked(pairs["llava"], tmp_path, folder), "", ["odd"], include=tmp_path)
+
+
+def test_texts_may_follow_a_black_picture(pairs, tmp_path, folder):
+    language = {"folder": str(folder), "picture": "black"}
+    black = evaluate(asked(pairs["qwen2_vl"], tmp_path, folder, language=language), "", ["plam_ewok_fast"], limit=2)
+    lm = asked(pairs["qwen2_vl"], tmp_path, folder)
+    oracle = Oracle(lm)
+    (prompt,) = prompts_of(lm, [Image.new("RGB", (224, 224))], "")
+    for item, found in zip(load_items(find_benchmark("ewok_fast"), folder), told(black, "ewok_fast"), strict=False):
+        whole = [oracle.shown(prompt, item.context + one) for one in item.completions]
+        context = oracle.shown(prompt, item.context)
+        expected = [value - context for value in whole]
+        assert [value for value, _ in found[:2]] == pytest.approx(expected, abs=1e-3)
+
+
+def test_equal_sentences_tie_and_count_as_right(pairs, tmp_path, folder):
+    results = evaluate(asked(pairs["internvl"], tmp_path, folder), "", ["plam_blimp"], limit=None)
+    (tied,) = (one for one in results["samples"]["plam_blimp"] if one["ties"]["score"])
+    assert tied["acc"]["part"] == "passive_1"
+    assert tied["acc"]["score"] == 1
+    assert results["results"]["plam_blimp"]["ties,none"] == pytest.approx(1 / 67)
+
+
+def test_scores_that_are_cached_are_not_asked_again(pairs, tmp_path, folder, monkeypatch):
+    ran = []
+    own = ranking.Asker.rank
+    monkeypatch.setattr(ranking.Asker, "rank", lambda *given: ran.append(len(given[2])) or own(*given))
+    runs = []
+    for _ in range(2):
+        lm = asked(pairs["llava"], tmp_path, folder)
+        runs.append(evaluate(lm, "", ["plam_ewok_fast"], limit=2, use_cache=str(tmp_path / "cache")))
+    assert ran == [2]  # documents, their candidates alone included
+    assert told(runs[0], "ewok_fast") == told(runs[1], "ewok_fast")
+
+
+def test_a_comparison_that_was_cut_short_goes_on(pairs, tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(ranking, "_RAW", 2)
+    own, ran = Engine.score_texts, []
+
+    def stop(self, task, variants, ground, start, documents):
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(len(documents))
+        return own(self, task, variants, ground, start, documents)
+
+    def run():
+        lm = asked(pairs["llava"], tmp_path, folder, merge=RECIPE)
+        return evaluate(lm, "", ["plam_compare_ewok_fast"], limit=6, output=tmp_path / "runs")
+
+    monkeypatch.setattr(Engine, "score_texts", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    ran.clear()
+    run()
+    assert ran == [2]
