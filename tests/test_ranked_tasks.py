@@ -13,12 +13,13 @@ from PIL import Image
 from test_harness_runs import config_file, evaluate, exact
 
 from lmms_plam.errors import ConfigError, DataError, UnsupportedError
-from lmms_plam.harness import ranking
+from lmms_plam.harness import engine, ranking
 from lmms_plam.harness.engine import Engine
 from lmms_plam.harness.intercept import intercept_generate
 from lmms_plam.harness.model import Plam
 from lmms_plam.language.benchmarks import find_benchmark
 from lmms_plam.language.sources import load_items
+from lmms_plam.model import Score
 from lmms_plam.stats.matrix import ScoreMatrix
 
 TEXT = ("blimp", "blimp_supplement_fast", "ewok", "entity_tracking")
@@ -305,3 +306,51 @@ def test_a_comparison_that_was_cut_short_goes_on(pairs, tmp_path, folder, monkey
     ran.clear()
     run()
     assert ran == [2]
+
+
+def test_the_plain_way_scores_as_the_engine_does(pairs, tmp_path, folder, monkeypatch):
+    def run():
+        lm = asked(pairs["qwen2_5_vl"], tmp_path, folder, merge=RECIPE, engine_check=False)
+        results = evaluate(lm, "", ["plam_compare_winoground", "plam_probe_winoground_babylm"], limit=2)
+        return [
+            np.array(logged(results, task, variant))
+            for task, variant in (
+                ("plam_compare_winoground", "base"),
+                ("plam_compare_winoground", "merged"),
+                ("plam_probe_winoground_babylm", "2"),
+            )
+        ]
+
+    def refuse(*_, **__):
+        raise UnsupportedError("not this one")
+
+    quick = run()
+    monkeypatch.setattr("lmms_plam.harness.engine.generate_family", refuse)
+    for one, other in zip(quick, run(), strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_texts_that_score_otherwise_together_are_scored_apart(pairs, tmp_path, folder, monkeypatch):
+    own, ways = engine.score_texts, []
+
+    def deviate(*given, share=True, **options):
+        ways.append(share)
+        found = own(*given, share=share, **options)
+        return [[[Score(one.log_probability - share, False) for one in row] for row in rows] for rows in found]
+
+    monkeypatch.setattr(engine, "score_texts", deviate)
+    lm = asked(pairs["llava"], tmp_path, folder)
+    evaluate(lm, "", ["plam_ewok_fast"], limit=2)
+    assert ways == [True, False, False]
+    assert lm.proofs["plam_ewok_fast"].way == "plain"
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_captions_in_batches_score_as_single_ones(pairs, tmp_path, folder, family):
+    settings = {"merge": "none", "language": {"folder": str(folder)}}
+    runs = []
+    for batch_size in (1, 4):
+        lm = exact(config_file(pairs[family], tmp_path, **settings), batch_size=batch_size)
+        runs.append(told(evaluate(lm, "", ["plam_winoground_babylm"], limit=None), "winoground_babylm"))
+    for one, other in zip(*runs, strict=True):
+        assert [value for value, _ in one] == pytest.approx([value for value, _ in other], abs=1e-4)

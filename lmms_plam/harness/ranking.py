@@ -16,6 +16,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.api.task import ConfigurableMessagesTask
 from loguru import logger
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lmms_plam.errors import ConfigError, UnsupportedError, about
@@ -96,9 +97,11 @@ class Asker:
         """
         raw = [place for place, (_, ranking) in enumerate(rankings) if not ranking.pictures]
         shown = [place for place, (_, ranking) in enumerate(rankings) if ranking.pictures]
+        bar = tqdm(total=len(rankings), desc=task, disable=self.backend.rank != 0)
         for places in _parts(raw, _RAW):
             chosen = [rankings[place] for place in places]
             yield list(zip(places, self._rank_raw(task, chosen, variants, ground), strict=True))
+            bar.update(len(places))
         for places in _parts(shown, _SHOWN):
             scores: dict[int, Scores] = {place: [[] for _ in variants] for place in places}
             for number in range(max(len(rankings[place][1].pictures) for place in places)):
@@ -108,6 +111,8 @@ class Asker:
                     for own, row in zip(scores[place], by_variant, strict=True):
                         own.append(row)
             yield list(scores.items())
+            bar.update(len(places))
+        bar.close()
 
     def _rank_raw(
         self,
