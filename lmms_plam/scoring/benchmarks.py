@@ -222,6 +222,16 @@ _MMSTAR_CATEGORIES = (
 
 _ACCURACY = (Measure("exact_match", "mean"),)
 
+
+def _winoground(sample: Sample) -> Record:
+    """Keep text and image score as words of the answer, which the three metrics read."""
+    won = [name for name in ("text", "image") if sample[name]["score"]]
+    row = sample["text"]
+    return Record(
+        score=row["score"], answer=" ".join(won), read="meant", question=row["question_id"], cluster=row["question_id"]
+    )
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     "mmstar": Benchmark(
         _mmstar,
@@ -273,6 +283,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         (Measure("aAcc", "percent"), Measure("qAcc", "question_right"), Measure("fAcc", "figure_right")),
     ),
     "ai2d": Benchmark(_exact_match(_read_alone), _ACCURACY, cluster_column="image"),
+    "plam_winoground": Benchmark(
+        _winoground,
+        tuple(Measure(name, f"winoground_{name}") for name in ("text", "image", "group")),
+        chance=0.25,
+    ),
     "mathvision_testmini": Benchmark(_mathvision, (Measure("mathvision_standard_eval", "percent"),)),
 }
 """The benchmarks of the papers, by lmms-eval's task name (facts: the tasks' own utils.py, lmms-eval 0.7.3)."""
