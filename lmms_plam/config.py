@@ -248,6 +248,8 @@ class ModelConfig(_Frozen):
             lmms_plam.families.search.SearchOptions.
         attention: options of attention probes (`heads`, `pictures`, `neutral`, ...); see
             lmms_plam.families.attention.AttentionOptions.
+        language: options of tasks that rank given texts (`folder`, `picture`, `start_token`, `question`), over what
+            their YAML says; see lmms_plam.families.ranked.RankedOptions.
         family_memory: GiB that the variants of probes, comparisons and searches may take together beyond an ordinary
             run; what doesn't fit is computed in further groups. With a search or further recipes, half of it keeps
             merged layers; what these take of base LM and ancestors lies in memory beside it.
@@ -267,6 +269,7 @@ class ModelConfig(_Frozen):
     probe: dict[str, Any] = Field(default_factory=dict)
     search: dict[str, Any] = Field(default_factory=dict)
     attention: dict[str, Any] = Field(default_factory=dict)
+    language: dict[str, Any] = Field(default_factory=dict)
     family_memory: float = Field(default=4, gt=0, le=2**20)
     engine_check: bool = True
 

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "lmms_plam"
 LAYERS = (
     {"errors", "paths", "files", "words", "config"},
     {"merge.methods", "merge.schedules", "stats"},
-    {"attention", "audit", "probes", "search"},
+    {"attention", "audit", "language", "probes", "search"},
     {"model", "merge", "embedded"},
     {"digits", "microworld"},
     {"scoring"},

@@ -14,12 +14,12 @@ from family_folders import of_model
 from test_engine_weights import other_weights
 from test_harness_runs import config_file, evaluate
 
-from lmms_plam.errors import MergeError
+from lmms_plam.errors import MergeError, UnsupportedError
 from lmms_plam.harness.engine import Engine
 from lmms_plam.harness.model import Plam
 from lmms_plam.merge import BASE, merge_into, read_vocabulary
 from lmms_plam.merge.names import parse_name
-from lmms_plam.model import Variant, WeightSet, find_decoder, installed_whole, run_plainly
+from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family, installed_whole, run_plainly
 from lmms_plam.search.space import expand
 
 
@@ -53,6 +53,12 @@ def holding(model, *sets):
 
 def answers_of(model, prompts):
     return model.generate(**prompts)[:, prompts["input_ids"].shape[1] :].tolist()
+
+
+def test_the_engine_by_itself_refuses_what_it_would_install_in_part():
+    model, prompts = model_for("llava"), prompts_for("llava")
+    with pytest.raises(UnsupportedError, match="variant 'all' changes more than decoder layers"):
+        generate_family(model, [Variant("all", weights="all")], prompts, weights=[whole(model, "all")])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -21,7 +21,7 @@ from loguru import logger
 from lmms_plam.errors import ConfigError, UnsupportedError
 from lmms_plam.harness import host
 from lmms_plam.harness.backends import build_backend
-from lmms_plam.harness.model import Plam
+from lmms_plam.harness.model import Plam, PlamSimple
 from lmms_plam.paths import data_folder
 from lmms_plam.stats.matrix import ScoreMatrix
 
@@ -67,7 +67,7 @@ def task_manager(include: str | None) -> TaskManager:
     return TaskManager(include_path=include)
 
 
-def exact(path: Path, **options) -> Plam:
+def exact(path: Path, simple: bool = False, **options) -> Plam:
     """A model in float32, where answers don't hang on the rounding of a near-tie."""
 
     def load(*arguments, **settings):
@@ -76,7 +76,7 @@ def exact(path: Path, **options) -> Plam:
         return backend
 
     with patch("lmms_plam.harness.model.build_backend", load):
-        return Plam(config=str(path), **options)
+        return (PlamSimple if simple else Plam)(config=str(path), **options)
 
 
 def evaluate(model, model_args, tasks, *, limit=4, include=None, output=None, **options):

@@ -36,7 +36,7 @@ def test_another_numbering_is_refused_with_a_token():
 
 
 def test_only_shared_rows_are_merged(tmp_path, monkeypatch):
-    monkeypatch.setattr("lmms_plam.merge.plan.read_vocabulary", lambda place: {"a": 0, "b": 1, "d": 3})
+    monkeypatch.setattr("lmms_plam.merge.counterparts.read_vocabulary", lambda place: {"a": 0, "b": 1, "d": 3})
     model, other = qwen_vlm(), qwen_vlm()
     before, lm = snapshot(model), qwen_lm(tmp_path)
     fields = {"modules": "embeddings", "start_layer": 0, "lambda_lm": 1, "lambda_vlm": 0}

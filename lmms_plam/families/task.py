@@ -120,7 +120,7 @@ class FamilyTask(ConfigurableMessagesTask):
     @classmethod
     def _read(cls, config: Mapping[str, Any], settings: ModelConfig) -> tuple[Any, dict[str, Any]]:
         """Return the options, and the wrapped task's YAML."""
-        options = _read_options(cls.options_class, config, cls.overrides(settings))
+        options = read_options(cls.options_class, config, cls.overrides(settings))
         with about(options.task):
             wrapped = host.task_config(options.of)
         kind = wrapped.get("output_type", _SINGLE)
@@ -361,10 +361,14 @@ class FamilyTask(ConfigurableMessagesTask):
                 yield Path(folder)
 
 
-def _read_options(
+def read_options(
     options_class: type[FamilyOptions], config: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> FamilyOptions:
-    """Read a task's YAML, and over it those options that a model config may set."""
+    """Read a task's YAML, and over it those options that a model config may set.
+
+    Raises:
+        ConfigError: an option that there isn't, or a value that can't be meant.
+    """
     task, known = config.get("task"), list(options_class.model_fields)
     free = [name for name in known if name not in FamilyOptions.model_fields]
     for names, allowed in ((overrides, free), (config, [*known, "class"])):

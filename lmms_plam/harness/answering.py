@@ -22,16 +22,16 @@ from torch import nn
 
 from lmms_plam.errors import Interrupted, UnsupportedError
 from lmms_plam.harness.backends import finish_answer, own_copies
+from lmms_plam.harness.engine import Engine
 from lmms_plam.harness.intercept import DocumentsInHand, Generate, intercept_generate
 from lmms_plam.harness.journal import Journal
-from lmms_plam.harness.prompts import request_digest
+from lmms_plam.harness.prompts import RANKING, request_digest
+from lmms_plam.harness.ranking import Asker, as_text
 from lmms_plam.model import FamilyResult, QueryScope, Readout, Variant
 from lmms_plam.scoring.record import Ending
 
 ANCHOR = "plam_family_member"
 """Key of a request's metadata under which a family task puts its FamilyMember; a task's own YAML may have `plam`."""
-
-Engine = Callable[[str, Sequence[Variant], QueryScope, str | None, dict[str, Any], bool], FamilyResult]
 
 Course = Callable[[Sequence[Instance], Callable[[int], str]], Iterable[Collection[int]]]
 """The order in which a task asks, where the answers decide what is asked next. Given all of its requests and a function
@@ -131,8 +131,7 @@ def answer_families(
     Args:
         backend: the lmms-eval backend that builds prompts and decodes answers.
         model: its Hugging Face model.
-        engine: answers for variants, given the task, a query scope, the ground, the backend's arguments for
-            `model.generate`, and whether attention is read.
+        engine: answers for variants.
         requests: requests whose metadata hold a FamilyMember.
         courses: by task, for those that don't ask everything at once.
         tasters: by task, for those that can tell from one answer that something is wrong.
@@ -249,6 +248,10 @@ def _ask(
     families = _open_families(requests, indices, answers, endings, observed, journal, in_hand)
     if not families:
         return
+    if RANKING in next(iter(families.values())).request.metadata:
+        asker = Asker(backend, model, engine, in_hand)
+        _rank(asker, list(families.values()), requests, answers, journal, taste)
+        return
     decoded: dict[int, str] = {}
     first = next(iter(families.values())).request
     stops = _stops(first)
@@ -268,7 +271,7 @@ def _ask(
         variants = list(dict.fromkeys(member.variant for family in batch for member in family.members))
         member = first.metadata[ANCHOR]
         reads = observer is not None and member.reads
-        result = engine(first.task_name, variants, member.scope, member.ground, inputs, reads)
+        result = engine.answer(first.task_name, variants, member.scope, member.ground, inputs, reads)
         for row, family in enumerate(batch):
             given, ended = {}, {}
             for member, places in family.members.items():
@@ -307,6 +310,34 @@ def _ask(
                 f"{type(backend).__name__} turns the model's {decoded[doc_id]!r} into {text!r}; what it does to its "
                 "answers can't be applied to the other variants"
             )
+
+
+def _rank(
+    asker: Asker,
+    families: Sequence[_Family],
+    requests: Sequence[Instance],
+    answers: list[str | None],
+    journal: Journal | None,
+    taste: Taster | None,
+) -> None:
+    """Answer requests for rankings of given texts: log-probabilities, as text."""
+    member = families[0].request.metadata[ANCHOR]
+    variants = list(dict.fromkeys(member.variant for family in families for member in family.members))
+    rankings = [(family.request, family.request.metadata[RANKING]) for family in families]
+    for found in asker.rank(families[0].request.task_name, rankings, variants, member.scope, member.ground):
+        for place, scores in found:
+            family, given = families[place], {}
+            for member, places in family.members.items():
+                text = as_text(scores[variants.index(member.variant)])
+                given[family.doc_id, member.identity] = text
+                for one in places:
+                    answers[one] = text
+            if journal:
+                journal.write(family.prompt, given)
+            if taste:
+                first = next(iter(family.members.values()))[0]
+                taste(requests[first], answers[first] or "")
+                taste = None
 
 
 def _observe(

@@ -7,7 +7,8 @@ Variants that change more than decoder layers share the vision tower alone, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -17,18 +18,23 @@ from loguru import logger
 from transformers import PreTrainedModel
 
 from lmms_plam.errors import PlamError, UnsupportedError
+from lmms_plam.language.border import Passage
 from lmms_plam.model import (
     FamilyResult,
     QueryScope,
+    Score,
     Variant,
     WeightSet,
     check_engine,
     check_hiding,
     find_decoder,
+    follow_plainly,
     generate_family,
     installed_whole,
     pictures_seen_once,
+    rounding,
     run_plainly,
+    score_texts,
     vision_positions,
 )
 
@@ -109,14 +115,13 @@ class Engine:
             UnsupportedError: pictures can't be hidden from this model either way.
         """
         if ground is not None:
-            over = [replace(one, weights=None if one.weights == ground else one.weights) for one in variants]
-            with installed_whole(self._weights(ground), self._model, find_decoder(self._model).by_index()):
-                return self.answer(task, over, scope, None, inputs, reads)
+            with self._grounded(ground):
+                return self.answer(task, _over(ground, variants), scope, None, inputs, reads)
         alone = [one for one in variants if one.weights is not None and self._weights(one.weights).outside]
         if not alone:
             return self._share(task, variants, scope, inputs, reads)
         shared = [one for one in variants if one not in alone]
-        sets = [self._weights(name) for name in dict.fromkeys(one.weights for one in alone) if name]
+        sets = self._named(alone)
         with pictures_seen_once(self._model):
             first = self._share(task, shared, scope, inputs, reads) if shared else None
             trunk = first.trunk if first else None
@@ -136,10 +141,7 @@ class Engine:
         self, task: str, variants: Sequence[Variant], scope: QueryScope, inputs: dict[str, Any], reads: bool
     ) -> FamilyResult:
         """Answer variants that differ in decoder layers alone."""
-        options: dict[str, Any] = {
-            "weights": [self._weights(name) for name in dict.fromkeys(one.weights for one in variants) if name],
-            "query_scope": scope,
-        }
+        options: dict[str, Any] = {"weights": self._named(variants), "query_scope": scope}
         if self._check:
             self._prove(task, variants, inputs, options, reads)
         proof = self.proofs.setdefault(task, Proof())
@@ -155,6 +157,109 @@ class Engine:
             except Exception as error:
                 self._give_up(task, f"it fails with {type(error).__name__}: {error}")
         return run_plainly(self._model, variants, inputs, read_attention=reads, **options)
+
+    def score(
+        self,
+        task: str,
+        variants: Sequence[Variant],
+        scope: QueryScope,
+        ground: str | None,
+        inputs: dict[str, Any],
+        continuations: Sequence[Sequence[Passage]],
+    ) -> FamilyResult:
+        """Score continuations of a batch of prompts with every variant; see `answer`.
+
+        Args:
+            task: the task that asks.
+            variants: what to run.
+            scope: from which queries a cut hides vision.
+            ground: as in `answer`.
+            inputs: the backend's arguments for `model.generate`.
+            continuations: by prompt.
+
+        Raises:
+            UnsupportedError: pictures can't be hidden from this model either way.
+        """
+        if ground is not None:
+            with self._grounded(ground):
+                return self.score(task, _over(ground, variants), scope, None, inputs, continuations)
+        options: dict[str, Any] = {"weights": self._named(variants), "query_scope": scope}
+        if self._check:
+            self._prove(task, variants, inputs, options, reads=False)
+        if self.proofs.setdefault(task, Proof()).way == "engine":
+            try:
+                return generate_family(
+                    self._model,
+                    variants,
+                    inputs,
+                    memory_budget=self.memory_budget,
+                    continuations=continuations,
+                    **options,
+                )
+            except UnsupportedError as error:
+                self._say(f"{error}; each text is scored by itself, which takes longer")
+            except PlamError:
+                raise
+            except Exception as error:
+                self._give_up(task, f"it fails with {type(error).__name__}: {error}")
+        return follow_plainly(self._model, variants, inputs, continuations, **options)
+
+    def score_texts(
+        self,
+        task: str,
+        variants: Sequence[Variant],
+        ground: str | None,
+        start: int,
+        documents: Sequence[Sequence[Passage]],
+    ) -> list[list[list[Score]]]:
+        """Score raw texts with every variant; without pictures those that differ by cuts alone are alike.
+
+        Returns:
+            By variant, document and text.
+
+        Raises:
+            UnsupportedError: a variant that silences attention, or a model without a language head.
+        """
+        if ground is not None:
+            with self._grounded(ground):
+                return self.score_texts(task, _over(ground, variants), None, start, documents)
+        if silent := [one.name for one in variants if one.silent is not None]:
+            raise UnsupportedError(f"{task}: variant '{silent[0]}' silences attention: raw texts can't be scored so")
+        names = list(dict.fromkeys(variant.weights for variant in variants))
+        weights = [None if name is None else self._weights(name) for name in names]
+        if self._check and task not in self.proofs:
+            self._prove_sharing(task, start, documents[:1])
+        share = self.proofs.setdefault(task, Proof()).way == "engine"
+        found = dict(zip(names, score_texts(self._model, start, documents, weights, share=share), strict=True))
+        return [found[variant.weights] for variant in variants]
+
+    def _prove_sharing(self, task: str, start: int, documents: Sequence[Sequence[Passage]]) -> None:
+        """Score a task's first texts as parts of one sequence and each by itself."""
+        proof = self.proofs[task] = Proof()
+        ours, theirs = (score_texts(self._model, start, documents, share=share)[0] for share in (True, False))
+        pairs = [
+            (one.log_probability, other.log_probability)
+            for own, due in zip(ours, theirs, strict=True)
+            for one, other in zip(own, due, strict=True)
+        ]
+        proof.variants, proof.largest = 1, max(abs(one - other) for one, other in pairs)
+        proof.allowed = rounding(self._model) * max(abs(other) for _, other in pairs)
+        if not proof.largest <= proof.allowed:
+            self._give_up(
+                task,
+                f"texts that share their beginning score otherwise by {proof.largest:.3g}, and rounding allows "
+                f"{proof.allowed:.1g}",
+            )
+
+    @contextmanager
+    def _grounded(self, ground: str) -> Iterator[None]:
+        """Put a weight set in place of the loaded weights while open."""
+        with installed_whole(self._weights(ground), self._model, find_decoder(self._model).by_index()):
+            yield
+
+    def _named(self, variants: Sequence[Variant]) -> list[WeightSet]:
+        """Return the weight sets that variants name."""
+        return [self._weights(name) for name in dict.fromkeys(one.weights for one in variants) if name]
 
     def _prove(
         self,
@@ -247,6 +352,11 @@ def _joined(
         divergence=None,
         readouts=[readouts[places[one]] for one in variants] if len(readouts) == len(places) else None,
     )
+
+
+def _over(ground: str, variants: Sequence[Variant]) -> list[Variant]:
+    """Return variants as they are over a ground: what names it has the weights that are then in place."""
+    return [replace(one, weights=None if one.weights == ground else one.weights) for one in variants]
 
 
 def _versions() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,58 +16,11 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.api.task import ConfigurableMessagesTask
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.harness.intercept import Generate, intercept_generate
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """log P(continuation | prompt), in nats, and whether greedy decoding would have produced it."""
-
-    log_probability: float
-    is_greedy: bool
-
-
-class _Follow(LogitsProcessor):
-    """Leads generation along given tokens: everything else gets probability 0."""
-
-    def __init__(self, tokens: list[int], prompt_length: int):
-        self.tokens, self.prompt_length = tokens, prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        forced = torch.full_like(scores, float("-inf"))
-        forced[:, self.tokens[input_ids.shape[1] - self.prompt_length]] = 0
-        return forced
-
-
-def score_tokens(generate: Generate, inputs: dict[str, Any], tokens: list[int]) -> tuple[Score, Tensor]:
-    """Score one continuation of one prompt.
-
-    Args:
-        generate: the model's own `generate`.
-        inputs: the backend's arguments for it, with `input_ids` of shape (1, prompt length).
-        tokens: the continuation's token ids, at least one.
-
-    Returns:
-        The score, and the sequence of shape (1, prompt + continuation) that `generate` would have returned.
-    """
-    prompt_length = inputs["input_ids"].shape[1]
-    forced = {
-        "max_new_tokens": len(tokens),
-        "min_new_tokens": len(tokens),
-        "do_sample": False,
-        "num_beams": 1,
-        "logits_processor": LogitsProcessorList([_Follow(tokens, prompt_length)]),
-        "output_logits": True,
-        "return_dict_in_generate": True,
-    }
-    output = generate(**{**inputs, **forced})
-    logits = torch.stack([step[0].float() for step in output.logits])  # (continuation, vocabulary)
-    target = torch.tensor(tokens, device=logits.device)
-    log_probability = logits.log_softmax(-1).gather(1, target[:, None]).sum()
-    return Score(float(log_probability), bool((logits.argmax(-1) == target).all())), output.sequences
+from lmms_plam.language.border import Passage
+from lmms_plam.model import Score, follow
 
 
 def loglikelihood(backend: lmms, model: Any, requests: list[Instance]) -> list[Score]:
@@ -90,8 +42,8 @@ def loglikelihood(backend: lmms, model: Any, requests: list[Instance]) -> list[S
         tokens = _continuation_tokens(
             backend.tokenizer, inputs["input_ids"][0], _continuation(backend, requests[index])
         )
-        scores[index], sequence = score_tokens(generate, inputs, tokens)
-        return sequence
+        (scores[index],) = follow(generate, inputs, [Passage(tuple(tokens), 0)])
+        return torch.cat([inputs["input_ids"], torch.tensor([tokens], device=inputs["input_ids"].device)], dim=1)
 
     asked = [_as_generation(backend, request, index, current) for index, request in enumerate(requests)]
     with _one_at_a_time(backend), intercept_generate(model, answer):

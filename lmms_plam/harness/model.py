@@ -24,8 +24,9 @@ from lmms_plam.harness.engine import Engine, Proof
 from lmms_plam.harness.intercept import no_silent_failure
 from lmms_plam.harness.journal import Key, forget
 from lmms_plam.harness.loglikelihood import loglikelihood
-from lmms_plam.harness.prompts import request_digest
+from lmms_plam.harness.prompts import RANKING, request_digest
 from lmms_plam.harness.provenance import describe
+from lmms_plam.harness.ranking import Asker, rank_requests
 from lmms_plam.merge import (
     BASE,
     Checkpoint,
@@ -278,7 +279,7 @@ class Plam(lmms):
             told = answer_families(
                 self.backend,
                 self.model,
-                self.engine.answer,
+                self.engine,
                 members,
                 self.courses,
                 self.tasters,
@@ -303,9 +304,20 @@ class Plam(lmms):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Return (log-probability of the continuation, would greedy decoding produce it) for each request."""
-        with no_silent_failure(self.backend, requests):
-            scores = loglikelihood(self.backend, self.model, requests)
-        return [(score.log_probability, score.is_greedy) for score in scores]
+        self._take_rank()
+        ranked = [index for index, request in enumerate(requests) if RANKING in request.metadata]
+        other = [index for index, request in enumerate(requests) if RANKING not in request.metadata]
+        answers: dict[int, tuple[float, bool]] = {}
+        with no_silent_failure(self.backend, requests) as in_hand:
+            if ranked:
+                asker = Asker(self.backend, self.model, self.engine, in_hand)
+                answers |= zip(ranked, rank_requests(asker, [requests[index] for index in ranked]), strict=True)
+            if other:
+                found = loglikelihood(self.backend, self.model, [requests[index] for index in other])
+                answers |= {
+                    index: (score.log_probability, score.is_greedy) for index, score in zip(other, found, strict=True)
+                }
+        return [answers[index] for index in range(len(requests))]
 
     def _ask(self, request_type: str, requests: list[Instance]) -> list[Any]:
         self._take_rank()

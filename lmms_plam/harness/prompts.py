@@ -12,6 +12,9 @@ import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.caching.response_cache import fingerprint_callable
 
+RANKING = "plam_ranking"
+"""Key of a request's metadata under which a task puts the texts that it wants ranked."""
+
 _BLOCK = 2**20
 
 
@@ -22,7 +25,8 @@ def request_digest(request: Instance, document: Any) -> str:
         request: its arguments are texts, generation arguments, and functions that build parts from the document.
         document: the row of the dataset that the request asks about.
     """
-    return prompt_digest(_built(part, document) for part in request.args)
+    ranked = [request.metadata[RANKING]] if RANKING in request.metadata else []
+    return prompt_digest([*(_built(part, document) for part in request.args), *ranked])
 
 
 def prompt_digest(parts: Iterable[Any]) -> str:

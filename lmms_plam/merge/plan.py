@@ -11,20 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from lmms_plam.config import MergeRecipe, Method
-from lmms_plam.errors import CheckpointError, ConfigError, MergeError, UnsupportedError, about
+from lmms_plam.errors import ConfigError, UnsupportedError, about
 from lmms_plam.merge.checkpoint import Checkpoint
-from lmms_plam.merge.diagnosis import diagnose
+from lmms_plam.merge.counterparts import EMBEDDING, HEAD, Counterparts, Vocabularies, find_information
 from lmms_plam.merge.further import FurtherFiles
 from lmms_plam.merge.geometry import check_geometry, read_config, text_config
-from lmms_plam.merge.information import FisherFile, fisher_key
 from lmms_plam.merge.layers import resolve_layers
 from lmms_plam.merge.names import DecoderTensor, decoder_tensors, parse_name
 from lmms_plam.merge.schedules import Coefficients, coefficients
 from lmms_plam.merge.shards import MERGEABLE_DTYPES
-from lmms_plam.merge.vocabulary import Rows, common_rows, read_vocabulary, shared_rows
-
-_EMBEDDING = DecoderTensor(None, "embed_tokens.weight")
-_HEAD = DecoderTensor(None, "lm_head.weight")
+from lmms_plam.merge.vocabulary import Rows, common_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,19 +177,19 @@ def plan_merge(
 
     is_ancestor = recipe.adds_changes and further.ancestor is None
     of_lm = {tensor for tensor, pair in chosen.items() if is_ancestor or pair.lm}
-    base: _Stored | None = None
+    base: Counterparts | None = None
     if of_lm:
-        base = _Stored.of(source, "base LM")
-        if base.head is not None and _HEAD not in names and _EMBEDDING in chosen:
+        base = Counterparts.of(source, "base LM")
+        if base.head is not None and HEAD not in names and EMBEDDING in chosen:
             warnings.append(f"the base LM's {base.head} is left out, since the VLM ties its head to its embedding")
         base.refuse_surplus(chosen, of_lm, asked)
     elder = base if is_ancestor else None
     if further.ancestor is not None:
-        elder = _Stored.of(further.ancestor, "ancestor")
+        elder = Counterparts.of(further.ancestor, "ancestor")
         elder.refuse_surplus(chosen, chosen.keys(), asked)
 
     way = Way.of(recipe)
-    vocabularies = _Vocabularies(vocabulary)
+    vocabularies = Vocabularies(vocabulary)
     merged = []
     for tensor, pair in chosen.items():
         name, parameter = names[tensor], model.get_parameter(names[tensor])
@@ -209,7 +205,7 @@ def plan_merge(
             if elder is not base:
                 rows = common_rows(rows, vocabularies.rows(tensor, name, parameter, before, elder.source))
         if further.fisher is not None and pair.lm and pair.vlm and key is not None:
-            information = _find_information(further.fisher, tensor, parameter, source.describe(key).shape)
+            information = find_information(further.fisher, tensor, parameter, source.describe(key).shape)
         lm = None if is_ancestor else key
         merged.append(MergedTensor(name, lm, pair, rows, way, before, information or ()))
     return MergePlan(
@@ -222,100 +218,12 @@ def plan_merge(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """The decoder tensors of a checkpoint by key.
-
-    Attributes:
-        source: the checkpoint.
-        whose: what it is here, for error messages.
-        keys: by tensor; the head of tied weights is the embedding.
-        head: key of a head that isn't tied.
-    """
-
-    source: Checkpoint
-    whose: str
-    keys: Mapping[DecoderTensor, str]
-    head: str | None
-
-    @classmethod
-    def of(cls, source: Checkpoint, whose: str) -> _Stored:
-        """Look at a checkpoint's keys.
-
-        Raises:
-            UnsupportedError: quantised weights, or two keys for one tensor.
-        """
-        source.require_unquantised()
-        keys = decoder_tensors(source.files)
-        if getattr(read_config(source.config), "tie_word_embeddings", False) and _EMBEDDING in keys:
-            return cls(source, whose, keys | {_HEAD: keys[_EMBEDDING]}, None)
-        return cls(source, whose, keys, keys.get(_HEAD))
-
-    def find(self, tensor: DecoderTensor) -> str:
-        """Return the key of a tensor.
-
-        Raises:
-            CheckpointError: it has none.
-        """
-        if tensor in self.keys:
-            return self.keys[tensor]
-        told = diagnose(self.source.files) or "fetch it again, if it should"
-        raise CheckpointError(f"'{self.source.reference}' has no tensor for the decoder's {tensor}: {told}")
-
-    def refuse_surplus(
-        self, chosen: Collection[DecoderTensor], used: Collection[DecoderTensor], asked: frozenset[str]
-    ) -> None:
-        """Refuse tensors that have no counterpart in the VLM, such as biases or q/k norms."""
-        layers = {tensor.layer for tensor in used if tensor.layer is not None}
-        for tensor, key in self.keys.items():
-            if tensor.layer in layers and tensor.modules & asked and tensor not in chosen:
-                raise MergeError(
-                    f"the {self.whose}'s '{key}' has no counterpart in the VLM: is it the model that the VLM grew "
-                    "from, and are q, k and v fused on both sides or on none?"
-                )
-
-
-class _Vocabularies:
-    """Which rows the VLM has in common with other models; their tokenizers are read when embeddings ask for them."""
-
-    def __init__(self, own: Mapping[str, int] | None) -> None:
-        self._own = own
-        self._read: dict[str, Mapping[str, int]] = {}
-
-    def rows(self, tensor: DecoderTensor, name: str, parameter: Tensor, key: str, source: Checkpoint) -> Rows:
-        """Return the rows of a tensor that stand for the same in both: all of them, except in embeddings.
-
-        Raises:
-            MergeError: another shape, or another numbering of tokens.
-        """
-        count = _count_rows(tensor, name, parameter, key, source)
-        if self._own is None or tensor.modules != {"embeddings"}:
-            return ((0, count),)
-        if source.reference not in self._read:
-            self._read[source.reference] = read_vocabulary(source.place)
-        return shared_rows(self._own, self._read[source.reference], count, source.reference)
-
-
-def _find_information(
-    fisher: FisherFile, tensor: DecoderTensor, parameter: Tensor, of_lm: tuple[int, ...]
-) -> tuple[str, str]:
-    """Return the keys of the Fisher information of VLM and base LM.
-
-    Raises:
-        CheckpointError: a file of other tensors.
-    """
-    ours, theirs = fisher_key("vlm", tensor), fisher_key("base_lm", tensor)
-    fisher.require_shape(ours, parameter.shape)
-    fisher.require_shape(theirs, of_lm)
-    return ours, theirs
-
-
 def _require_whole_decoder(names: Mapping[DecoderTensor, str], depth: int) -> None:
     found = {tensor.layer for tensor in names if tensor.layer is not None}
-    if found != set(range(depth)) or _EMBEDDING not in names:
+    if found != set(range(depth)) or EMBEDDING not in names:
         raise UnsupportedError(
             f"the VLM's config speaks of {depth} decoder layers, but parameters of {len(found)} and "
-            f"{'an' if _EMBEDDING in names else 'no'} embedding were recognised by their names (lmms_plam.merge.names)"
+            f"{'an' if EMBEDDING in names else 'no'} embedding were recognised by their names (lmms_plam.merge.names)"
         )
 
 
@@ -366,20 +274,6 @@ def _said_of_ancestor(recipe: MergeRecipe) -> Iterator[str]:
         }.get(recipe.method, "drops from the VLM's changes alone")
         counts = "" if recipe.lm_coefficient_counts else "; lambda_lm has no part"
         yield f"without merge.ancestor the base LM is the ancestor: {recipe.method} {comes_to}{counts}"
-
-
-def _count_rows(tensor: DecoderTensor, name: str, parameter: Tensor, key: str, source: Checkpoint) -> int:
-    """Return how many rows both sides have, which is all of them except in embeddings."""
-    stored = source.describe(key)
-    stored.require_mergeable(key, source.reference)
-    if stored.shape == parameter.shape:
-        return parameter.shape[0]
-    if tensor.modules == {"embeddings"} and stored.shape[1:] == parameter.shape[1:]:
-        return min(stored.shape[0], parameter.shape[0])
-    raise MergeError(
-        f"'{key}' of '{source.reference}' has the shape {list(stored.shape)}, "
-        f"the VLM's '{name}' has {list(parameter.shape)}"
-    )
 
 
 def _require_mergeable(name: str, parameter: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmms_plam.language.border import Passage
 from lmms_plam.model.batch import Batch
 from lmms_plam.model.branches import Branches, Layout, run_branches
 from lmms_plam.model.decoding import DecodingBatch, Lineup, Shelf, ShelfKind, keep_rows
@@ -32,6 +33,9 @@ class Answer:
         divergence: how far the first token's distribution is from the trunk's, Kullback-Leibler in nats.
         given: by layer, what its tokens have given to vision so far, if that is read; None: nothing.
         readout: what was read of it in the end.
+        follows: the tokens that it is led along, for their probability; None: it chooses its own.
+        log_probability: of those tokens so far that are scored, in nats.
+        is_greedy: whether it would have chosen these itself.
     """
 
     variant: Variant
@@ -41,6 +45,9 @@ class Answer:
     divergence: float = 0.0
     given: list[Given | None] = field(default_factory=list)
     readout: Readout | None = None
+    follows: Passage | None = None
+    log_probability: float = 0.0
+    is_greedy: bool = True
 
 
 class Group:
@@ -90,13 +97,15 @@ class Group:
         ids = batch.input_ids[[answer.prompt for answer in live]]
         parts: list[DecodingBatch] | None = None
         while True:
-            tokens = batch.choose(ids, logits, [(answer.variant, answer.prompt) for answer in live])
+            follow = any(answer.follows is not None for answer in live)
+            tokens = _follow(live, logits) if follow else batch.choose(ids, logits, _owners(live))
             ids = torch.cat([ids, tokens[:, None]], dim=1)
             for answer, token, row in zip(live, tokens.tolist(), logits, strict=True):
                 answer.tokens.append(token)
                 if keep_logits:
                     answer.logits.append(row)
-            left = [row for row, ended in enumerate(batch.ended(ids)) if not ended]
+            ended = [_followed(answer) for answer in live] if follow else batch.ended(ids)
+            left = [row for row, over in enumerate(ended) if not over]
             if not left:
                 return
             if len(left) < len(live):
@@ -178,3 +187,32 @@ class Group:
 
     def _states(self, node: Node, layer: int, branches: Branches) -> KeysValues:
         return self._trunk.states(layer) if node is self._tree.root else branches.states[layer][node]
+
+
+def _owners(answers: Sequence[Answer]) -> list[tuple[Variant, int]]:
+    return [(answer.variant, answer.prompt) for answer in answers]
+
+
+def _follow(answers: Sequence[Answer], logits: Tensor) -> Tensor:
+    """Return the next token that each answer is led along, [answers], and count those that are scored.
+
+    Args:
+        answers: all of which follow tokens.
+        logits: [answers, vocabulary], float32.
+    """
+    passages = [answer.follows for answer in answers if answer.follows is not None]
+    tokens = torch.tensor(
+        [passage.tokens[len(answer.tokens)] for answer, passage in zip(answers, passages, strict=True)],
+        device=logits.device,
+    )
+    found = logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0].tolist()
+    greedy = (logits.argmax(dim=-1) == tokens).tolist()
+    for answer, passage, value, chosen in zip(answers, passages, found, greedy, strict=True):
+        if len(answer.tokens) >= passage.start:
+            answer.log_probability += value
+            answer.is_greedy &= chosen
+    return tokens
+
+
+def _followed(answer: Answer) -> bool:
+    return answer.follows is None or len(answer.tokens) == len(answer.follows.tokens)

@@ -18,11 +18,13 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from lmms_plam.errors import UnsupportedError
+from lmms_plam.language.border import Passage
 from lmms_plam.model.answers import Answer, Group
 from lmms_plam.model.batch import Batch, Rules
 from lmms_plam.model.branches import Layout, what_to_keep
 from lmms_plam.model.host import CACHE, find_decoder
 from lmms_plam.model.lanes import AUTHORS, QueryScope
+from lmms_plam.model.likelihood import Score
 from lmms_plam.model.reader import Reader
 from lmms_plam.model.readout import Readout
 from lmms_plam.model.support import check_generation, check_request
@@ -49,6 +51,8 @@ class FamilyResult:
         divergence: by variant and prompt, how far the first token's distribution is from the untouched model's,
             Kullback-Leibler in nats; None where nobody measured it.
         readouts: by variant and prompt, the attention to vision, if it was to be read; None for a prompt without.
+        scores: by variant, prompt and continuation, its log-probability, if continuations were given; then `tokens` and
+            the rest are those of each prompt's first, and `trunk` holds the prompts and one token.
     """
 
     tokens: list[list[list[int]]]
@@ -57,6 +61,7 @@ class FamilyResult:
     logits: list[list[Tensor]] | None = None
     divergence: list[list[float]] | None = None
     readouts: list[list[Readout | None]] | None = None
+    scores: list[list[list[Score]]] | None = None
 
 
 def generate_family(
@@ -69,6 +74,7 @@ def generate_family(
     memory_budget: int = MEMORY_BUDGET,
     keep_logits: bool = False,
     read_attention: bool = False,
+    continuations: Sequence[Sequence[Passage]] | None = None,
 ) -> FamilyResult:
     """Answer a batch of prompts with every variant, greedily, from one shared computation.
 
@@ -82,6 +88,7 @@ def generate_family(
             which costs a decoding loop of its own. A variant that alone exceeds it is processed alone.
         keep_logits: also return the logits.
         read_attention: also return what prompts and answers give to vision.
+        continuations: by prompt, texts whose probability is asked, instead of answers of the variants' own.
 
     Raises:
         UnsupportedError: the model or a generation option is none that the engine can apply exactly; it is named.
@@ -94,6 +101,8 @@ def generate_family(
     check_request(model, decoder, generate_kwargs)
     if query_scope in AUTHORS:
         raise UnsupportedError(f"the authors' masking ('{query_scope}') shares nothing between cuts")
+    if whole := [one.name for one in variants if one.weights is not None and sets[one.weights].outside]:
+        raise UnsupportedError(f"variant '{whole[0]}' changes more than decoder layers, so that it shares nothing")
     if read_attention and query_scope == "last":
         raise UnsupportedError("with vision hidden from the last token alone, the attention of others can't be read")
     if read_attention and (silent := [one.name for one in variants if one.silent is not None]):
@@ -115,7 +124,7 @@ def generate_family(
         check_generation(rules, model_kwargs.get(CACHE))
         batch = Batch(model, decoder, input_ids, model_kwargs, rules)
         reader = Reader(decoder, batch.prompts) if read_attention else None
-        return _answer_all(batch, variants, sets, query_scope, memory_budget, keep_logits, reader)
+        return _answer_all(batch, variants, sets, query_scope, memory_budget, keep_logits, reader, continuations)
 
     result: FamilyResult = type(model).generate(model, **generate_kwargs, custom_generate=loop)
     return result
@@ -129,12 +138,17 @@ def _answer_all(
     memory_budget: int,
     keep_logits: bool,
     reader: Reader | None,
+    continuations: Sequence[Sequence[Passage]] | None,
 ) -> FamilyResult:
     """Answer all prompts with every variant, group by group."""
-    answers: dict[Variant, dict[int, Answer]] = {}
+    answers: dict[Variant, dict[tuple[int, int], Answer]] = {}
+    followed: Sequence[Sequence[Passage | None]] = [[None]] * len(batch) if continuations is None else continuations
 
-    def ask(variant: Variant) -> list[Answer]:
-        """Return the answers that will be this variant's; variants alike on a prompt have one in common."""
+    def ask(variant: Variant) -> list[list[Answer]]:
+        """Return, by prompt, the answers that will be this variant's; variants alike on a prompt have them in common.
+
+        There is one for each continuation, or one.
+        """
         own = []
         hidden = variant.hidden(batch.decoder.depth)
         for prompt in range(len(batch)):
@@ -142,7 +156,13 @@ def _answer_all(
             alike = Variant("", weights=variant.weights, silent=silent)
             if hidden and prompt in batch.prompts.seeing:
                 alike = replace(alike, cut=hidden.start, until=hidden.stop)
-            own.append(answers.setdefault(alike, {}).setdefault(prompt, Answer(alike, prompt)))
+            known = answers.setdefault(alike, {})
+            own.append(
+                [
+                    known.setdefault((prompt, place), Answer(alike, prompt, follows=passage))
+                    for place, passage in enumerate(followed[prompt])
+                ]
+            )
         return own
 
     untouched = ask(_UNTOUCHED)
@@ -154,13 +174,20 @@ def _answer_all(
     for tree in trees:
         wanted = [answer for variant in tree.paths for answer in answers[variant].values()]
         Group(batch, tree, trunk, layout, weights, reader).grow(wanted, keep_logits)
+    firsts = [[answer for answer, *_ in own] for own in asked]
     return FamilyResult(
-        tokens=[[answer.tokens for answer in own] for own in asked],
-        trunk=batch.sequences([answer.tokens for answer in untouched]),
+        tokens=[[answer.tokens for answer in own] for own in firsts],
+        trunk=batch.sequences([own[0].tokens[: 1 if own[0].follows else None] for own in untouched]),
         vision_tokens=batch.prompts.vision.sum(dim=1).tolist(),
-        logits=[[torch.stack(answer.logits) for answer in own] for own in asked] if keep_logits else None,
-        divergence=[[answer.divergence for answer in own] for own in asked],
-        readouts=None if reader is None else [[answer.readout for answer in own] for own in asked],
+        logits=[[torch.stack(answer.logits) for answer in own] for own in firsts] if keep_logits else None,
+        divergence=[[answer.divergence for answer in own] for own in firsts],
+        readouts=None if reader is None else [[answer.readout for answer in own] for own in firsts],
+        scores=[
+            [[Score(answer.log_probability, answer.is_greedy) for answer in own] for own in prompts]
+            for prompts in asked
+        ]
+        if continuations is not None
+        else None,
     )
 
 

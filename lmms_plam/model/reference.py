@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmms_plam.errors import UnsupportedError
+from lmms_plam.language.border import Passage
 from lmms_plam.model.family import FamilyResult
+from lmms_plam.model.follow import follow
 from lmms_plam.model.host import attention_silenced, find_decoder, vision_positions
 from lmms_plam.model.lanes import AUTHORS, QueryScope
+from lmms_plam.model.likelihood import Score
 from lmms_plam.model.masks import damaged, masked
 from lmms_plam.model.plainread import PlainReader
 from lmms_plam.model.support import setting
@@ -93,6 +97,52 @@ def run_plainly(
         logits if keep_logits else None,
         readouts=readouts if read_attention else None,
     )
+
+
+def follow_plainly(
+    model: PreTrainedModel,
+    variants: Sequence[Variant],
+    generate_kwargs: Mapping[str, Any],
+    continuations: Sequence[Sequence[Passage]],
+    *,
+    weights: Sequence[WeightSet] = (),
+    query_scope: QueryScope = "all",
+) -> FamilyResult:
+    """Score continuations with every variant, by one call of `model.generate` for each variant and continuation.
+
+    Args:
+        model: as in `run_plainly`.
+        variants: as in `run_plainly`.
+        generate_kwargs: the keyword arguments of `model.generate`.
+        continuations: by prompt, texts whose probability is asked.
+        weights: the weight sets that variants name.
+        query_scope: from which queries vision is hidden.
+
+    Raises:
+        UnsupportedError, ConfigError, MergeError: as `run_plainly`.
+    """
+    decoder = find_decoder(model)
+    sets = {one.name: one for one in weights}
+    check_variants(variants, sets, decoder.depth)
+    input_ids = generate_kwargs["input_ids"]
+    vision = vision_positions(model, input_ids, generate_kwargs)
+    scores: list[list[list[Score]]] = []
+    for variant in variants:
+        silent = range(decoder.depth if variant.silent is None else variant.silent, decoder.depth)
+        scores.append([[] for _ in continuations])
+        with (
+            installed_whole(sets[variant.weights] if variant.weights is not None else None, model, decoder.by_index()),
+            _hiding(model, vision, variant.hidden(decoder.depth), query_scope),
+            attention_silenced(decoder, dict.fromkeys(silent, slice(None))),
+        ):
+            for place in range(max(map(len, continuations))):
+                led = [own[min(place, len(own) - 1)] for own in continuations]
+                found = follow(partial(type(model).generate, model), generate_kwargs, led)
+                for own, passages, score in zip(scores[-1], continuations, found, strict=True):
+                    if place < len(passages):
+                        own.append(score)
+    trunk = torch.cat([input_ids, input_ids[:, -1:]], dim=1)
+    return FamilyResult([], trunk, vision.sum(dim=1).tolist(), scores=scores)
 
 
 def _reader(model: PreTrainedModel, vision: Tensor, generate_kwargs: Mapping[str, Any]) -> PlainReader:

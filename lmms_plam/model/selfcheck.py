@@ -123,7 +123,7 @@ def check_engine(
                 what = parted or f"logits differ by {difference:.3g}, and rounding allows {allowed:.1g}"
                 deviation = f"variant '{variant.name or 'untouched'}', prompt {prompt}: {what}"
     if read_attention and not deviation:
-        deviation = _compare_readings(chosen, ours, theirs, _READING * _rounding(model))
+        deviation = _compare_readings(chosen, ours, theirs, _READING * rounding(model))
     return EngineCheck(len(chosen), largest, allowed, deviation)
 
 
@@ -179,10 +179,11 @@ def _answers(result: FamilyResult) -> Iterator[list[tuple[list[int], Tensor]]]:
 
 def _allowed(model: PreTrainedModel, result: FamilyResult) -> float:
     largest = max(float(logits.abs().max()) for own in result.logits or [] for logits in own)
-    return _rounding(model) * largest
+    return rounding(model) * largest
 
 
-def _rounding(model: PreTrainedModel) -> float:
+def rounding(model: PreTrainedModel) -> float:
+    """Return the relative difference that two ways of computing the same may have."""
     return _ROUNDING.get(model.dtype, 256) * torch.finfo(model.dtype).eps
 
 

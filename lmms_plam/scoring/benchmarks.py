@@ -257,6 +257,16 @@ _MMSTAR_CATEGORIES = (
 
 _ACCURACY = (Measure("exact_match", "mean"),)
 
+
+def _winoground(sample: Sample) -> Record:
+    """Keep text and image score as words of the answer, which the three metrics read."""
+    won = [name for name in ("text", "image") if sample[name]["score"]]
+    row = sample["text"]
+    return Record(
+        score=row["score"], answer=" ".join(won), read="meant", question=row["question_id"], cluster=row["question_id"]
+    )
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     "mmstar": Benchmark(
         _mmstar,
@@ -316,6 +326,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "mathvista_testmini_format": Benchmark(
         _mathvista_judged, (Measure("llm_as_judge_eval", "percent"),), cluster_column="decoded_image"
+    ),
+    "plam_winoground": Benchmark(
+        _winoground,
+        tuple(Measure(name, f"winoground_{name}") for name in ("text", "image", "group")),
+        chance=0.25,
     ),
 }
 """The benchmarks of the papers, by lmms-eval's task name (facts: the tasks' own utils.py, lmms-eval 0.7.3)."""

@@ -80,6 +80,34 @@ def mean(matrix: ScoreMatrix) -> tuple[FloatArray, FloatArray]:
     return matrix.scores, np.ones_like(matrix.scores)
 
 
+@register("macro_of_files", estimand="mean over files (`file/part`) of the mean over a file's strata", pooling="mean")
+def file_mean(matrix: ScoreMatrix) -> tuple[FloatArray, FloatArray]:
+    """Credit each document with its score, scaled so that the mean over all strata is the mean over files' means."""
+    strata, code = np.unique(matrix.strata, return_inverse=True)
+    files, file_of = np.unique([stratum.partition("/")[0] for stratum in strata], return_inverse=True)
+    scale = len(strata) / (len(files) * np.bincount(file_of)[file_of])
+    return matrix.scores * scale[code][:, None], np.ones_like(matrix.scores)
+
+
+@register("winoground_text", estimand="share of items whose two pictures each have the likelier caption of their own")
+def winoground_text(matrix: ScoreMatrix) -> tuple[FloatArray, FloatArray]:
+    """Credit an item whose answer says `text`."""
+    return _says(matrix, "text")
+
+
+@register("winoground_image", estimand="share of items whose two captions are each likelier with their own picture")
+def winoground_image(matrix: ScoreMatrix) -> tuple[FloatArray, FloatArray]:
+    """Credit an item whose answer says `image`."""
+    return _says(matrix, "image")
+
+
+@register("winoground_group", estimand="share of items that are right in text and image score")
+def winoground_group(matrix: ScoreMatrix) -> tuple[FloatArray, FloatArray]:
+    """Credit an item whose answer says both."""
+    text, ones = _says(matrix, "text")
+    return text * _says(matrix, "image")[0], ones
+
+
 @register("mme", estimand="sum over categories of the mean over image pairs of accuracy + accuracy+", pooling="sum")
 def pairs(matrix: ScoreMatrix) -> tuple[FloatArray, FloatArray]:
     """Credit a pair (cluster) of yes/no questions with 0, 50 or 200: percent right, and 100 more if both are."""
@@ -128,6 +156,12 @@ def yes_f1(matrix: ScoreMatrix) -> tuple[FloatArray, FloatArray]:
     """F1 = 2 TP / (2 TP + FP + FN)."""
     true_positive, false_positive, false_negative = _confusion(matrix)
     return 2 * true_positive, 2 * true_positive + false_positive + false_negative
+
+
+def _says(matrix: ScoreMatrix, word: str) -> tuple[FloatArray, FloatArray]:
+    """Credit documents among whose answer's words this one is."""
+    said = [[word in answer.split() for answer in row] for row in matrix.answers.tolist()]
+    return np.array(said, dtype=float), np.ones_like(matrix.scores)
 
 
 def _confusion(matrix: ScoreMatrix) -> tuple[FloatArray, FloatArray, FloatArray]:
