@@ -59,7 +59,7 @@ class Donor:
     def digest(self, keys: Iterable[str]) -> str:
         """Digest tensors, bit for bit; they are read for it, and digested once."""
         asked = set(keys)
-        for key in asked - self._digests.keys():
+        for key in sorted(asked - self._digests.keys()):
             self._digests |= digest_tensors({key: self.rows(key, 0, self._source.describe(key).shape[0])})
         return digest_all({key: self._digests[key] for key in asked})
 

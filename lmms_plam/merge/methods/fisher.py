@@ -23,7 +23,8 @@ def fisher(
         lambda_lm: coefficient of the base LM, at least 0.
         lambda_vlm: coefficient of the VLM, at least 0; not both are 0.
     """
-    ours, theirs = information_vlm * lambda_vlm, information_lm * lambda_lm
+    part = lambda_lm / (lambda_lm + lambda_vlm)
+    ours, theirs = information_vlm * (1 - part), information_lm * part
     total = ours + theirs
-    share = torch.where(total > 0, theirs / total, lambda_lm / (lambda_lm + lambda_vlm))
+    share = torch.where(total > 0, theirs / total, part)
     return torch.lerp(vlm.float(), lm.float(), share)
