@@ -132,8 +132,8 @@ class Engine:
             self.proofs.setdefault(task, Proof("plain", "every variant changes more than decoder layers"))
         self.proofs[task].alone = max(self.proofs[task].alone, len(alone))
         self._say(
-            f"{task}: {', '.join(one.name for one in alone)} change more than decoder layers (embedding, final norm or "
-            "head): each runs by itself, which takes longer"
+            f"{task}: beyond the decoder layers (embedding, final norm or head) something differs in "
+            f"{', '.join(one.name for one in alone)}: each runs by itself, which takes longer"
         )
         return rest if first is None else _joined(variants, shared, first, alone, rest)
 
