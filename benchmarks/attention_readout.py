@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from family_engine import CASES, TEXT, build_model, build_prompt, half_merged
+from family_engine import CASES, TEXT, build_model, build_prompt, fastest, half_merged
 
 from lmms_plam.model import Variant, find_decoder, generate_family
 
@@ -39,20 +38,6 @@ def extra_memory(run: Callable[[], Any]) -> float:
         events = json.loads(Path(f"{folder}/trace.json").read_text(encoding="utf-8"))["traceEvents"]
     sizes = [event["args"]["Bytes"] for event in events if event.get("name") == "[memory]"]
     return max(accumulate(sizes)) / 2**20
-
-
-def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[float, float]]:
-    """Wall and CPU seconds of each run, the best of some taken in turns."""
-    best = dict.fromkeys(runs, (float("inf"), float("inf")))
-    for _ in range(repeats):
-        for name, run in runs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            took = time.perf_counter() - wall, time.process_time() - cpu
-            best[name] = min(best[name][0], took[0]), min(best[name][1], took[1])
-    return best
 
 
 def ratio(one: tuple[float, float], other: tuple[float, float]) -> str:
@@ -85,8 +70,8 @@ def main() -> None:
             "family": lambda prompt=prompt: family(prompt, False),
             "read": lambda prompt=prompt: family(prompt, True),
         }
-        seconds(runs, 1)
-        took, memory = seconds(runs, args.repeats), {name: extra_memory(run) for name, run in runs.items()}
+        fastest(runs, 1)
+        took, memory = fastest(runs, args.repeats), {name: extra_memory(run) for name, run in runs.items()}
         limit = TEXT * vision * heads * torch.float32.itemsize / 2**20
         print(
             f"{vision} vision tokens, {case.new} new: with reading {ratio(took['read'], took['family'])} times; "
@@ -97,12 +82,12 @@ def main() -> None:
         "plain": lambda: generate_family(model, pair[:1], prompt),
         "read": lambda: generate_family(model, pair[:1], prompt, read_attention=True),
     }
-    seconds(one, 1)
-    took, memory = seconds(one, args.repeats), {name: extra_memory(run) for name, run in one.items()}
+    fastest(one, 1)
+    took, memory = fastest(one, args.repeats), {name: extra_memory(run) for name, run in one.items()}
     model.set_attn_implementation("eager")
     theirs = {"eager": lambda: eager(prompt, False), "attentions": lambda: eager(prompt, True)}
-    seconds(theirs, 1)
-    took |= seconds(theirs, args.repeats)
+    fastest(theirs, 1)
+    took |= fastest(theirs, args.repeats)
     memory |= {name: extra_memory(run) for name, run in theirs.items()}
     read = memory["read"] - memory["plain"]
     print(

@@ -122,10 +122,9 @@ def half_merged(model: Any, start: int) -> WeightSet:
     )
 
 
-def measure(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Cost]:
-    """Measure what each run takes."""
-    flops = {name: count_flops(run) for name, run in runs.items()}
-    best = {name: (float("inf"), float("inf")) for name in runs}
+def fastest(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[float, float]]:
+    """Wall and CPU seconds of each run, the best of some taken in turns."""
+    best = dict.fromkeys(runs, (float("inf"), float("inf")))
     for _ in range(repeats):
         for name, run in runs.items():
             wall, cpu = time.perf_counter(), time.process_time()
@@ -133,7 +132,13 @@ def measure(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Cost]
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             best[name] = min(best[name][0], time.perf_counter() - wall), min(best[name][1], time.process_time() - cpu)
-    return {name: Cost(flops[name], *best[name]) for name in runs}
+    return best
+
+
+def measure(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Cost]:
+    """Measure what each run takes."""
+    flops = {name: count_flops(run) for name, run in runs.items()}
+    return {name: Cost(flops[name], *took) for name, took in fastest(runs, repeats).items()}
 
 
 def run_each_cut(model: Any, prompt: dict[str, Any], flops: float) -> tuple[Cost, list[list[int]]]:

@@ -144,19 +144,25 @@ class Engine:
         options: dict[str, Any] = {"weights": self._named(variants), "query_scope": scope}
         if self._check:
             self._prove(task, variants, inputs, options, reads)
-        proof = self.proofs.setdefault(task, Proof())
-        if proof.way == "engine":
+        asked = self._model, variants, inputs
+        engine = partial(generate_family, *asked, memory_budget=self.memory_budget, read_attention=reads, **options)
+        plainly = partial(run_plainly, *asked, read_attention=reads, **options)
+        return self._either_way(task, engine, plainly, "each variant runs by itself")
+
+    def _either_way(
+        self, task: str, engine: Callable[[], FamilyResult], plainly: Callable[[], FamilyResult], otherwise: str
+    ) -> FamilyResult:
+        """Answer by the engine as long as it can, or plainly, of which a sentence says what happens `otherwise`."""
+        if self.proofs.setdefault(task, Proof()).way == "engine":
             try:
-                return generate_family(
-                    self._model, variants, inputs, memory_budget=self.memory_budget, read_attention=reads, **options
-                )
+                return engine()
             except UnsupportedError as error:  # these prompts, perhaps not the next ones
-                self._say(f"{error}; each variant runs by itself, which takes longer")
+                self._say(f"{error}; {otherwise}, which takes longer")
             except PlamError:
                 raise
             except Exception as error:
                 self._give_up(task, f"it fails with {type(error).__name__}: {error}")
-        return run_plainly(self._model, variants, inputs, read_attention=reads, **options)
+        return plainly()
 
     def score(
         self,
@@ -186,23 +192,10 @@ class Engine:
         options: dict[str, Any] = {"weights": self._named(variants), "query_scope": scope}
         if self._check:
             self._prove(task, variants, inputs, options, reads=False)
-        if self.proofs.setdefault(task, Proof()).way == "engine":
-            try:
-                return generate_family(
-                    self._model,
-                    variants,
-                    inputs,
-                    memory_budget=self.memory_budget,
-                    continuations=continuations,
-                    **options,
-                )
-            except UnsupportedError as error:
-                self._say(f"{error}; each text is scored by itself, which takes longer")
-            except PlamError:
-                raise
-            except Exception as error:
-                self._give_up(task, f"it fails with {type(error).__name__}: {error}")
-        return follow_plainly(self._model, variants, inputs, continuations, **options)
+        asked, budget = (self._model, variants, inputs), self.memory_budget
+        engine = partial(generate_family, *asked, memory_budget=budget, continuations=continuations, **options)
+        plainly = partial(follow_plainly, *asked, continuations, **options)
+        return self._either_way(task, engine, plainly, "each text is scored by itself")
 
     def score_texts(
         self,
