@@ -7,7 +7,7 @@ Released models all run through the same few seams of the library, so no code he
   **model_kwargs) that takes the decoding loop's place (`family`).
 * The cache's name among arguments: `cache` from 5.24, `past_key_values` before; a model's own code may lag behind.
 * `prepare_inputs_for_generation(ids, next_sequence_length, is_first_iteration, **kwargs)` and
-  `_update_model_kwargs_for_generation` (`prefill_inputs`, `next_inputs`).
+  `_update_model_kwargs_for_generation` (`prefill_inputs`, `next_inputs`, `next_logits`, `whole_inputs`).
 * A cache's `layers[i].keys`, `.values`, `update`, `get_seq_length` and `get_mask_sizes` (`Clock`, `states_of`).
 * `ALL_ATTENTION_FUNCTIONS`, which every model looks its attention up in, and each modeling file's
   `eager_attention_forward`, for eager isn't in it; their options `scaling` and `softcap` (`attention_replaced`).
@@ -54,6 +54,7 @@ _IMAGE, _VIDEO = 1, 2  # what `mm_token_type_ids` calls the placeholders of imag
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
 _IMPLEMENTATIONS = ("sdpa", "eager")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
+_ALONG = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")  # what grows with each token
 _BIASES = ("position_bias", "s_aux")  # what some attention functions add to scores, or count beside them
 
 
@@ -202,6 +203,41 @@ def next_inputs(
         )
         kwargs = model._update_model_kwargs_for_generation(ModelOutput(), kwargs)
         ids = torch.cat([ids, ids[:, -1:]], dim=1)
+
+
+def next_logits(
+    model: PreTrainedModel, input_ids: Tensor, model_kwargs: Mapping[str, Any], *, is_first: bool
+) -> tuple[Tensor, dict[str, Any]]:
+    """Run the model on prompts, or on the last token behind what it has read, as the loop of `generate` does.
+
+    Returns:
+        The logits of the next token [prompts, vocabulary], and the arguments with which to go on.
+    """
+    kwargs, new = {**model_kwargs}, None if is_first else 1
+    inputs = model.prepare_inputs_for_generation(
+        input_ids, next_sequence_length=new, is_first_iteration=is_first, **kwargs
+    )
+    output = model(**inputs, return_dict=True)
+    return output.logits[:, -1], model._update_model_kwargs_for_generation(output, kwargs)
+
+
+def whole_inputs(model: PreTrainedModel, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the model's forward on prompts and answers at once, of which it keeps no cache.
+
+    Args:
+        model: the model.
+        input_ids: [prompts, length].
+        model_kwargs: the arguments with which `next_logits` left off: they are of as many tokens, or of one more.
+    """
+    length = input_ids.shape[1]
+    kwargs = {name: value for name, value in model_kwargs.items() if name not in CACHE_NAMES}
+    for name in _ALONG:
+        if kwargs.get(name) is not None:
+            kwargs[name] = kwargs[name][..., :length]
+    inputs: dict[str, Any] = model.prepare_inputs_for_generation(
+        input_ids, is_first_iteration=True, **{**kwargs, "use_cache": False}
+    )
+    return {name: value for name, value in inputs.items() if name != "logits_to_keep"}
 
 
 def repeat_inputs(
