@@ -14,6 +14,7 @@ from lmms_plam.language.border import Passage
 from lmms_plam.model.batch import Batch
 from lmms_plam.model.branches import Branches, Layout, run_branches
 from lmms_plam.model.decoding import DecodingBatch, Lineup, Shelf, ShelfKind, keep_rows
+from lmms_plam.model.divergence import divergence
 from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.reader import Reader
 from lmms_plam.model.readout import Given, Readout
@@ -135,13 +136,10 @@ class Group:
 
     def _diverge(self, answers: Sequence[Answer], logits: Tensor) -> None:
         """Compare the first token's distributions [answers, vocabulary] with the trunk's."""
-        trunk = self._trunk.logits.log_softmax(dim=-1)
-        found = [
-            (trunk[answer.prompt].exp() * (trunk[answer.prompt] - row.log_softmax(dim=-1))).nansum()
-            for answer, row in zip(answers, logits, strict=True)
-        ]
-        for answer, divergence in zip(answers, torch.stack(found).tolist(), strict=True):
-            answer.divergence = max(0.0, divergence)
+        trunk = self._trunk.logits
+        found = [divergence(trunk[answer.prompt], row) for answer, row in zip(answers, logits, strict=True)]
+        for answer, value in zip(answers, torch.stack(found).tolist(), strict=True):
+            answer.divergence = value
 
     def _line_up(self, live: Sequence[Answer], branches: Branches) -> list[DecodingBatch]:
         """Arrange answers for decoding, by weights and then by prompt."""
