@@ -21,6 +21,7 @@ from lmms_plam.merge import BASE, merge_into, read_vocabulary
 from lmms_plam.merge.names import parse_name
 from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family, installed_whole, run_plainly
 from lmms_plam.search.space import expand
+from lmms_plam.stats.matrix import ScoreMatrix
 
 
 def outside_of(model):
@@ -245,8 +246,10 @@ def test_a_comparison_and_a_search_take_whole_models_and_score_them_as_runs_of_t
     place = of_model(tmp_path / "runs") / "own_search"
     recipes = {one["name"]: one for one in json.loads((place / "recipes.json").read_text())["recipes"]}
     assert len(recipes) == 3
-    answers = json.loads((of_model(tmp_path / "runs") / "plam_compare_digits" / "comparison.json").read_text())
-    assert answers
+    matrix = ScoreMatrix.read(of_model(tmp_path / "runs") / "plam_compare_digits" / "matrix.parquet")
+    moved = dict(zip(matrix.variants, matrix.formats.mean_divergence(), strict=True))
+    assert moved.pop("merged") == 0
+    assert min(moved.values()) > 0
 
 
 def test_a_whole_model_counts_as_all_layers_in_what_a_search_will_cost():

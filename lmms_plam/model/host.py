@@ -15,6 +15,7 @@ Released models all run through the same few seams of the library, so no code he
   `num_kv_shared_layers` (`find_decoder`).
 * What decoder layers are called with: `attention_mask` (None with sdpa means causal; eager adds it up, so a boolean one
   is silently wrong there), `position_embeddings`, `position_ids`, the cache (`lanes`, `trunk`).
+* `get_image_features` and `get_video_features` of `base_model`, which forward asks for pictures (`features_replaced`).
 * What vision tokens are called: `mm_token_type_ids`, placeholder ids in the config (`vision_positions`).
 * `generation_config._pad_token_tensor`, set once generate has prepared it (`padding_of`).
 * `_expand_inputs_for_generation`'s convention that the batch comes first, in three-dimensional position ids second
@@ -52,6 +53,7 @@ CACHE = next(
 
 _IMAGE, _VIDEO = 1, 2  # what `mm_token_type_ids` calls the placeholders of images and videos; text is 0
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
+_FEATURES = ("get_image_features", "get_video_features")
 _IMPLEMENTATIONS = ("sdpa", "eager")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _ALONG = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")  # what grows with each token
@@ -300,6 +302,27 @@ def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def features_replaced(
+    model: PreTrainedModel, replace: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Have what a model's forward asks for the features of pictures by replaced while open, where it has such methods.
+
+    Args:
+        model: the vision-language model.
+        replace: gets each method, returns what takes its place.
+    """
+    owner = model.base_model
+    names = [name for name in _FEATURES if callable(getattr(owner, name, None))]
+    for name in names:
+        setattr(owner, name, replace(getattr(owner, name)))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(owner, name)  # an instance attribute hid the class's method
 
 
 @dataclass(frozen=True, slots=True)
