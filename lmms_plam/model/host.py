@@ -29,9 +29,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -186,25 +187,35 @@ def prefill_inputs(
 
 
 def next_inputs(
-    model: PreTrainedModel, input_ids: Tensor, model_kwargs: Mapping[str, Any]
+    model: PreTrainedModel, input_ids: Tensor, model_kwargs: Mapping[str, Any], counts: Iterable[int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the arguments of the model's forward on one token of each prompt: its last, then one new after another.
+    """Yield the arguments of the model's forward on some tokens of each prompt: its last, then new ones.
 
     Which tokens is open; the cache among the arguments is a `Clock`.
 
+    Args:
+        model: the model.
+        input_ids: [prompts, length].
+        model_kwargs: what else `generate` has prepared.
+        counts: how many new tokens at a time.
+
     Yields:
-        The token's position, padding counted, and the arguments.
+        The first token's position, padding counted, and the arguments.
     """
     kwargs, ids = {**model_kwargs, "use_cache": True}, input_ids
-    while True:
-        position = ids.shape[1] - 1
+    for count in chain([0], counts):
+        for _ in range(count):
+            kwargs = model._update_model_kwargs_for_generation(ModelOutput(), kwargs)
+            ids = torch.cat([ids, ids[:, -1:]], dim=1)
+        read = max(1, count)
+        position = ids.shape[1] - read
         kwargs[CACHE] = Clock(position)
+        if "logits_to_keep" in kwargs:
+            kwargs["logits_to_keep"] = read
         yield (
             position,
-            model.prepare_inputs_for_generation(ids, next_sequence_length=1, is_first_iteration=False, **kwargs),
+            model.prepare_inputs_for_generation(ids, next_sequence_length=read, is_first_iteration=False, **kwargs),
         )
-        kwargs = model._update_model_kwargs_for_generation(ModelOutput(), kwargs)
-        ids = torch.cat([ids, ids[:, -1:]], dim=1)
 
 
 def next_logits(
