@@ -3,12 +3,12 @@
     OMP_NUM_THREADS=1 python benchmarks/known_truth.py [--grids 1000] [--repetitions 200] [--json FILE]
 
 The truth is measured without the engine, the merge code and lmms-eval: by the training code's own forward pass, on
-models whose weights are blended by hand, over 1,000 grids with a question of each kind (9,000 questions) whose images
+models whose weights are blended by hand, over 1,000 grids with a question of each kind (10,000 questions) whose images
 are the benchmark's. Three parts:
 
 1. What is true: the masking curves, and what attention merges of each start layer give.
 2. What follows from it: the claims of `lmms_plam/microworld/__init__.py`, each with its figures.
-3. How sure the software is: `plam`'s statistics on so many resampled benchmarks of 56 of those grids (504 questions);
+3. How sure the software is: `plam`'s statistics on so many resampled benchmarks of 50 of those grids (500 questions);
    how often the comparison's 95% interval holds the true difference, and the probe's 90% interval the true onset.
 """
 
@@ -33,7 +33,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen
 from lmms_plam.microworld.answering import right_answers
 from lmms_plam.microworld.architecture import LAYERS, GridPacker
 from lmms_plam.microworld.benchmark import draw_quiz
-from lmms_plam.microworld.questions import ASKED, NARROW
+from lmms_plam.microworld.questions import KINDS, NARROW
 from lmms_plam.microworld.train import KEPT_LAYERS
 from lmms_plam.paths import PACKAGE
 from lmms_plam.probes.curve import masking_curve
@@ -46,11 +46,14 @@ from lmms_plam.stats.metrics import find_metric
 VLMS = ("narrow", "upper", "broad")
 ATTENTION, MLP = ("self_attn",), ("mlp",)
 GROUPS: dict[str, tuple[str, ...]] = {
-    "all": ASKED,
+    "all": tuple(KINDS),
     "trained": NARROW,
-    "unseen": tuple(kind for kind in ASKED if kind not in NARROW),
+    "unseen": tuple(kind for kind in KINDS if kind not in NARROW),
     "hops": ("twice", "thrice"),
+    "via": ("via",),
 }
+NARROW_START = 9
+"""Start layer of `model_configs/microworld_narrow.yaml`."""
 Right = np.ndarray
 """Which questions a model answers right, (grids, kinds)."""
 
@@ -67,7 +70,7 @@ class World:
         self.folder = folder
         tokenizer = AutoTokenizer.from_pretrained(folder / "base_lm")
         self.quiz = draw_quiz("benchmark", grids, seed="truth")
-        self.packer = GridPacker(tokenizer, pictures=True, kinds=ASKED)
+        self.packer = GridPacker(tokenizer, pictures=True, kinds=tuple(KINDS))
         self.base_lm = Qwen2ForCausalLM.from_pretrained(folder / "base_lm", dtype=torch.bfloat16)
         self._vlms: dict[str, Any] = {}
 
@@ -119,7 +122,7 @@ class Gain:
     @classmethod
     def of(cls, before: Right, after: Right, group: str) -> Gain:
         """Compare answers to the questions of a group."""
-        columns = [ASKED.index(kind) for kind in GROUPS[group]]
+        columns = [list(KINDS).index(kind) for kind in GROUPS[group]]
         change = (after[:, columns].astype(float) - before[:, columns]).mean(axis=1)
         return cls(100 * float(change.mean()), 100 * float(change.std(ddof=1)) / len(change) ** 0.5)
 
@@ -138,16 +141,13 @@ class Claim:
 
 def onset(curve: Mapping[int, Right], group: str = "all") -> int:
     """Return the plateau onset of the population's curve, by the software's own rule."""
-    columns = [ASKED.index(kind) for kind in GROUPS[group]]
-    scores = np.array([right[:, columns].mean() for right in curve.values()])
+    scores = np.array([share_right(right, group) for right in curve.values()])
     return int(list(curve)[onset_index(scores, np.array(list(curve)), OnsetRule())])
 
 
-def rising_layers(curve: Mapping[int, Right]) -> int:
-    """Return over how many layers the curve goes from a tenth to nine tenths of its rise."""
-    scores = np.array([right.mean() for right in curve.values()])
-    share = (scores - scores[0]) / (scores[-1] - scores[0])
-    return int((share >= 0.9).argmax() - (share >= 0.1).argmax())
+def share_right(right: Right, group: str) -> float:
+    """Return the share of right answers to the questions of a group."""
+    return float(right[:, [list(KINDS).index(kind) for kind in GROUPS[group]]].mean())
 
 
 def claims(world: World) -> list[Claim]:
@@ -158,40 +158,42 @@ def claims(world: World) -> list[Claim]:
     def claim(says: str, holds: bool, *figures: object) -> None:
         found.append(Claim(says, bool(holds), ", ".join(map(str, figures))))
 
-    def gain(name: str, right: Right) -> Gain:
-        return Gain.of(plain[name], right, "unseen")
+    def gain(name: str, right: Right, group: str = "unseen") -> Gain:
+        return Gain.of(plain[name], right, group)
 
     curves = {name: world.curve(name) for name in VLMS}
-    onsets = {name: onset(curve) for name, curve in curves.items()}
     for name, curve in curves.items():
-        layers = rising_layers(curve)
-        claim(
-            f"{name}: the curve rises over several layers before its onset",
-            layers >= 3 and onsets[name] >= 8,
-            f"{layers} layers from a tenth to nine tenths of the rise, onset {onsets[name]}",
-        )
-
-    first, plateau = (gain("narrow", world.merged("narrow", start)) for start in (0, onsets["narrow"]))
-    claim("narrow: attention merged from layer 0 on helps unseen kinds", first.points > 5 * first.error > 0, first)
+        first, whole = (share_right(curve[cut], "trained") for cut in (1, LAYERS))
+        claim(f"{name}: the first layer reads what single looks need", first > 0.95 * whole, first, whole)
+    jump, halfway, whole = (share_right(curves["broad"][cut], "hops") for cut in (1, 8, LAYERS))
     claim(
-        f"narrow: merged from its plateau (layer {onsets['narrow']}) on it gives hardly a tenth of that",
-        plateau.points < first.points / 8,
-        plateau,
+        "broad: its second and third looks happen in layers 8 to 11",
+        max(jump, halfway) < 0.5 * whole,
+        *(round(share, 3) for share in (jump, halfway, whole)),
     )
-    silent = gain("narrow", world.silenced("narrow", 4))
-    claim("narrow: switching attention off from layer 4 on hurts them", silent.points < -5 * silent.error < 0, silent)
-    scaled = gain("narrow", world.merged("narrow", 0, 0, 0.9))
-    claim("narrow: scaling the VLM's own attention doesn't help", scaled.points < 3 * scaled.error + 0.5, scaled)
 
-    hops = {
-        "merged": world.merged("upper", KEPT_LAYERS),
-        "half merged": world.merged("upper", KEPT_LAYERS, 0.5, 0.5),
-        "scaled": world.merged("upper", KEPT_LAYERS, 0, 0.9),
-        "silenced": world.silenced("upper", KEPT_LAYERS),
-    }
-    gains = {how: Gain.of(plain["upper"], right, "hops") for how, right in hops.items()}
+    merges = {start: world.merged("narrow", start) for start in (0, 1, NARROW_START)}
+    first, second, late = (gain("narrow", right) for right in merges.values())
+    claim("narrow: attention merged from layer 0 on helps unseen kinds", first.points > 5 * first.error > 0, first)
+    claim("narrow: most of it is layer 0's own", second.points < first.points / 2, second)
     claim(
-        f"upper: attention merged from layer {KEPT_LAYERS} on helps `twice` and `thrice`",
+        f"narrow: merged from layer {NARROW_START} on it gives hardly a tenth of that",
+        late.points < first.points / 8,
+        late,
+    )
+    hops = Gain.of(plain["narrow"], world.merged("narrow", 0, 0, 0.9), "hops")
+    claim("narrow: scaling its own attention doesn't help `twice` and `thrice`", hops.points < 2 * hops.error, hops)
+
+    read = onset(curves["upper"], "via")
+    upper = {
+        "merged": world.merged("upper", read),
+        "half merged": world.merged("upper", read, 0.5, 0.5),
+        "scaled": world.merged("upper", read, 0, 0.9),
+        "silenced": world.silenced("upper", read),
+    }
+    gains = {how: gain("upper", right, "via") for how, right in upper.items()}
+    claim(
+        f"upper: `via` has read the picture by layer {read}, and attention merged from there on helps it",
         all(gains[how].points > 3 * gains[how].error > 0 for how in ("merged", "half merged")),
         gains["merged"],
         gains["half merged"],
@@ -202,10 +204,12 @@ def claims(world: World) -> list[Claim]:
         gains["scaled"],
     )
     claim(
-        "upper: switching that attention off hurts them",
+        "upper: switching that attention off hurts it",
         gains["silenced"].points < -5 * gains["silenced"].error < 0,
         gains["silenced"],
     )
+    mlps = gain("upper", world.merged("upper", read, modules=ATTENTION + MLP), "via")
+    claim("upper: merging MLPs too adds to it", mlps.points > gains["merged"].points, mlps)
 
     null = [Gain.of(plain["broad"], world.merged("broad", start), "all") for start in (0, 2, 4, 6, 8, 10)]
     claim("broad: no attention merge helps", all(gain.points < 2 * gain.error + 0.2 for gain in null), *null)
@@ -216,7 +220,7 @@ def matrix_of(variants: Mapping[str, Right], grids: Sequence[int]) -> ScoreMatri
     """Return the score matrix of some grids, each a cluster of its own however often it is drawn."""
     names = tuple(variants)
     scores = np.stack([variants[name][list(grids)].reshape(-1) for name in names], axis=1).astype(float)
-    count, kinds = len(scores), len(ASKED)
+    count, kinds = len(scores), len(KINDS)
     return ScoreMatrix(
         doc_ids=np.arange(count),
         variants=names,
@@ -275,9 +279,8 @@ def tables(world: World, console: Console) -> dict[str, Any]:
         if not (world.folder / name).exists():
             continue
         curve = world.curve(name)
-        for group in ("all", "trained", "unseen", "hops"):
-            columns = [ASKED.index(kind) for kind in GROUPS[group]]
-            scores = [round(100 * float(right[:, columns].mean()), 1) for right in curve.values()]
+        for group in GROUPS:
+            scores = [round(100 * share_right(right, group), 1) for right in curve.values()]
             result["curves"][f"{name}, {group}"] = scores
             table.add_row(name, group, *(f"{score:.0f}" for score in scores))
     console.print(table)
@@ -293,7 +296,7 @@ def tables(world: World, console: Console) -> dict[str, Any]:
         plain = world.right(world.vlm(name))
         for recipe, (lm, vlm, modules) in recipes.items():
             merged = [world.merged(name, start, lm, vlm, modules) for start in starts]
-            for group in ("all", "trained", "unseen", "hops"):
+            for group in GROUPS:
                 gains = [Gain.of(plain, right, group) for right in merged]
                 result["merges"][f"{name}, {recipe}, {group}"] = [
                     [round(gain.points, 2), round(gain.error, 2)] for gain in gains
@@ -307,7 +310,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grids", type=int, default=1000, help="of the truth")
     parser.add_argument("--repetitions", type=int, default=200, help="resampled benchmarks")
-    parser.add_argument("--sample", type=int, default=56, help="grids of a resampled benchmark")
+    parser.add_argument("--sample", type=int, default=50, help="grids of a resampled benchmark")
     parser.add_argument("--models", type=Path, default=PACKAGE / "microworld", help="folder of the models")
     parser.add_argument("--claims-only", action="store_true", help="neither the tables nor the coverage")
     parser.add_argument("--json", type=Path, help="file for all figures")

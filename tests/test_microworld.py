@@ -19,7 +19,7 @@ from lmms_plam.errors import DataError
 from lmms_plam.microworld import benchmark
 from lmms_plam.microworld.benchmark import QUIZZES
 from lmms_plam.microworld.grids import CELLS, draw_grid, members
-from lmms_plam.microworld.questions import ASKED, NARROW
+from lmms_plam.microworld.questions import KINDS, NARROW
 from lmms_plam.paths import PACKAGE, data_folder
 from lmms_plam.scoring.declared import find_benchmarks
 
@@ -52,7 +52,7 @@ def right_answer(document):
         "twice": lambda: hop(at[0], 1),
         "thrice": lambda: hop(at[0], 2),
         "via": lambda: listed[at[0]],
-        "item": lambda: listed[cells[0]],
+        "item": lambda: listed[numbers[0]],
     }
     return str(answers[kind]())
 
@@ -82,9 +82,9 @@ def test_a_benchmark_shows_only_its_own_images_of_the_digits_it_names(task, spli
 
 def test_a_grid_holds_each_kind_once_and_counts_for_all_its_group_and_its_kind():
     asked = documents("plam_microworld")
-    for start in range(0, len(asked), len(ASKED)):
-        grid = asked[start : start + len(ASKED)]
-        assert [document["kind"] for document in grid] == list(ASKED)
+    for start in range(0, len(asked), len(KINDS)):
+        grid = asked[start : start + len(KINDS)]
+        assert [document["kind"] for document in grid] == list(KINDS)
         assert len({document["grid"] for document in grid}) == 1
     twice = next(document for document in asked if document["kind"] == "twice")
     assert set(benchmark.score(twice, [twice["answer"]])) == {"accuracy", "unseen", "twice"}
@@ -164,15 +164,15 @@ def truth():
 def test_the_shipped_models_score_what_their_report_says(truth):
     from lmms_plam.microworld.answering import accuracy
     from lmms_plam.microworld.architecture import GridPacker
-    from lmms_plam.microworld.train import ASKED_CHOICES
+    from lmms_plam.microworld.train import CHOICES
 
     _, world = truth
     report = json.loads((WORLD / "training.json").read_text())["0"]
-    text = GridPacker(world.packer.tokenizer, pictures=False, kinds=ASKED)
-    measured = {"base_lm": accuracy(world.base_lm, text, ASKED_CHOICES)}
+    text = GridPacker(world.packer.tokenizer, pictures=False, kinds=tuple(KINDS))
+    measured = {"base_lm": accuracy(world.base_lm, text, CHOICES)}
     assert measured["base_lm"]["accuracy"] == pytest.approx(report["base_lm"]["text"]["accuracy"], abs=0.01)
     for name in MODELS[1:]:  # bfloat16 differs a little from one processor to the next
-        scores = accuracy(world.vlm(name), world.packer, ASKED_CHOICES)
+        scores = accuracy(world.vlm(name), world.packer, CHOICES)
         assert scores["accuracy"] == pytest.approx(report[name]["pictures"]["accuracy"], abs=0.01), name
 
 
@@ -197,7 +197,7 @@ def test_the_hosts_own_backend_answers_as_the_fast_forward_pass_does(simple, tru
         model="qwen2_5_vl",
         model_args=f"pretrained={WORLD / 'upper'},device=cpu,device_map=cpu,{PIXELS}",
         tasks=["plam_microworld", "plam_microworld_text"],
-        limit=grids * len(ASKED),
+        limit=grids * len(KINDS),
         batch_size=1,
         force_simple=simple,
         bootstrap_iters=0,
@@ -206,7 +206,7 @@ def test_the_hosts_own_backend_answers_as_the_fast_forward_pass_does(simple, tru
     )
     quiz = QUIZZES["plam_microworld"][:grids]
     for task, pictures in (("plam_microworld", True), ("plam_microworld_text", False)):
-        packer = GridPacker(world.packer.tokenizer, pictures=pictures, kinds=ASKED)
+        packer = GridPacker(world.packer.tokenizer, pictures=pictures, kinds=tuple(KINDS))
         expected = right_answers(world.vlm("upper"), packer, quiz).reshape(-1)
         samples = sorted(results["samples"][task], key=lambda sample: sample["doc_id"])
         scores = [sample["accuracy"]["score"] for sample in samples]
@@ -214,12 +214,12 @@ def test_the_hosts_own_backend_answers_as_the_fast_forward_pass_does(simple, tru
 
 
 def test_a_comparison_reports_each_kind_and_group_beside_the_whole(tmp_path):
-    evaluate("plam", "config=microworld", ["plam_compare_microworld"], output=tmp_path, limit=5 * len(ASKED))
+    evaluate("plam", "config=microworld", ["plam_compare_microworld"], output=tmp_path, limit=5 * len(KINDS))
     results = json.loads((of_model(tmp_path) / "plam_compare_microworld" / "comparison.json").read_text())
     results = [result for result in results if result["variant"] == "merged"]
-    assert [result["metric"] for result in results] == ["accuracy", "trained", "unseen", *ASKED]
+    assert [result["metric"] for result in results] == ["accuracy", "trained", "unseen", *KINDS]
     by_metric = {result["metric"]: result for result in results}
-    whole, parts = by_metric["accuracy"]["b"], [by_metric[kind]["b"] for kind in ASKED]
+    whole, parts = by_metric["accuracy"]["b"], [by_metric[kind]["b"] for kind in KINDS]
     assert whole == pytest.approx(sum(parts) / len(parts))
 
 

@@ -23,7 +23,7 @@ from lmms_plam.microworld.grids import draw_grid, members
 from lmms_plam.microworld.questions import KINDS, NARROW
 from lmms_plam.microworld.train import CHOICES, KEPT_LAYERS, deal, half_precision, sample_batch
 
-QUIZ = draw_quiz("benchmark", 6, tuple(KINDS))
+QUIZ = draw_quiz("benchmark", 6)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from lmms_plam.microworld.grids import CELL_PIXELS, Grid, Split, draw_grid, sample_grid, write_grid
-from lmms_plam.microworld.questions import ASKED, NARROW, Question, ask
+from lmms_plam.microworld.questions import KINDS, NARROW, Question, ask
 from lmms_plam.paths import data_folder
 
 Quiz = tuple[tuple[Grid, tuple[Question, ...]], ...]
@@ -24,7 +24,7 @@ Quiz = tuple[tuple[Grid, tuple[Question, ...]], ...]
 _SEED = 2601_07645
 
 
-def draw_quiz(split: Split, grids: int, kinds: Sequence[str] = ASKED, seed: str = "") -> Quiz:
+def draw_quiz(split: Split, grids: int, kinds: Sequence[str] = tuple(KINDS), seed: str = "") -> Quiz:
     """Draw grids of a split's images, each with one question of every kind; the same seed draws the same."""
     rng = random.Random(f"{_SEED} {split} {seed}")
     drawn = [sample_grid(split, rng) for _ in range(grids)]

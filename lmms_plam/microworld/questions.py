@@ -7,7 +7,7 @@ What has to be looked at:
 - two named cells: larger, sum;
 - a named cell, whose digit names the next: twice, thrice;
 - a named cell, whose digit names a place in a list that is written between grid and question: via;
-- only that list: item.
+- only that list, at a place that is named by a digit: item.
 """
 
 from __future__ import annotations
@@ -74,14 +74,13 @@ def _hop(grid: Grid, cell: int, hops: int) -> tuple[str, tuple[int, ...]]:
     return str(grid.digits[cells[-1]]), tuple(cells)
 
 
-def _listed(place: Callable[[Grid, int], tuple[int, tuple[int, ...]]]) -> Draw:
+def _listed(name: Callable[[Grid, int], tuple[str, int, tuple[int, ...]]]) -> Draw:
     """Ask for a place in a list of the ten digits in random order, which is written before the question."""
 
     def draw(grid: Grid, rng: random.Random) -> tuple[str, str, tuple[int, ...]]:
         listed = rng.sample(range(10), 10)
-        cell = rng.randrange(len(CELLS))
-        number, cells = place(grid, cell)
-        return f"list {''.join(map(str, listed))}\n{{}} {CELLS[cell]}?", str(listed[number]), cells
+        named, place, cells = name(grid, rng.randrange(10))
+        return f"list {''.join(map(str, listed))}\n{{}} {named}?", str(listed[place]), cells
 
     return draw
 
@@ -95,13 +94,10 @@ KINDS: dict[str, Draw] = {
     "sum": _two_cells(int.__add__),
     "twice": _at_cell(lambda grid, a: _hop(grid, a, 1)),
     "thrice": _at_cell(lambda grid, a: _hop(grid, a, 2)),
-    "via": _listed(lambda grid, a: (grid.digits[a], (a,))),
-    "item": _listed(lambda grid, a: (a, ())),
+    "via": _listed(lambda grid, a: (CELLS[a], grid.digits[a], (a,))),
+    "item": _listed(lambda grid, number: (str(number), number, ())),
 }
 """How each kind draws a question about a grid: its text with the kind's name left out, its answer, the cells."""
-
-ASKED = tuple(kind for kind in KINDS if kind != "via")
-"""The kinds that benchmarks ask and VLMs are tuned on: those that the base LM has learnt by the end of its training."""
 
 NARROW = ("read", "largest", "plus")
 """The kinds that the VLMs `narrow` and `upper` are tuned on."""
