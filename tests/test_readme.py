@@ -1,4 +1,4 @@
-"""The README's main job, probe and comparison of digits, run as they stand there, give the figures that it shows."""
+"""The README's jobs on the embedded models, run as they stand there, give the figures that it shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-COMMAND = r"lmms-eval (--model plam --model_args config=digits --tasks (\w+)(?:,\w+)*(?: --output_path runs)?)(?=\s)"
+MODEL = r"--model plam --model_args config=(?:digits|microworld)"
+COMMAND = rf"lmms-eval ({MODEL} --tasks (\w+)(?:,\w+)*(?: --output_path runs)?)(?=\s)"
 ROW = r"^\|(plam_\w+) *\|\w+ *\| *\d+\|(\w+) *\|. *\|(\d\.\d{4})\|"
 COMPARED = r"^\| (plam_\w+) \| \w+ \| ([+-]\d\.\d{4}) \| [^|]+ \| [^|]+ \| (\d\.\d{4}) \| (\d\.\d{4}) \|"
 TOLERANCE = 0.01  # one answer of a kind, or ten of all: bfloat16 differs from one processor and release to the next
@@ -32,7 +33,7 @@ def figures_shown() -> dict[str, dict[str, float]]:
 COMMANDS = {task: shlex.split(arguments) for arguments, task in re.findall(COMMAND, README)}
 
 
-@pytest.mark.parametrize("job", ["plam_digits", "plam_probe_digits", "plam_compare_digits"])
+@pytest.mark.parametrize("job", ["plam_microworld", "plam_digits", "plam_probe_digits", "plam_compare_digits"])
 def test_a_command_of_the_readme_gives_the_figures_that_it_shows(job, tmp_path):
     arguments = COMMANDS[job]
     done = subprocess.run(

@@ -153,7 +153,7 @@ def test_the_papers_nine_can_be_asked(kind):
         assert lines[2] == f"of: {name.removeprefix(f'plam_{kind}_')}"
 
 
-@pytest.mark.parametrize(("benchmark", "kinds"), [("digits", 7), ("microworld", 9)])
+@pytest.mark.parametrize(("benchmark", "kinds"), [("digits", 7), ("microworld", 10)])
 def test_the_chance_level_of_an_embedded_benchmark_is_that_of_its_answers(benchmark, kinds):
     folder = data_folder("tasks")
     answers: dict[str, list[str]] = {}
