@@ -25,7 +25,10 @@ from simulated_study import write_study
 from lmms_plam.cli import main
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
-_BENCHMARKS = "mmstar mmbench_en_dev mmbench_cn_dev mme mmmu_val gqa pope realworldqa seedbench_2_plus".split()
+_BENCHMARKS = (
+    *("mmstar", "mmbench_en_dev", "mmbench_cn_dev", "mme", "mmmu_val"),
+    *("gqa", "pope", "realworldqa", "seedbench_2_plus"),
+)
 _STARTS = 3
 
 

@@ -168,7 +168,8 @@ def _attention(folder: Path, model: str, documents: int, depth: int, rng: np.ran
     shape = (documents, 2, 2, depth)
     mass = np.clip(0.4 + 0.05 * rng.normal(size=shape), 0, 1)
     mass[:, 1] = mass[:, 0]
-    mass[:, 1, :, 20:] = np.clip(mass[:, 0, :, 20:] + 0.02 + 0.02 * rng.normal(size=shape[:1] + (2, depth - 20)), 0, 1)
+    growth = 0.02 + 0.02 * rng.normal(size=(documents, 2, depth - 20))
+    mass[:, 1, :, 20:] = np.clip(mass[:, 0, :, 20:] + growth, 0, 1)
     nothing = np.full(shape, np.nan)
     score = _answers(documents, 2, 0.03, rng)
     record = AttentionRecord(
@@ -215,18 +216,23 @@ def _attention(folder: Path, model: str, documents: int, depth: int, rng: np.ran
 
 
 def _answers(documents: int, variants: int, gain: float, rng: np.random.Generator) -> np.ndarray:
-    """Return (documents, variants) right and wrong answers; all but the first variant change 4%, and more for the better."""
+    """Return (documents, variants) right and wrong answers; all but the first variant change some of them."""
     right = rng.random((documents, 1)) < _ACCURACY
-    luck = np.where(rng.random((documents, variants)) < 0.7, rng.random((documents, 1)), rng.random((documents, variants)))
+    alike, own = rng.random((documents, 1)), rng.random((documents, variants))
+    luck = np.where(rng.random((documents, variants)) < 0.7, alike, own)
     changed = luck < np.where(right, 0.04 / _ACCURACY, (0.04 + gain) / (1 - _ACCURACY))
     changed[:, 0] = False
     return np.where(changed, ~right, right).astype(float)
 
 
 def _matrix(variants: Sequence[str], scores: np.ndarray, *, formats: bool = False) -> ScoreMatrix:
-    documents, count = scores.shape
-    read = np.full((documents, count), "meant", dtype=object)
-    cut_off = np.full((documents, count), "no", dtype=object)
+    documents = len(scores)
+    told = Formats(
+        read=np.full(scores.shape, "meant", dtype=object),
+        cut_off=np.full(scores.shape, "no", dtype=object),
+        length=np.ones(scores.shape),
+        divergence=np.full(scores.shape, np.nan),
+    )
     return ScoreMatrix(
         doc_ids=np.arange(documents),
         variants=tuple(variants),
@@ -234,13 +240,15 @@ def _matrix(variants: Sequence[str], scores: np.ndarray, *, formats: bool = Fals
         answers=np.where(scores == 1, "A", "B").astype(object),
         clusters=np.arange(documents).astype(str),
         strata=np.full(documents, ""),
-        formats=Formats(read, cut_off, np.ones((documents, count)), np.full((documents, count), np.nan)) if formats else None,
+        formats=told if formats else None,
     )
 
 
 def _picture(rng: np.random.Generator) -> Image.Image:
     """Return a picture that compresses like a photo: soft shapes with some grain."""
-    coarse = Image.fromarray(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)).resize((640, 448), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)).resize(
+        (640, 448), Image.Resampling.BICUBIC
+    )
     grain = rng.normal(0, 6, (448, 640, 1))
     return Image.fromarray(np.uint8(np.clip(np.asarray(coarse) + grain, 0, 255)))
 
@@ -252,7 +260,9 @@ def _copy(source: Path, target: Path, name: str, other: str) -> None:
     for path in target.rglob("*.json"):
         text = path.read_text()
         for key in ("model", "config"):
-            text = text.replace(f'"{key}": "{name}"', f'"{key}": "{other}"').replace(f'"{key}":"{name}"', f'"{key}":"{other}"')
+            text = text.replace(f'"{key}": "{name}"', f'"{key}": "{other}"').replace(
+                f'"{key}":"{name}"', f'"{key}":"{other}"'
+            )
         path.write_text(text.replace(f'"about": "{name}, ', f'"about": "{other}, '))
 
 

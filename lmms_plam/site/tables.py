@@ -257,12 +257,12 @@ def cost_table(study: Study) -> Table | None:
     ]
     known = [run.seconds for run in study.runs if run.seconds is not None]
     documents = sum(run.documents for run in study.runs)
-    rows.append(("all", "", "", "", f"{documents:,}", _duration(sum(known)) if known else "", ""))
+    whole = f"together: {documents:,} documents" + (f", {_duration(sum(known))}" if known else "")
     return Table(
         title="what it cost",
         columns=("run", "model", "tasks", "date", "documents", "time", "exit code"),
         rows=rows,
-        notes=("documents: over all tasks, each asked once for all of a family's variants; time: of one process each",),
+        notes=(whole, "documents: over all tasks, each asked once for all of a family's variants; time: on the clock"),
         labels=4,
     ).without_empty_columns()
 

@@ -36,6 +36,10 @@ RULES = (
 )
 """The rules, for the page."""
 
+_ALPHA = 0.05
+_MOST_APART, _MOST_NAMED = 2, 3
+"""So many searches have a sentence each, and so many benchmarks are named."""
+
 _NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
@@ -192,7 +196,9 @@ def say_gains(recipe: str, gains: Sequence[Gain]) -> list[str]:
 
 
 def say_search(picked: Sequence[Picked]) -> list[str]:
-    """Say what a search's pick is worth, a sentence for each search."""
+    """Say what searches' picks are worth: a sentence for each of one or two, and one for all of more."""
+    if len(picked) > _MOST_APART:
+        return [_say_searches(picked)]
     found = []
     for one in picked:
         worth = (
@@ -201,8 +207,8 @@ def say_search(picked: Sequence[Picked]) -> list[str]:
             else f": on documents that the choice did not see it gains {_points(one.gain)}"
         )
         p = one.any_better_p
-        better = "" if p is None else f"; {'some' if p < 0.05 else 'no'} recipe is better than the untouched VLM"
-        sure = "" if p is None else f"{'' if p < 0.05 else ' for sure'} (p {p_text(p)})"
+        better = "" if p is None else f"; {'some' if p < _ALPHA else 'no'} recipe is better than the untouched VLM"
+        sure = "" if p is None else f"{'' if p < _ALPHA else ' for sure'} (p {p_text(p)})"
         found.append(f"The search on {one.benchmark} picks {one.recipe}{worth}{better}{sure}.")
     return found
 
@@ -230,11 +236,17 @@ def say_language(lost: Sequence[Gain], back: Sequence[Gain], pictures: Sequence[
 
 
 def say_attention(looked: Sequence[Looked]) -> list[str]:
-    """Say whether the merged layers look at the picture more or less."""
+    """Say whether the merged layers look at the picture more or less, as `say_search` does."""
+    if len(looked) > _MOST_APART:
+        sure = [one for one in looked if one.p_value < _ALPHA]
+        more = [one.benchmark for one in sure if one.points > 0]
+        less = [one.benchmark for one in sure if one.points < 0]
+        on_more, on_less = (_where(names, len(looked)) for names in (more, less))
+        return [f"The merged layers look at the picture more{on_more} and less{on_less}; elsewhere no change is sure."]
     found = []
     for one in looked:
-        sure = one.p_value < 0.05
-        how = "no more and no less for sure" if not sure else "more" if one.points > 0 else "less"
+        known = one.p_value < _ALPHA
+        how = "no more and no less for sure" if not known else "more" if one.points > 0 else "less"
         points = f"{one.points:+.1f} points of all attention, {one.low:+.1f} to {one.high:+.1f}"
         found.append(f"On {one.benchmark} the merged layers look at the picture {how} ({points}).")
     return found
@@ -286,6 +298,26 @@ def survivors(gains: Sequence[Gain]) -> int | None:
     return sum(gains[which].sign != 0 for which in left)
 
 
+def _say_searches(picked: Sequence[Picked]) -> str:
+    gains = [one.gain for one in picked if one.gain is not None]
+    sure = [gain.benchmark for gain in gains if gain.sign > 0]
+    better = [one.benchmark for one in picked if one.any_better_p is not None and one.any_better_p < _ALPHA]
+    mean = mean_of(gains)
+    said = f", {mean.points:+.1f} points on average ({mean.low:+.1f} to {mean.high:+.1f})" if mean is not None else ""
+    return (
+        f"On documents that their choice did not see the picks of {_number(len(picked))} searches gain"
+        f"{_where(sure, len(picked))}{said}; some recipe is better than the untouched VLM{_where(better, len(picked))}."
+    )
+
+
+def _where(names: Sequence[str], of: int) -> str:
+    """Say on which of several benchmarks, by name where they are few."""
+    if not names:
+        return " on none"
+    named = f" ({', '.join(names)})" if len(names) <= _MOST_NAMED and len(names) < of else ""
+    return f" on {_of(len(names), of)}{named}"
+
+
 def _changed(gains: Sequence[Gain], who: str, verbs: tuple[str, str, str]) -> str:
     """Say what a mean over benchmarks is, by the verb for above 0, below 0, or neither; of one, its own difference."""
     if not gains:
@@ -327,10 +359,8 @@ def _points(one: Gain) -> str:
 
 
 def _on(some: Sequence[Gain], of: Sequence[Gain]) -> str:
-    if len(of) == 1:
-        return f" on {some[0].benchmark}"
-    named = f" ({', '.join(one.benchmark for one in some)})" if len(some) <= 3 else ""
-    return f" on {_of(len(some), len(of))}{named}"
+    names = [one.benchmark for one in some]
+    return f" on {names[0]}" if len(of) == 1 else _where(names, len(of))
 
 
 def _of(some: int, of: int) -> str:
