@@ -219,7 +219,7 @@ def _heat(document: ShownDocument, values: FloatArray, positive: Colour) -> Imag
 
 def strong(values: FloatArray) -> float:
     """Return from where on attention is painted in the strongest colour: a sink must not make the rest invisible."""
-    return max(float(np.quantile(values, _RARE)), float(values.max()) / _SINK)
+    return max(float(np.quantile(values, _RARE, method="higher")), float(values.max()) / _SINK)
 
 
 def _outline(image: Image, document: ShownDocument) -> None:

@@ -13,7 +13,7 @@ from lmms_plam.errors import DataError
 from lmms_plam.files import digest
 from lmms_plam.probes.record import MATRIX, PLATEAU
 from lmms_plam.runs.join import Joined
-from lmms_plam.scoring.examples import Example, read_examples
+from lmms_plam.scoring.examples import Example
 from lmms_plam.scoring.saved import RECORD, ComparisonRecord
 from lmms_plam.search.record import RECIPES
 from lmms_plam.stats.matrix import ScoreMatrix
@@ -96,8 +96,7 @@ def join_saved(
     notes = dict.fromkeys(note for one in saved for note in one.record.notes)
     if left_out:
         notes[f"{left_out} documents left out, which not all runs were asked alike"] = None
-    shown = {doc_id: example for one in saved for doc_id, example in read_examples(one.folder).items()}
-    asked = {int(doc_id): shown.get(int(doc_id), Example(int(doc_id), "")) for doc_id in doc_ids}
+    asked = {int(doc_id): Example(int(doc_id), "") for doc_id in doc_ids}
     reference = names[0][matrices[0].column(first.reference)]
     return Joined(first.task, first.benchmark, matrix, asked, left_out, tuple(notes)), reference
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from lmms_plam.attention.shown import ShownDocument
 from lmms_plam.report.attention_curves import curve_files
@@ -86,12 +87,16 @@ def titled(found: Table | None, level: int = 4) -> str:
     return f"<h{level}>{title}</h{level}>\n{found.to_html()}"
 
 
-def figure(svg: str, words: str, hover: Sequence[str] = ()) -> str:
+def figure(svg: str, words: str, hover: Sequence[str] = (), source: str = "") -> str:
     """Return a picture that scrolls by itself where the screen is narrow; arguments as for `slim`."""
-    picture = slim(svg, words, hover)
+    picture = slim(svg, words, hover, source)
     return (
         f'<figure><div class="picture" role="region" tabindex="0" aria-label="{escape(words)}">{picture}</div></figure>'
     )
+
+
+def _file(path: Path, words: str, hover: Sequence[str] = ()) -> str:
+    return figure(inline_svg(path), words, hover, str(path))
 
 
 def _point(point: Point, unit: float) -> str:
@@ -104,8 +109,8 @@ def _plateaus(study: Study, model: str) -> str:
     if found is None:
         return ""
     pictures = [
-        figure(
-            inline_svg(one.place.folder / CURVE[1]),
+        _file(
+            one.place.folder / CURVE[1],
             f"Score over the layers that see the picture, {one.place.label}: {one.record.verdict}",
             [_point(point, 100 / one.record.perfect) for point in one.record.points],
         )
@@ -252,11 +257,7 @@ def _changes(study: Study, model: str, changes: Mapping[Place, Changes]) -> str:
 
 
 def _pictures(wanted: Iterable[tuple[Place, str, str]]) -> list[str]:
-    return [
-        figure(inline_svg(place.folder / name), words)
-        for place, name, words in wanted
-        if (place.folder / name).is_file()
-    ]
+    return [_file(place.folder / name, words) for place, name, words in wanted if (place.folder / name).is_file()]
 
 
 def _plots(figures: Sequence[str]) -> str:
