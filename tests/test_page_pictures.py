@@ -79,7 +79,7 @@ def test_what_a_picture_shows_is_said_to_who_cannot_see_it():
 
 def test_points_say_their_numbers_where_the_mouse_is():
     told = [f"cut {cut}: {cut / 10} <" for cut in range(5)]
-    tree = ElementTree.fromstring(slim(drawn(5), "a curve", told))
+    tree = ElementTree.fromstring(slim(drawn(5), "a curve", told, "a file"))
     found = [element.text for element in tree.iter() if element.tag.endswith("title")]
     assert found == told
     assert "<title>" not in slim(drawn(4), "a curve", told)  # no line has so many points

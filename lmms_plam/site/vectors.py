@@ -56,7 +56,7 @@ def slim(svg: str, words: str, hover: Sequence[str] = (), source: str = "") -> s
 
 def _tell(svg: str, hover: Sequence[str]) -> str:
     """Name the points of the first line that has so many markers, which a browser shows where the mouse is."""
-    markers = re.search(rf'(?:<use href="#m\w+" [^>]*/>){{{len(hover)}}}', svg)
+    markers = re.search(rf'(?:<use href="#m[\w-]+" [^>]*/>){{{len(hover)}}}', svg)
     if markers is None:
         return svg
     told = iter(hover)
