@@ -256,6 +256,7 @@ def test_a_damaged_file_is_named_and_costs_no_other(study_folder, tmp_path, caps
         (["."], "holds nothing that a page can show"),
         ([".", "--examples", "-1"], "--examples is 0 or more, not -1"),
         ([".", "--level", "2"], "--level lies between 0 and 1"),
+        ([".", "--wandb-views", "plam"], "--wandb-views takes ENTITY/PROJECT, not 'plam'"),
     ],
 )
 def test_what_can_not_be_shown_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, said):

@@ -35,6 +35,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="rank on the documents that all runs were asked alike, and say how many",
     )
+    parser.add_argument(
+        "--wandb",
+        metavar="[ENTITY/]PROJECT",
+        help="also log to W&B, a run a cell; offline unless WANDB_MODE says otherwise",
+    )
+    parser.add_argument(
+        "--wandb-views",
+        metavar="ENTITY/PROJECT",
+        help="save a W&B report and workspace of what was logged there (needs the network and wandb-workspaces)",
+    )
     add_settings(parser)
 
 
@@ -51,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.examples < 0:
         raise DataError(f"--examples is 0 or more, not {arguments.examples}")
+    if arguments.wandb_views and not all(arguments.wandb_views.partition("/")):
+        raise DataError(f"--wandb-views takes ENTITY/PROJECT, not '{arguments.wandb_views}'")
     folder, out = arguments.folder, arguments.out
     options = Options(read_settings(arguments), {}, arguments.intersection)
     console = Console(stderr=True)
@@ -63,4 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
     title = arguments.title or folder.resolve().name
     say(build_site(study, boards, out, title, arguments.examples, progress))
     print(f"plam: wrote {out / PAGE}", file=sys.stderr)
+    if arguments.wandb:
+        from lmms_plam.site.wandb_study import log_study
+
+        log_study(study, boards, out / PAGE, arguments.wandb, title)
+    if arguments.wandb_views:
+        from lmms_plam.site.wandb_views import save_views
+
+        say(f"saved {where}" for where in save_views(study, boards, arguments.wandb_views, title))
     return 0

@@ -120,6 +120,26 @@ class SearchSettings(Read):
     level: float
 
 
+class Asked(Read):
+    """A recipe that a search asked, on the documents that chose one."""
+
+    name: str
+    kind: str
+    fields: dict[str, Any]
+    score: float | None
+    gain: float | None
+    ci_low: float | None
+    ci_high: float | None
+    documents: int
+
+
+class StartLayer(Read):
+    """A search's gain from one start layer on, its coefficients chosen on other documents."""
+
+    start_layer: int
+    unseen: UnseenGain
+
+
 class Found(Read):
     """Of `search.json`."""
 
@@ -137,7 +157,8 @@ class Found(Read):
     any_better_p: float | None
     better_than_scaled_p: float | None
     transfer: tuple[TransferCell, ...] = ()
-    recipes: tuple[Any, ...]
+    recipes: tuple[Asked, ...]
+    start_layers: tuple[StartLayer, ...] = ()
     settings: SearchSettings
     notes: tuple[str, ...] = ()
 
@@ -158,6 +179,14 @@ class Headline(Read):
     p_value: float | None
 
 
+class Change(Read):
+    """A measure's change by layer, with its band."""
+
+    value: tuple[float | None, ...]
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+
+
 class Grown(Read):
     """A measure by layer, before and after."""
 
@@ -167,6 +196,14 @@ class Grown(Read):
     layers: tuple[int, ...]
     before: tuple[float | None, ...]
     after: tuple[float | None, ...]
+    difference: Change
+
+    def rows(self) -> list[dict[str, float | None]]:
+        """Return a flat record for each layer."""
+        names = ("before", "after", "difference", "low", "high")
+        change = self.difference
+        columns = zip(self.before, self.after, change.value, change.low, change.high, strict=True)
+        return [dict(zip(names, values, strict=True)) for values in columns]
 
 
 class Attention(Read):
