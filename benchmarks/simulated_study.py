@@ -290,5 +290,5 @@ def _results(cell: Path, model: str, tasks: Sequence[str], documents: int) -> No
     (cell / "20261126_120000_results.json").write_text(json.dumps(results))
     (cell / "20261126_120000_plam.json").write_text(json.dumps(answered))
     command = ["lmms-eval", "--model", "plam", "--model_args", f"config={model}", "--tasks", ",".join(tasks)]
-    manifest = {"command": command, "seconds": 73.0, "exit_code": 0, "versions": {"lmms-plam": "0.1.0"}}
+    manifest = {"command": command, "seconds": 73.0, "code": 0, "versions": {"lmms-plam": "0.1.0"}}
     (cell / "manifest.json").write_text(json.dumps(manifest))

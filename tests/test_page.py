@@ -118,7 +118,7 @@ def test_the_words_on_top_are_those_of_the_numbers_below(page, study_folder):
     assert re.search(
         r"alpha\. The plateau begins .* Merging from layer 20 on gains .* on all three benchmarks", page.text
     )
-    lost, back, pictures = language(study, "alpha")
+    ((lost, back, pictures),) = language(study, "alpha").values()
     assert [len(part) for part in (lost, back, pictures)] == [1, 1, 2]
     assert "Language lost and given back" in page.text
 
@@ -207,6 +207,45 @@ def test_two_comparisons_of_one_model_and_task_are_told_apart(study_folder, tmp_
     assert [one.place.label for one in study.comparisons] == ["mmstar (early)", "mmstar (late)"]
     assert report(folder, tmp_path / "site") == 0
     assert len(list((tmp_path / "site/matrices").rglob("*.parquet"))) == 2
+
+
+def test_a_cell_that_failed_or_is_yet_to_run_is_named(study_folder, tmp_path):
+    folder = tmp_path / "unfinished"
+    shutil.copytree(study_folder, folder)
+    shutil.rmtree(folder / "cells/beta-search")
+    failed = folder / "cells/beta-attention"
+    shutil.rmtree(failed)
+    failed.mkdir()
+    (failed / "failure.json").write_text('{"reason": "CUDA out of memory", "code": 1}')
+    left_out = find_study(folder).left_out
+    assert left_out == (
+        "the cell beta-search isn't finished: run the study again",
+        "the cell beta-attention failed: CUDA out of memory",
+    )
+    assert report(folder, tmp_path / "site") == 0
+    assert "the cell beta-attention failed: CUDA out of memory" in Page(tmp_path / "site/index.html").text
+
+
+def test_two_recipes_of_one_model_have_a_row_each_and_share_their_benchmarks(study_folder, tmp_path):
+    folder = tmp_path / "recipes"
+    for name in ("first", "second"):
+        shutil.copytree(study_folder / ALPHA, folder / name)
+    for record in (folder / "second").rglob("record.json"):
+        record.write_text(record.read_text().replace("start_layer=20", "start_layer=22"))
+    found = judged(find_study(folder), "alpha")
+    assert [recipe.partition(",")[0] for recipe in found] == ["start_layer=20", "start_layer=22"]
+    assert all({gain.benchmark for gain in gains} == {"blimp", "mmstar", "pope"} for gains in found.values())
+    assert report(folder, tmp_path / "site") == 0
+    text = Page(tmp_path / "site/index.html").text
+    assert "Merging from layer 20 on (start_layer=20, lambda_lm=0.4, lambda_vlm=0.6) gains" in text
+    assert "Merging from layer 22 on (start_layer=22, lambda_lm=0.4, lambda_vlm=0.6) gains" in text
+
+
+def test_a_comparison_read_again_shows_the_questions_and_pictures_that_were_kept(study_folder, tmp_path):
+    assert main(["compare", str(study_folder / ALPHA), "--out", str(tmp_path), "--draws", "1000"]) == 0
+    shown = Page(tmp_path / "comparison.html")
+    assert re.search(r"question \d+\?", shown.text)
+    assert any(link.startswith("data:image/jpeg") for link in shown.links())
 
 
 def test_foreign_runs_make_a_leaderboard_whose_cards_lead_to_them(tmp_path):

@@ -22,7 +22,7 @@ from lmms_plam.report.visibility import RECORD as VISIBILITY
 from lmms_plam.runs.results import ResultsFile, read_results
 from lmms_plam.scoring.saved import RECORD, ComparisonRecord
 from lmms_plam.search.result import SEARCH
-from lmms_plam.site.plan import PLAN, Manifest, Plan, read_manifest, read_plan
+from lmms_plam.site.plan import PLAN, Manifest, Plan, missing_cells, read_manifest, read_plan
 from lmms_plam.site.records import Answered, Attention, Audited, Difference, Found, Hidden, Plateau, Point, read
 
 _T = TypeVar("_T")
@@ -208,9 +208,10 @@ def find_study(folder: Path) -> Study:
         raise DataError(f"no folder {folder}: give that of a study, or any with runs of lmms-eval")
     reading = _Reading(folder)
     runs = reading.runs()
+    plan = reading.plan()
     found = Study(
         folder=folder,
-        plan=reading.plan(),
+        plan=plan,
         runs=tuple(runs),
         probes=tuple(map(reading.with_points, reading.all_of(PLATEAU, Plateau, lambda record: record.model))),
         searches=reading.all_of(SEARCH, Found, lambda record: record.config),
@@ -234,7 +235,10 @@ class _Reading:
     _runs: dict[Path, list[Run]] = field(default_factory=dict)
 
     def plan(self) -> Plan | None:
-        return self._try(lambda: read_plan(self.folder)) if (self.folder / PLAN).is_file() else None
+        plan = self._try(lambda: read_plan(self.folder)) if (self.folder / PLAN).is_file() else None
+        if plan is not None:
+            self.left_out += self._try(lambda: missing_cells(self.folder, plan)) or []
+        return plan
 
     def runs(self) -> list[Run]:
         for file in sorted(self.folder.rglob(f"*{_RESULTS}")):

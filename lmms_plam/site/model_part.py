@@ -40,10 +40,12 @@ _MOST_FINDINGS = 4
 def in_words(study: Study, model: str) -> list[str]:
     """Return what a model's numbers say, a sentence each."""
     found = [say_plateaus(numbers.onsets(study, model))]
-    for recipe, gains in numbers.judged(study, model).items():
-        found += say_gains(numbers.start_in_words(recipe), gains)
+    merges = numbers.judged(study, model)
+    for recipe, gains in merges.items():
+        which = f" ({recipe})" if len(merges) > 1 else ""
+        found += say_gains(numbers.start_in_words(recipe) + which, gains)
     found += say_search(numbers.searches(study, model))
-    found.append(say_language(*numbers.language(study, model)))
+    found += [say_language(*parts) for parts in numbers.language(study, model).values()]
     found += say_attention(numbers.looks(study, model))
     return [line for line in found if line]
 
@@ -162,21 +164,22 @@ def _gains(study: Study, model: str) -> str:
 
 
 def _language(study: Study, model: str) -> str:
-    lost, back, pictures = numbers.language(study, model)
-    said = say_language(lost, back, pictures)
-    if not said:
-        return ""
+    found = numbers.language(study, model)
+    parts = [_language_of(model, recipe, *own) for recipe, own in found.items()]
+    return f"<h3>Language lost and given back</h3>\n{''.join(parts)}" if parts else ""
+
+
+def _language_of(model: str, recipe: str, lost: Sequence[Gain], back: Sequence[Gain], pictures: Sequence[Gain]) -> str:
     rows = [
         _row(group, gain.benchmark, gain, f"{gain.points:+.2f}")
         for group, gains in zip(GROUPS.values(), (lost, back, pictures), strict=True)
         for gain in gains
     ]
-    level = (lost + back)[0].level
-    picture = figure(
-        bare_svg(draw_language(rows, model, level).decode()), f"Language lost and given back, {model}, as a forest plot"
-    )
+    drawn = draw_language(rows, f"{model}, {recipe}", (*lost, *back)[0].level)
+    picture = figure(bare_svg(drawn.decode()), f"Language lost and given back, {model}, {recipe}, as a forest plot")
     missing = "" if lost else "<p>What was lost isn't known: no comparison has the base LM as a recipe.</p>"
-    return f'<h3>Language lost and given back</h3>\n<p>{escape(said)}</p>\n{missing}<div class="wide">{picture}</div>'
+    said = escape(say_language(lost, back, pictures))
+    return f'<p>{said}</p>\n{missing}<div class="wide">{picture}</div>'
 
 
 def _attention(study: Study, model: str, looks: Mapping[Place, Sequence[ShownDocument]]) -> str:

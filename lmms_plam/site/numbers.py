@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -59,23 +60,29 @@ def judged(study: Study, model: str) -> dict[str, list[Gain]]:
 
     A difference on the documents that chose its recipe is replaced by the search's cross-fitted gain.
     """
-    found: dict[str, list[Gain]] = {}
+    found: dict[str, list[tuple[Place, Gain]]] = {}
     unseen = {search.place.benchmark: unseen_gain(search) for search in study.searches if search.place.model == model}
     for one in lines(study, model):
         if one.recipe and one.variant != MERGED:
             continue
         gain = unseen.get(one.place.benchmark) if one.tuned_here else one.gain
         if gain is not None:
-            found.setdefault(one.recipe, []).append(gain)
-    return found
+            found.setdefault(one.recipe, []).append((one.place, gain))
+    return {recipe: _named(own) for recipe, own in found.items()}
 
 
-def language(study: Study, model: str) -> tuple[list[Gain], list[Gain], list[Gain]]:
-    """Return what the VLM has more than its base LM on text, and what the merge adds on text and on pictures."""
-    own = lines(study, model)
-    lost = [_turned(one.gain) for one in own if one.base_lm and one.gain.text]
-    merged = [gain for gains in judged(study, model).values() for gain in gains]
-    return lost, [one for one in merged if one.text], [one for one in merged if not one.text]
+def language(study: Study, model: str) -> dict[str, tuple[list[Gain], list[Gain], list[Gain]]]:
+    """Return by recipe what the VLM has more than its base LM on text, and what the merge adds on text and on pictures.
+
+    Recipes that were asked of pictures alone are left out, unless the base LM was asked of text.
+    """
+    known = {one.place.benchmark: one.gain for one in lines(study, model) if one.base_lm and one.gain.text}
+    lost = [_turned(replace(gain, benchmark=name)) for name, gain in known.items()]
+    parts = {
+        recipe: (lost, [one for one in gains if one.text], [one for one in gains if not one.text])
+        for recipe, gains in judged(study, model).items()
+    }
+    return {recipe: (lost, back, seen) for recipe, (lost, back, seen) in parts.items() if lost or back}
 
 
 def onsets(study: Study, model: str) -> list[Onset]:
@@ -139,6 +146,12 @@ def start_in_words(recipe: str) -> str:
     """Return a recipe as the subject of a sentence."""
     found = re.search(r"start_layer=(\d+)", recipe)
     return f"merging from layer {found[1]} on" if found else "the merge" if recipe else "the second run"
+
+
+def _named(gains: Sequence[tuple[Place, Gain]]) -> list[Gain]:
+    """Return one recipe's gains, named by the benchmark alone where it was asked once."""
+    times = Counter(place.benchmark for place, _ in gains)
+    return [replace(gain, benchmark=place.benchmark) if times[place.benchmark] == 1 else gain for place, gain in gains]
 
 
 def _lines_of(compared: Of[Compared], picked: Iterable[tuple[str, str]]) -> list[Line]:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from lmms_plam.site.records import Read, read
 
-PLAN, MANIFEST = "plan.json", "manifest.json"
+PLAN, MANIFEST, FAILURE, CELLS = "plan.json", "manifest.json", "failure.json", "cells"
 
 
 class PlannedCell(Read):
@@ -38,19 +38,41 @@ class Manifest(Read):
     Attributes:
         command: what was run, as words or as one line.
         seconds: how long it took; None where nobody says.
-        exit_code: how it ended; None alike.
+        code: the exit code; None alike.
         versions: of packages.
     """
 
     command: tuple[str, ...] | str = ()
     seconds: float | None = None
-    exit_code: int | None = None
+    code: int | None = None
     versions: Mapping[str, Any] = Field(default_factory=dict)
 
     @property
     def line(self) -> str:
         """The command as a shell reads it."""
         return self.command if isinstance(self.command, str) else shlex.join(self.command)
+
+
+class Failure(Read):
+    """Why a cell failed."""
+
+    reason: str
+
+
+def missing_cells(folder: Path, plan: Plan) -> list[str]:
+    """Return a sentence for each cell of a study that isn't finished.
+
+    Raises:
+        DataError: what says why a cell failed can't be read.
+    """
+    found = []
+    for cell in plan.cells:
+        here = folder / CELLS / cell.name
+        if (here / FAILURE).is_file():
+            found.append(f"the cell {cell.name} failed: {read(here / FAILURE, Failure).reason}")
+        elif not (here / MANIFEST).is_file():
+            found.append(f"the cell {cell.name} isn't finished: run the study again")
+    return found
 
 
 def read_plan(folder: Path) -> Plan | None:

@@ -251,7 +251,7 @@ def cost_table(study: Study) -> Table | None:
             run.date,
             f"{run.documents:,}",
             "" if run.seconds is None else _duration(run.seconds),
-            "" if run.manifest is None or run.manifest.exit_code is None else str(run.manifest.exit_code),
+            "" if run.manifest is None or run.manifest.code is None else str(run.manifest.code),
         )
         for run in study.runs
     ]
