@@ -34,8 +34,9 @@ if (parts.length > 1) {
 tools.append(theme);
 
 // Sort by a click on a heading: numbers by their first number, words by the alphabet; cells without either stay last.
+const words = (cell) => [...cell.childNodes].map((node) => (node.nodeName === "BR" ? "\n" : node.textContent)).join("");
 const key = (row, place) => {
-  const text = row.cells[place].innerText.trim();
+  const text = words(row.cells[place]).trim();
   const number = text.replace(/,(?=\d{3})/g, "").match(/^[<>]?\s*[-+]?\d*\.?\d+/);
   return number ? parseFloat(number[0].replace(/[<>\s]/g, "")) : text.toLowerCase();
 };
@@ -43,8 +44,8 @@ for (const table of document.querySelectorAll("table")) {
   const head = table.tHead && table.tHead.rows[0];
   if (!head || table.tBodies[0].rows.length < 2) continue;
   [...head.cells].forEach((cell, place) => {
-    if (!cell.innerText.trim()) return;
-    const button = make("button", cell.innerText, { type: "button" });
+    if (!words(cell).trim()) return;
+    const button = make("button", words(cell), { type: "button" });
     cell.replaceChildren(button);
     button.addEventListener("click", () => {
       const up = cell.getAttribute("aria-sort") === "descending";
