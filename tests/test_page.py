@@ -261,6 +261,15 @@ def test_foreign_runs_make_a_leaderboard_whose_cards_lead_to_them(tmp_path):
     assert {row["model"] for row in board} == {"a", "b", "c"}
 
 
+def test_two_runs_that_were_compared_by_hand_are_told_of_too(tmp_path):
+    folder = foreign_runs(tmp_path / "foreign", {"a": 0.4, "b": 0.8})
+    runs = [str(folder / name) for name in "ab"]
+    assert main(["compare", *runs, "--out", str(folder / "compared"), "--draws", "1000"]) == 0
+    assert report(folder, tmp_path / "site") == 0
+    text = Page(tmp_path / "site/index.html").text
+    assert re.search(r"b\. Compared with a, it gains [\d.]+ points \([\d.]+ to [\d.]+\) on mine\.", text)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

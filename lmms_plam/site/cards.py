@@ -75,9 +75,13 @@ def _card(study: Study, model: str, runs: list[Run], site: Path) -> str:
         title = f'<a href="#{anchor(model)}">{title}</a>'
     return (
         f'<article class="card"><h3>{title}</h3>{warning}<dl>{rows}</dl>'
-        f"<details><summary>{len(runs)} {'run' if len(runs) == 1 else 'runs'}, and how to repeat them</summary>"
+        f"<details><summary>{_runs(len(runs))}</summary>"
         f"<ul>{links}</ul><pre>{escape(commands)}</pre></details></article>"
     )
+
+
+def _runs(count: int) -> str:
+    return "1 run, and how to repeat it" if count == 1 else f"{count} runs, and how to repeat them"
 
 
 def _bare(model: str) -> str:

@@ -243,6 +243,7 @@ def _format(study: Study, model: str) -> str:
             for one in study.comparisons
             if one.place.model == model
             for audited in one.record.audits
+            if audited.metric == one.record.differences[0].metric
             for warning in audited.warnings
         )
     )

@@ -19,6 +19,7 @@ from lmms_plam.site.words import Gain, Looked, Onset, Picked
 MERGED = "merged"
 """What a comparison calls the model that its config merges."""
 
+_AGAINST = "against "
 _FORMAT_PARTS = ("one_read", "cut_off")
 
 
@@ -29,11 +30,12 @@ class Line:
     Attributes:
         place: of the comparison.
         variant: its name.
-        recipe: what it is, in words; empty of runs that were compared by hand.
+        recipe: what it is, in words; of runs that were compared by hand, against which.
         gain: the difference.
         difference: as the record holds it, in the metric's own unit.
         tuned_here: whether its recipe is the pick of a search on the same benchmark, so that it is no estimate.
         base_lm: whether the variant is the base LM itself.
+        saved: whether a comparison task says what the variants are.
     """
 
     place: Place
@@ -43,6 +45,7 @@ class Line:
     difference: Difference
     tuned_here: bool
     base_lm: bool
+    saved: bool
 
 
 def lines(study: Study, model: str) -> list[Line]:
@@ -63,7 +66,7 @@ def judged(study: Study, model: str) -> dict[str, list[Gain]]:
     found: dict[str, list[tuple[Place, Gain]]] = {}
     unseen = {search.place.benchmark: unseen_gain(search) for search in study.searches if search.place.model == model}
     for one in lines(study, model):
-        if one.recipe and one.variant != MERGED:
+        if one.saved and one.variant != MERGED:
             continue
         gain = unseen.get(one.place.benchmark) if one.tuned_here else one.gain
         if gain is not None:
@@ -144,8 +147,10 @@ def pick_words(search: Found) -> str:
 
 def start_in_words(recipe: str) -> str:
     """Return a recipe as the subject of a sentence."""
+    if recipe.startswith(_AGAINST):
+        return f"compared with {recipe.removeprefix(_AGAINST)}, it"
     found = re.search(r"start_layer=(\d+)", recipe)
-    return f"merging from layer {found[1]} on" if found else "the merge" if recipe else "the second run"
+    return f"merging from layer {found[1]} on" if found else "the merge"
 
 
 def _named(gains: Sequence[tuple[Place, Gain]]) -> list[Gain]:
@@ -160,7 +165,7 @@ def _lines_of(compared: Of[Compared], picked: Iterable[tuple[str, str]]) -> list
     for one in differences:
         if one.metric != differences[0].metric:
             continue
-        recipe = "" if saved is None else saved.recipes.get(one.variant, "")
+        recipe = f"{_AGAINST}{one.reference}" if saved is None else saved.recipes.get(one.variant, "")
         found.append(
             Line(
                 place=compared.place,
@@ -170,6 +175,7 @@ def _lines_of(compared: Of[Compared], picked: Iterable[tuple[str, str]]) -> list
                 difference=one,
                 tuned_here=(compared.place.benchmark, recipe) in picked,
                 base_lm=is_base_lm(recipe),
+                saved=saved is not None,
             )
         )
     return found

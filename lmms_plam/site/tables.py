@@ -35,7 +35,7 @@ def gains_table(study: Study) -> Table | None:
             rows.append(
                 (
                     model,
-                    recipe or "the second run",
+                    recipe,
                     "" if mean is None else f"{mean.points:+.2f}\n{mean.low:+.2f} to {mean.high:+.2f}",
                     *(_gain_cell(by_benchmark.get(name)) for name in benchmarks),
                 )

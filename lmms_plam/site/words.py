@@ -269,7 +269,7 @@ def say_ranks(ranked: Sequence[Ranked], benchmarks: int, where: str) -> str:
     if not level:
         return f"{said}."
     named = ", ".join(level) if len(level) < 4 else _number(len(level)) + " others"
-    return f"{said}; {named} could hold its place on every benchmark."
+    return f"{said}; {named} could hold its place{' on every benchmark' if benchmarks > 1 else ''}."
 
 
 def mean_of(gains: Sequence[Gain]) -> Mean | None:
