@@ -270,7 +270,10 @@ def _results(cell: Path, model: str, tasks: Sequence[str], documents: int) -> No
     """Write what lmms-eval and the plugin write beside a cell's records, and the cell's manifest."""
     of = {task: task.split("_", 2)[2] for task in tasks}
     results = {
-        "configs": {task: {"task": task, "plam": {"task": task, "of": of[task]}} for task in tasks},
+        "configs": {
+            task: {"task": task, "dataset_path": of[task], "test_split": "test", "plam": {"task": task, "of": of[task]}}
+            for task in tasks
+        },
         "results": {task: {"alias": task} for task in tasks},
         "n-samples": {task: {"original": documents, "effective": documents} for task in tasks},
         "config": {"model": "plam", "model_args": f"config={model}", "limit": None},

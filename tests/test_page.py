@@ -143,6 +143,27 @@ def test_a_recipe_is_not_judged_on_the_documents_that_chose_it(study_folder, tmp
     assert "tuned here" in Page(tmp_path / "site/index.html").text
 
 
+def test_a_recipe_that_was_chosen_on_the_same_documents_in_another_form_is_marked(study_folder, tmp_path):
+    folder = tmp_path / "shared"
+    shutil.copytree(study_folder, folder)
+    cell = folder / "cells/alpha-search"
+    search = cell / "plam/alpha/plam_search_blimp/search.json"
+    told = json.loads(search.read_text())
+    told["pick"]["fields"] |= {"start_layer": 20, "lambda_lm": 0.4, "lambda_vlm": 0.6}
+    search.write_text(json.dumps(told))
+    results = next(cell.glob("*_results.json"))
+    results.write_text(results.read_text().replace('"dataset_path": "blimp"', '"dataset_path": "mmstar"'))
+    (gains,) = judged(find_study(folder), "alpha").values()
+    assert {gain.benchmark: (gain.shared, gain.cross_fitted) for gain in gains} == {
+        "mmstar": (True, False),
+        "pope": (False, False),
+        "blimp": (False, True),
+    }
+    assert report(folder, tmp_path / "site") == 0
+    text = Page(tmp_path / "site/index.html").text
+    assert "chosen on the documents of mmstar as another benchmark asks them: its gain there may be too large" in text
+
+
 def test_attention_maps_and_changed_documents_come_with_their_pictures(page):
     looked = [attrs for _, attrs in page.tags if attrs.get("class") == "looked"]
     assert len(looked) >= 4

@@ -38,6 +38,7 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
 }
 """Of lmms-eval's options those that decide what is asked and answered, with values that say nothing."""
 
+_SOURCE = ("dataset_path", "dataset_name", "dataset_kwargs", "test_split")
 _FAMILY = re.compile(r"^plam_(probe|compare|search|attention|early|window|headroom)_")
 
 
@@ -192,6 +193,14 @@ class Study:
     def benchmarks(self) -> list[str]:
         """The benchmarks that were asked."""
         return sorted({place.benchmark for place in self.records})
+
+    def source(self, place: Place) -> str:
+        """Return dataset and split of a record's documents, as its run says; empty where none does."""
+        for run in self.runs:
+            config = run.results.configs.get(place.task)
+            if run.file.parent in place.folder.parents and isinstance(config, dict) and config.get("dataset_path"):
+                return " ".join(str(config.get(name)) for name in _SOURCE)
+        return ""
 
     def matrices(self) -> list[Place]:
         """The places that hold a score matrix."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
@@ -50,12 +50,15 @@ class Line:
 
 def lines(study: Study, model: str) -> list[Line]:
     """Return every variant's headline difference of a model, benchmark by benchmark."""
-    picked = {
-        (search.place.benchmark, recipe_of(search.record)) for search in study.searches if search.place.model == model
-    }
-    return [
-        one for compared in study.comparisons if compared.place.model == model for one in _lines_of(compared, picked)
-    ]
+    own = [search for search in study.searches if search.place.model == model]
+    picked = {(search.place.benchmark, recipe_of(search.record)) for search in own}
+    sources = {(study.source(search.place), recipe_of(search.record)) for search in own}
+    found = []
+    for compared in study.comparisons:
+        if compared.place.model == model:
+            here = study.source(compared.place)
+            found += _lines_of(compared, picked, {recipe for source, recipe in sources if here and source == here})
+    return found
 
 
 def judged(study: Study, model: str) -> dict[str, list[Gain]]:
@@ -159,21 +162,22 @@ def _named(gains: Sequence[tuple[Place, Gain]]) -> list[Gain]:
     return [replace(gain, benchmark=place.benchmark) if times[place.benchmark] == 1 else gain for place, gain in gains]
 
 
-def _lines_of(compared: Of[Compared], picked: Iterable[tuple[str, str]]) -> list[Line]:
-    differences, saved = compared.record.differences, compared.record.saved
-    picked, found = set(picked), []
+def _lines_of(compared: Of[Compared], picked: set[tuple[str, str]], of_the_same: set[str]) -> list[Line]:
+    """Return a comparison's lines, given the picks by benchmark and those chosen on the same dataset and split."""
+    differences, saved, found = compared.record.differences, compared.record.saved, []
     for one in differences:
         if one.metric != differences[0].metric:
             continue
         recipe = f"{_AGAINST}{one.reference}" if saved is None else saved.recipes.get(one.variant, "")
+        tuned_here = (compared.place.benchmark, recipe) in picked
         found.append(
             Line(
                 place=compared.place,
                 variant=one.variant,
                 recipe=recipe,
-                gain=_gain(compared, one),
+                gain=replace(_gain(compared, one), shared=not tuned_here and recipe in of_the_same),
                 difference=one,
-                tuned_here=(compared.place.benchmark, recipe) in picked,
+                tuned_here=tuned_here,
                 base_lm=is_base_lm(recipe),
                 saved=saved is not None,
             )

@@ -50,6 +50,7 @@ def gains_table(study: Study) -> Table | None:
             "points: hundredths of a perfect score, with 95% intervals; *: the interval lies on one side of 0",
             "no document chose the recipe that it judges: where the merge is a search's pick on the same benchmark, the"
             " number is the search's, by cross-fitting (marked: cross-fitted)",
+            "same documents: the recipe was chosen on them as another benchmark asks them",
             "mean: over the model's benchmarks, all alike",
         ),
         labels=2,
@@ -182,6 +183,9 @@ def transfer_table(study: Study, model: str) -> Table | None:
     own = [search for search in study.searches if search.place.model == model]
     by_task = {search.record.task: search for search in own}
     for search in own:
+        unseen = unseen_gain(search)
+        if unseen is not None:
+            found.setdefault(search.place.label, {})[search.place.label] = _gain_cell(unseen)
         for cell in search.record.transfer:
             other = by_task.get(cell.scored_on)
             if other is None or cell.gain is None:
@@ -200,7 +204,7 @@ def transfer_table(study: Study, model: str) -> Table | None:
         title=f"transfer, {model}: the gain of the recipe tuned on the row, on the column",
         columns=("tuned on", *columns),
         rows=[(name, *(cells.get(column, "not asked") for column in columns)) for name, cells in found.items()],
-        notes=("in points, with intervals; no document was both tuned on and scored",),
+        notes=("in points, with intervals; no document was both tuned on and scored, unless it is said",),
     )
 
 
@@ -271,6 +275,7 @@ def _difference_row(line: Line) -> tuple[str, ...]:
     one, gain = line.difference, line.gain
     unit = decimals(one.perfect or 1.0)
     note = "tuned here" if line.tuned_here else "the base LM" if line.base_lm else ""
+    note = "chosen on the same documents" if gain.shared else note
     return (
         line.place.label,
         line.variant,
@@ -288,7 +293,7 @@ def _difference_row(line: Line) -> tuple[str, ...]:
 def _gain_cell(gain: Gain | None) -> str:
     if gain is None:
         return "not asked"
-    note = "\ncross-fitted" if gain.cross_fitted else ""
+    note = "\ncross-fitted" if gain.cross_fitted else "\nsame documents" if gain.shared else ""
     return f"{gain.points:+.2f}{'*' if gain.sign else ''}\n{_interval(gain)}{note}"
 
 

@@ -19,6 +19,7 @@ RULES = (
     " that nothing changes.",
     "A recipe is not judged on documents that chose it: where it is the pick of a search on the same benchmark,"
     " the search's gain on unseen documents, by cross-fitting, stands for the comparison's.",
+    "Where another benchmark of the same dataset and split chose the recipe, its gain stands with a warning.",
     "The mean over benchmarks takes each alike, gains or not; its interval takes their intervals as those of"
     " independent estimates. It is said of two benchmarks or more.",
     "Holm's adjustment is over all of a model's benchmarks.",
@@ -58,6 +59,7 @@ class Gain:
         documents: how many were asked.
         text: whether its documents show no picture.
         cross_fitted: whether a search says it, of its own benchmark.
+        shared: whether the recipe was chosen on the same documents as another benchmark asks them.
     """
 
     benchmark: str
@@ -70,6 +72,7 @@ class Gain:
     documents: int = 0
     text: bool = False
     cross_fitted: bool = False
+    shared: bool = False
 
     @property
     def sign(self) -> int:
@@ -185,6 +188,12 @@ def say_gains(recipe: str, gains: Sequence[Gain]) -> list[str]:
         f" format ({one.by_format:+.1f} of {one.points:+.1f} points)."
         for one in counted
         if one.by_format is not None and one.points and one.by_format / one.points >= FORMAT_SHARE
+    ]
+    found += [
+        f"The recipe was chosen on the documents of {one.benchmark} as another benchmark asks them: its gain there may"
+        " be too large."
+        for one in gains
+        if one.shared
     ]
     mean = mean_of(gains)
     if mean is not None:
