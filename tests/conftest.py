@@ -114,3 +114,12 @@ def generated(monkeypatch):
     monkeypatch.setattr(GenerationMixin, "generate", generate)
     monkeypatch.setattr("lmms_plam.harness.engine.Engine._prove", lambda *_: None)
     return Counter
+
+
+@pytest.fixture(scope="session")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two models on two benchmarks with pictures and one of text, as its cells leave it."""
+    from simulated_study import write_study
+
+    folder = tmp_path_factory.mktemp("studies") / "small"
+    return write_study(folder, ["alpha", "beta"], ["mmstar", "pope", "blimp"], documents=160, text=["blimp"], gain=0.15)

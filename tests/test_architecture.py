@@ -20,7 +20,7 @@ LAYERS = (
     {"scoring"},
     {"runs"},
     {"harness", "report"},
-    {"families"},
+    {"families", "site"},
     {"cli"},
 )
 """From the bottom up: a module imports from its own room and from the layers below."""

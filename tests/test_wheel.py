@@ -46,6 +46,11 @@ def test_the_package_comes_from_the_wheel(environment, tmp_path):
     assert printed.startswith(str(environment))
 
 
+def test_the_wheel_holds_what_a_page_needs_beside_code(environment, tmp_path):
+    code = "from importlib.resources import files; print(*(one.name for one in files('lmms_plam.site').iterdir()))"
+    assert {"page.css", "page.js"} <= set(run(environment, "-c", code, folder=tmp_path).split())
+
+
 def test_the_main_job_runs_from_the_wheel(environment, tmp_path):
     what = ("--model", "plam", "--model_args", "config=digits", "--tasks", "plam_digits")
     run(environment, "-m", "lmms_eval", *what, "--limit", "4", "--output_path", "runs", folder=tmp_path)

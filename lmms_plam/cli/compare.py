@@ -142,6 +142,7 @@ def _compare_saved(places: Sequence[Path], reference: str | None, tasks: str | N
     from lmms_plam.runs.matrices import by_task, find_saved, join_saved
     from lmms_plam.scoring.audits import audit_task
     from lmms_plam.scoring.changes import Changes
+    from lmms_plam.scoring.examples import read_examples
 
     if options.clusters:
         raise DataError("--clusters is for runs: a comparison's matrix has its clusters")
@@ -157,8 +158,12 @@ def _compare_saved(places: Sequence[Path], reference: str | None, tasks: str | N
         joined.matrix.require_variants()
         results = differences(joined, base, options.settings, saved[task][0].record.points_up)
         audits = audit_task(task, joined.benchmark, joined.matrix, base, options.settings)
+        kept = {doc_id: shown for one in saved[task] for doc_id, shown in read_examples(one.folder).items()}
+        changes = Changes.of(
+            task, joined.matrix, base, lambda doc_ids: [kept.get(one.doc_id, one) for one in joined.examples(doc_ids)]
+        )
         record = saved[task][0].record if len(saved[task]) == 1 and base == own else None
-        return _Compared(results, Changes.of(task, joined.matrix, base, joined.examples), audits, record)
+        return _Compared(results, changes, audits, record)
 
     return task_by_task(select_tasks(list(saved), tasks, ()), "comparing", compare)
 

@@ -17,7 +17,6 @@ from lmms_plam.cli.inference import (
     stay_offline,
     task_by_task,
 )
-from lmms_plam.errors import DataError, did_you_mean
 
 NAME = "leaderboard"
 EXIT_CODES = "exit code: 0 if anything could be shown, and what had to be left out is named; otherwise 2"
@@ -40,43 +39,18 @@ def run(arguments: argparse.Namespace) -> int:
     stay_offline()
     from lmms_plam.report.comparison import to_csv
     from lmms_plam.report.leaderboard import records, table, write
-    from lmms_plam.runs.matrices import by_task, find_saved
-    from lmms_plam.runs.samples import Found, TaskRun, find_runs
-    from lmms_plam.runs.standings import rank_saved, rank_task
-    from lmms_plam.scoring.saved import RECORD
-    from lmms_plam.stats.results import Standing, adjust_standings
+    from lmms_plam.runs.standings import find_contestants
+    from lmms_plam.stats.results import adjust_standings
 
     options = read_options(arguments)
-    saved = by_task(find_saved([arguments.folder]) if _holds(arguments.folder, RECORD) else [])
-    try:
-        content = find_runs(arguments.folder)
-    except DataError:
-        if not saved:
-            raise
-        content = Found([], [])
-    say(content.unreadable)
-    tasks: dict[str, dict[str, TaskRun]] = {}
-    for found_run in content.runs:
-        tasks.setdefault(found_run.task, {})[found_run.label] = found_run
-    models = list(dict.fromkeys(model for runs in tasks.values() for model in runs))
-    variants = (f"{one.label}/{name}" for each in saved.values() for one in each for name in one.record.recipes)
-    models += list(dict.fromkeys(variants))
+    found_there = find_contestants(arguments.folder)
+    say(found_there.unreadable)
     reference = arguments.reference
-    if reference is not None and reference not in models:
-        raise DataError(
-            f"no model '{reference}' in {arguments.folder}.{did_you_mean(reference, models)}"
-            f" There are {', '.join(models)}"
-        )
-
-    def rank(task: str) -> list[Standing]:
-        if task in tasks:
-            return rank_task(tasks[task], reference, options)
-        return rank_saved(saved[task], reference, options)
-
-    chosen = select_tasks([*tasks, *saved], arguments.tasks, options.clusters)
-    ranked, left_out = task_by_task(chosen, "ranking", rank)
+    found_there.require(reference, arguments.folder)
+    chosen = select_tasks(found_there.tasks, arguments.tasks, options.clusters)
+    ranked, left_out = task_by_task(chosen, "ranking", lambda task: found_there.rank(task, reference, options))
     standings = adjust_standings(chain.from_iterable(ranked))
-    left_out = [*content.unreadable, *left_out]
+    left_out = [*found_there.unreadable, *left_out]
     found = table(standings, reference, left_out)
     if arguments.out:
         write(standings, reference, arguments.out, left_out)
@@ -92,7 +66,3 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print_table(found)
     return 0
-
-
-def _holds(folder: Path, pattern: str) -> bool:
-    return folder.is_dir() and next(folder.rglob(pattern), None) is not None

@@ -23,11 +23,14 @@ from lmms_plam.model import Variant
 from lmms_plam.report.audit import AUDIT_FILES, audit_sentences, audit_warnings, audits_to_html, write_audits
 from lmms_plam.report.comparison import FILES, in_words, write
 from lmms_plam.report.grid import GRID, draw_grid_of
+from lmms_plam.report.language import LANGUAGE, write_language
+from lmms_plam.report.page import inline_svg
 from lmms_plam.report.wandb_log import log_audits, log_comparison
 from lmms_plam.runs.differences import differences
 from lmms_plam.runs.join import Joined
 from lmms_plam.scoring.audits import TaskAudit, audit_task
 from lmms_plam.scoring.changes import Changes
+from lmms_plam.scoring.examples import EXAMPLES, write_examples
 from lmms_plam.scoring.record import Benchmark
 from lmms_plam.scoring.saved import RECORD, ComparisonRecord, SavedMeasure, digest_question
 from lmms_plam.stats.comparison import Settings
@@ -37,7 +40,8 @@ from lmms_plam.stats.results import Result, adjust_results
 _BETTER = "any_better_p"
 """The p-value that any of several recipes is better, adjusted for looking at all."""
 
-_COMPARED: WeakKeyDictionary[Plam, dict[str, tuple[list[Result], Changes, list[TaskAudit]]]] = WeakKeyDictionary()
+_Compared = tuple[list[Result], Changes, list[TaskAudit], ComparisonRecord]
+_COMPARED: WeakKeyDictionary[Plam, dict[str, _Compared]] = WeakKeyDictionary()
 """By model, what its comparisons have found, by task."""
 
 
@@ -52,7 +56,7 @@ class Comparison(FamilyTask):
         "ci_high": True,
         "p_value": False,
     }
-    written = (*FILES, *GRID, RECORD, *AUDIT_FILES)
+    written = (*FILES, *GRID, RECORD, EXAMPLES, *AUDIT_FILES)
 
     @classmethod
     def foresee(cls, config: Mapping[str, Any], outline: Outline) -> FamilyOptions:
@@ -72,7 +76,7 @@ class Comparison(FamilyTask):
         return comparison_cost(starts, outline.depth or 0, share)
 
     @property
-    def _compared(self) -> dict[str, tuple[list[Result], Changes, list[TaskAudit]]]:
+    def _compared(self) -> dict[str, _Compared]:
         """What the comparisons of this run have found so far, by task."""
         return _COMPARED.setdefault(self.plam, {})
 
@@ -103,14 +107,15 @@ class Comparison(FamilyTask):
         """Remove an earlier run's results, and with the first task of a run its comparison of all tasks."""
         super().clear(folder)
         if self.folder and not self._compared:
-            for name in self.written:
+            for name in (*self.written, *LANGUAGE):
                 (folder.parent / name).unlink(missing_ok=True)
 
     def report(self, matrix_file: Path, benchmark: Benchmark) -> dict[str, float | None]:
         """Compare each variant with the base; write comparison.json, .csv, .md, .html and a forest plot.
 
         Recipes that form a grid are drawn as one, too.
-        The folder above gets one of all comparisons of a run, with Holm's adjustment over them.
+        The folder above gets one of all comparisons of a run, with Holm's adjustment over them, and where some are of
+        text alone, language lost and given back as a picture.
         The page also shows documents whose score changes, and the format audit, which has files of its own.
         """
         matrix = ScoreMatrix.read(matrix_file)
@@ -119,6 +124,7 @@ class Comparison(FamilyTask):
         joined = Joined(self.options.task, benchmark, matrix, {}, 0, self.notes)
         results = adjust_results(differences(joined, BASE, Settings(), record.points_up))
         changes = Changes.of(self.options.task, matrix, BASE, self.examples)
+        write_examples(changes.examples.values(), matrix_file.parent)
         audits = audit_task(self.options.task, benchmark, matrix, BASE)
         about = f"{record.model}, {record.date}"
         pictures = draw_grid_of(record, results, matrix_file.parent)
@@ -131,12 +137,14 @@ class Comparison(FamilyTask):
             logger.info(line)
         for warning in audit_warnings(audits):
             logger.warning(warning)
-        self._compared[self.options.task] = results, changes, audits
+        self._compared[self.options.task] = results, changes, audits, record
         if self.folder and len(self._compared) > 1:
-            every, each_changes, each_audits = zip(*self._compared.values(), strict=True)
+            every, each_changes, each_audits, each_record = zip(*self._compared.values(), strict=True)
             all_audits = list(chain.from_iterable(each_audits))
             together = adjust_results(chain.from_iterable(every))
-            write(together, self.folder.parent, each_changes, fragments=[audits_to_html(all_audits)], about=about)
+            language = write_language(zip(every, each_record, strict=True), self.folder.parent, about)
+            fragments = [*([inline_svg(language)] if language else []), audits_to_html(all_audits)]
+            write(together, self.folder.parent, each_changes, fragments=fragments, about=about)
             write_audits(all_audits, self.folder.parent)
         run = host.wandb_run()
         if run is not None:
@@ -192,4 +200,5 @@ class Comparison(FamilyTask):
             data=data,
             notes=self.notes,
             asked={doc_id: digest_question(self.doc_to_text(doc), str(target(doc))) for doc_id, doc in asked.items()},
+            pictures=any(map(self.shows_anything, matrix.doc_ids.tolist())),
         )

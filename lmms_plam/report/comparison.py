@@ -71,6 +71,7 @@ def _details(result: Result) -> dict[str, Any]:
         "holm_p": result.holm_p,
         "better_p": result.better_p,
         "higher_is_better": result.higher_is_better,
+        "perfect": result.perfect,
         "mcnemar_p": found.mcnemar_p,
         "strata": found.difference.strata,
         "by_stratum": [{**one, EXPLORATORY: True} for one in strata_records(result)],

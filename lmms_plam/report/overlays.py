@@ -41,7 +41,7 @@ _STRONGEST = 0.9  # opacity; a little of the picture is always seen
 _RARE, _SINK = 0.98, 20  # what is more than all but 2% of the picture get is painted alike, if 20 times as much or less
 _TRACE = 0.01  # of the picture's mean, added to both maps before they are divided: none against none is 1, not noise
 _MOST_LAYERS = 2
-_FAINT = 0.01  # of all attention, spread evenly over the picture: never painted in the strongest colour
+FAINT = 0.01  # of all attention, spread evenly over the picture: never painted in the strongest colour
 _GAP, _LINE = 8, 16  # pixels between the tiles of a strip, and of a line of words
 _WORD = 13
 
@@ -112,8 +112,8 @@ def overlay(document: ShownDocument, layer: int) -> Overlay | None:
     if len(known) < len(painted):
         return None
     (before, first), (after, second) = known.items()
-    least = _FAINT / first.size
-    peak, mean = max((max(_strong(values), least), max(values.mean(), least)) for values in known.values())
+    least = FAINT / first.size
+    peak, mean = max((max(strong(values), least), max(values.mean(), least)) for values in known.values())
     tiles = [
         Tile(
             f"{when}: '{name}', {values.sum():.1%} on the picture",
@@ -175,7 +175,7 @@ def ramp(*, diverging: bool, linear: bool = False) -> Image:
     from PIL import Image
 
     values = np.linspace(-1 if diverging else 0, 1, 240)[None].repeat(12, axis=0)
-    heat = _paint(np.sign(values) * values**2 if linear else values, MORE if diverging else SOME, LESS)
+    heat = paint(np.sign(values) * values**2 if linear else values, MORE if diverging else SOME, LESS)
     return Image.alpha_composite(Image.new("RGBA", heat.size, "white"), heat).convert("RGB")
 
 
@@ -212,14 +212,14 @@ def _painted(document: ShownDocument, maps: Maps, queries: str, layer: int) -> F
 
 def _heat(document: ShownDocument, values: FloatArray, positive: Colour) -> Image:
     """Return a map in colours, the right places outlined."""
-    heat = _paint(values, positive, LESS)
+    heat = paint(values, positive, LESS)
     _outline(heat, document)
     return heat
 
 
-def _strong(values: FloatArray) -> float:
+def strong(values: FloatArray) -> float:
     """Return from where on attention is painted in the strongest colour: a sink must not make the rest invisible."""
-    return max(float(np.quantile(values, _RARE)), float(values.max()) / _SINK)
+    return max(float(np.quantile(values, _RARE, method="higher")), float(values.max()) / _SINK)
 
 
 def _outline(image: Image, document: ShownDocument) -> None:
@@ -233,7 +233,7 @@ def _outline(image: Image, document: ShownDocument) -> None:
         pen.rectangle(((x, y), corner), outline=_MARK, width=3)
 
 
-def _paint(values: FloatArray, positive: Colour, negative: Colour) -> Image:
+def paint(values: FloatArray, positive: Colour, negative: Colour) -> Image:
     """Return colours for values from -1 to 1, the farther from 0 the more opaque."""
     from PIL import Image
 

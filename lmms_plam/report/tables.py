@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lmms_plam.report.page import scrolled
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
@@ -81,7 +83,7 @@ class Table:
         return "\n".join([f"**{self.title}**", "", *lines, *notes, ""])
 
     def to_html(self) -> str:
-        """Return it as an HTML fragment, without its title."""
+        """Return it as an HTML fragment, its title for those alone who can't see it."""
 
         def line(cells: Sequence[str], tag: str) -> str:
             kinds = ["label" if place < self.labels else "number" for place in range(len(cells))]
@@ -91,13 +93,45 @@ class Table:
 
         body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in self.rows)
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return f"<table>\n<thead><tr>{line(self.columns, 'th')}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n" + (
-            f"<ul>{notes}</ul>\n" if notes else ""
-        )
+        head = line(self.columns, "th")
+        table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n"
+        return scrolled(table, self.title or "table") + (f"<ul>{notes}</ul>\n" if notes else "")
+
+    def to_latex(self) -> str:
+        """Return it as LaTeX's `tabular` with booktabs' rules, its title and notes as comments above.
+
+        A cell of several lines is a stack of them.
+        """
+        kinds = "l" * self.labels + "r" * (len(self.columns) - self.labels)
+        head, *body = [" & ".join(map(_latex_cell, row)) + r" \\" for row in (self.columns, *self.rows)]
+        said = [f"% {line}" for text in (self.title, *self.notes) for line in text.split("\n")]
+        rows = [
+            rf"\begin{{tabular}}{{{kinds}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join([*said, *rows, ""])
 
     def _select(self, places: Sequence[int], title: str) -> Table:
         columns, *rows = [[row[place] for place in places] for row in (self.columns, *self.rows)]
         return replace(self, title=title, columns=columns, rows=rows, notes=())
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}"} | {
+    sign: f"\\{sign}" for sign in "&%$#_{}"
+}
+"""How signs are written that mean something else; a bracket does behind a line's end."""
+
+
+def _latex_cell(cell: str) -> str:
+    """Return a cell as LaTeX, whose signs mean something else there; a cell of several lines as a stack of them."""
+    lines = ["".join(_LATEX.get(sign, sign) for sign in line) for line in cell.split("\n")]
+    stacked = r" \\ ".join(lines)
+    return stacked if len(lines) == 1 else rf"\shortstack{{{stacked}}}"
 
 
 def _markdown_cell(cell: str) -> str:

@@ -104,7 +104,8 @@ def log_attention(run: Any, task: str, record: AttentionRecord, found: Attention
     """Log attention to a W&B run that is under way, online or offline.
 
     It logs each measure with the layer as its step, under every variant and minus the reference with its band
-    (`TASK/attention/QUERIES/MEASURE/VARIANT`, `.../VARIANT/difference`, `low`, `high`), the curves (`TASK/curves/...`),
+    (`TASK/attention/QUERIES/MEASURE/VARIANT`, `.../VARIANT/difference`, `low`, `high`), the same as a table
+    (`TASK/layers`), the curves (`TASK/curves/...`),
     the maps over pictures (`TASK/maps/DOCUMENT`), each variant's headline (`TASK/VARIANT/difference` and so on) and the
     findings in the summary, and the folder's files as an artifact of type `attention`.
 
@@ -129,6 +130,7 @@ def log_attention(run: Any, task: str, record: AttentionRecord, found: Attention
             for what, by_layer in (("difference", change.value), ("low", change.low), ("high", change.high)):
                 values[f"{name}/{one.variant}/{what}"] = by_layer[place]
         run.log({step: layer, **{name: float(value) for name, value in values.items() if math.isfinite(value)}})
+    run.log({f"{task}/layers": native(layer_rows(found.to_dict()["growth"]))})
     headline = found.to_dict()["headline"]
     for variant, told in headline.items():
         for name, value in told.items():
@@ -151,9 +153,10 @@ def log_attention(run: Any, task: str, record: AttentionRecord, found: Attention
 def log_comparison(run: Any, results: Sequence[Result], changes: Changes, folder: Path) -> None:
     """Log a comparison to a W&B run that is under way, online or offline.
 
-    It logs the forest plot (`TASK/forest`), each metric's numbers in the summary (`TASK/VARIANT/METRIC/difference` and
-    so on), how many documents change each way (`TASK/changes`), a table of such documents with image,
-    question and both answers (`TASK/changed_documents`), and the folder's files as an artifact of type `comparison`.
+    It logs the forest plot (`TASK/forest`), each metric's numbers as a table (`TASK/metrics`) and in the summary
+    (`TASK/VARIANT/METRIC/difference` and so on), how many documents change each way (`TASK/changes`), a table of such
+    documents with image, question and both answers (`TASK/changed_documents`), and the folder's files as an artifact of
+    type `comparison`.
 
     Args:
         run: `wandb.run`.
@@ -164,8 +167,8 @@ def log_comparison(run: Any, results: Sequence[Result], changes: Changes, folder
     import wandb
 
     task = changes.task
-    metrics = records(results)
-    run.log({f"{task}/forest": wandb.Image(str(folder / FOREST))})
+    metrics = records(results, named=True)
+    run.log({f"{task}/forest": wandb.Image(str(folder / FOREST)), f"{task}/metrics": native(metrics)})
     for result, record in zip(results, metrics, strict=True):
         for name in ("a", "b", "difference", "ci_low", "ci_high", "p_value", "n", "clusters"):
             run.summary[f"{task}/{result.comparison.variant}/{result.metric}/{name}"] = record[name]
@@ -269,6 +272,33 @@ def log_audits(run: Any, audits: Sequence[TaskAudit]) -> None:
                 run.summary[f"{task}/{one.variant}/{one.metric}/audit/{part.kind}"] = part.difference.value
             for side in one.found.sides:
                 run.summary[f"{task}/{side.variant}/cut_off"] = side.cut_off
+
+
+def native(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return flat records as a table of W&B's, a column for each key of the first."""
+    import wandb
+
+    return wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+
+
+def layer_rows(growth: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return measures by layer, as `attention.json` holds them, as flat records."""
+    return [
+        {
+            "queries": one["queries"],
+            "measure": one["measure"],
+            "variant": one["variant"],
+            "layer": layer,
+            "before": one["before"][place],
+            "after": one["after"][place],
+            **{name: one["difference"][key][place] for name, key in _CHANGE.items()},
+        }
+        for one in growth
+        for place, layer in enumerate(one["layers"])
+    ]
+
+
+_CHANGE = {"difference": "value", "low": "low", "high": "high"}
 
 
 def _log_files(run: Any, name: str, kind: str, folder: Path, metadata: dict[str, Any]) -> None:

@@ -3,13 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from lmms_plam.errors import DataError, did_you_mean
 from lmms_plam.runs.join import Joined, join
-from lmms_plam.runs.matrices import SavedComparison, join_saved
+from lmms_plam.runs.matrices import SavedComparison, by_task, find_saved, join_saved
 from lmms_plam.runs.paired import Options
-from lmms_plam.runs.samples import TaskRun
+from lmms_plam.runs.samples import Found, TaskRun, find_runs
+from lmms_plam.scoring.saved import RECORD
 from lmms_plam.stats.comparison import Settings
 from lmms_plam.stats.results import Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Contestants:
+    """What a folder holds that can be ranked.
+
+    Attributes:
+        runs: by task and model, the runs with logged answers.
+        saved: by task, the comparisons.
+        unreadable: a sentence for each results file that can't be read.
+    """
+
+    runs: Mapping[str, Mapping[str, TaskRun]]
+    saved: Mapping[str, Sequence[SavedComparison]]
+    unreadable: Sequence[str]
+
+    @property
+    def tasks(self) -> list[str]:
+        """All tasks, those of runs first."""
+        return list(dict.fromkeys([*self.runs, *self.saved]))
+
+    @property
+    def models(self) -> list[str]:
+        """All models, and comparisons' variants as LABEL/NAME."""
+        models = [model for runs in self.runs.values() for model in runs]
+        variants = [f"{one.label}/{name}" for own in self.saved.values() for one in own for name in one.record.recipes]
+        return list(dict.fromkeys([*models, *variants]))
+
+    def require(self, reference: str | None, where: Path) -> None:
+        """Refuse a reference that isn't there.
+
+        Raises:
+            DataError: no model has the name.
+        """
+        if reference is not None and reference not in self.models:
+            raise DataError(
+                f"no model '{reference}' in {where}.{did_you_mean(reference, self.models)}"
+                f" There are {', '.join(self.models)}"
+            )
+
+    def rank(self, task: str, reference: str | None, options: Options) -> list[Standing]:
+        """Rank one task, by runs where there are some, else by comparisons; arguments as for `rank_task`."""
+        if task in self.runs:
+            return rank_task(self.runs[task], reference, options)
+        return rank_saved(self.saved[task], reference, options)
+
+
+def find_contestants(folder: Path) -> Contestants:
+    """Find all runs and comparisons below a folder.
+
+    Raises:
+        DataError: there is neither.
+    """
+    saved = by_task(find_saved([folder]) if _holds(folder, RECORD) else [])
+    try:
+        content = find_runs(folder)
+    except DataError:
+        if not saved:
+            raise
+        content = Found([], [])
+    tasks: dict[str, dict[str, TaskRun]] = {}
+    for found_run in content.runs:
+        tasks.setdefault(found_run.task, {})[found_run.label] = found_run
+    return Contestants(tasks, saved, content.unreadable)
 
 
 def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Options) -> list[Standing]:
@@ -83,3 +151,7 @@ def _rank(
             )
         )
     return standings
+
+
+def _holds(folder: Path, pattern: str) -> bool:
+    return folder.is_dir() and next(folder.rglob(pattern), None) is not None

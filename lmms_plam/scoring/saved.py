@@ -51,6 +51,7 @@ class ComparisonRecord(_Frozen):
         data: SHA-256 of the matrix.
         notes: what a reader must know of the scores.
         asked: by document id, a digest of question and target.
+        pictures: whether any document shows a picture; text alone is what tells of language.
     """
 
     task: str
@@ -68,6 +69,7 @@ class ComparisonRecord(_Frozen):
     data: str
     notes: tuple[str, ...] = ()
     asked: dict[int, str]
+    pictures: bool = True
 
     @property
     def benchmark(self) -> Benchmark:
