@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lmms_plam import __version__
-from lmms_plam.cli import attention, check, compare, doctor, fisher, leaderboard, lineage, merge, plateau, search
+from lmms_plam.cli import attention, check, compare, doctor, fisher, leaderboard, lineage, merge, plateau, search, study
 from lmms_plam.errors import PlamError
 from lmms_plam.harness import outcome
 
@@ -23,6 +23,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     search,
     compare,
     leaderboard,
+    study,
 )
 
 
