@@ -8,7 +8,20 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lmms_plam import __version__
-from lmms_plam.cli import attention, check, compare, doctor, fisher, leaderboard, lineage, merge, plateau, search, study
+from lmms_plam.cli import (
+    attention,
+    check,
+    checkpoints,
+    compare,
+    doctor,
+    fisher,
+    leaderboard,
+    lineage,
+    merge,
+    plateau,
+    search,
+    study,
+)
 from lmms_plam.errors import PlamError
 from lmms_plam.harness import outcome
 
@@ -24,6 +37,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     compare,
     leaderboard,
     study,
+    checkpoints,
 )
 
 
