@@ -133,10 +133,8 @@ def _sum_up(root: Path, plan: Plan, arguments: argparse.Namespace) -> int:
     if not arguments.worker:
         _print_summary(root, standings, plan.notes)
         for name, one in lost.items():
-            more = f" ({root / plan.find(name).folder / LOG})" if one.state == "failed" else ""
-            print(
-                f"plam: {name} {'failed' if one.state == 'failed' else 'was skipped'}: {one.why}{more}", file=sys.stderr
-            )
+            log = f" ({root / plan.find(name).folder / LOG})" if one.state == "failed" else ""
+            print(f"plam: {name}, {one.state}: {one.why}{log}", file=sys.stderr)
     return 1 if lost else 0
 
 

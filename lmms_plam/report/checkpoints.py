@@ -23,7 +23,7 @@ _QUIET = "#5f5f5f"
 
 
 def choices(found: Sequence[Checkpoints]) -> Table:
-    """Return the best pair and recipe of each benchmark, and what such a choice scores on documents that it didn't see."""
+    """Return the best pair and recipe of each benchmark, and what such a choice scores on documents unseen."""
     rows = []
     for one in found:
         digits = decimals(one.perfect)

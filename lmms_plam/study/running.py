@@ -35,6 +35,9 @@ LAUNCH = (sys.executable, "-m")
 
 _PACKAGES = ("lmms-plam", "lmms-eval", "transformers", "torch")
 _COUNT = re.compile(rb"(\d+)%\|[^|\r\n]*\| (\d+)/(\d+) \[")
+_PROMPT = "$ "
+"""Stands before the command in the log."""
+
 _TAIL = 8192
 _LOOK = 0.5
 _SPARE = 50_000_000
@@ -102,7 +105,7 @@ def run_cell(
     started, clock = _now(), monotonic()
     log = folder / LOG
     with log.open("ab") as file:
-        file.write(f"\n$ {shlex.join(words)}\n".encode())
+        file.write(f"\n{_PROMPT}{shlex.join(words)}\n".encode())
         file.flush()
         code = _run(_as_process(words), file.fileno(), claim, stop, lambda: watch(log))
     seconds = monotonic() - clock
@@ -197,7 +200,8 @@ def _reason(folder: Path, cell: Cell, code: int) -> str:
             return "it ended with exit code 0 and wrote no results"
         return ""
     lines = (folder / LOG).read_bytes()[-_TAIL:].decode("utf-8", "replace").replace("\r", "\n").split("\n")
-    said = [line for line in lines if line.strip()]
+    begins = max((place for place, line in enumerate(lines) if line.startswith(_PROMPT)), default=-1)
+    said = [line for line in lines[begins + 1 :] if line.strip()]
     ours = [line for line in said if line.startswith(("lmms-plam: ", "plam: "))]
     last = (ours or said or ["nothing was said"])[-1].strip()
     return f"exit code {code}: {last.removeprefix('lmms-plam: ').removeprefix('plam: ')}"
