@@ -40,8 +40,8 @@ sys.exit(code)
 
 SLEEPER = """
 for folder; do :; done
-mkdir "$folder/at_work" || echo "$folder" >> "$1/twice"
 trap 'rmdir "$folder/at_work"; exit 143' TERM
+mkdir "$folder/at_work" || echo "$folder" >> "$1/twice"
 sleep "$2" & wait $!
 echo '{}' > "$folder/0_results.json"
 rmdir "$folder/at_work"
@@ -116,8 +116,8 @@ def scale(n_cells: int, n_workers: int, kills: int, seed: int) -> None:
         begun = sum(len(list((root / cell.folder).glob("claim.*"))) for cell in cells)
         twice = (root / "twice").read_text().count("\n") if (root / "twice").exists() else 0
     print(
-        f"scale: {dict(states)} of {n_cells} cells after {seconds:.0f} s on {n_workers} workers, of which {killed} were "
-        f"killed; cells were taken {begun} times, and {twice} times while another command was at work on them"
+        f"scale: {dict(states)} of {n_cells} cells after {seconds:.0f} s on {n_workers} workers, {killed} of which were"
+        f" killed; cells were taken {begun} times, and {twice} times while another command was at work on them"
     )
 
 

@@ -17,7 +17,7 @@ from study_cells import FAKE, cell, plan, runs
 
 from lmms_plam.errors import ConfigError, DataError
 from lmms_plam.study import claim as claims
-from lmms_plam.study import running
+from lmms_plam.study import guard, running
 from lmms_plam.study.claim import Claim, holder
 from lmms_plam.study.plan import Plan
 from lmms_plam.study.progress import time_left
@@ -154,6 +154,21 @@ def test_a_killed_workers_command_ends_too_and_its_cell_is_taken_up(tmp_path):
     (tmp_path / "go").touch()
     work(tmp_path, made, FAKE)
     assert states(tmp_path, made) == {"a": "finished"}
+
+
+def test_a_command_begins_only_once_its_claim_names_it(tmp_path):
+    made = tmp_path / "made"
+    command = [sys.executable, "-I", guard.__file__, "touch", str(made)]
+    lost = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    lost.stdin.close()
+    assert lost.wait(20) != 0
+    assert not made.exists()
+    told = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    told.stdin.write(b"1")
+    told.stdin.flush()
+    assert told.wait(20) == 0
+    told.stdin.close()
+    assert made.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,5 +1,6 @@
 """Runs a command that doesn't outlive its starter: `python guard.py COMMAND ...`, its input a pipe of the starter's.
 
+It begins when a first byte comes, so that its starter can say first, where others look, that this process is there.
 The command, and what it starts, are a group of processes. A signal to the group reaches them and leaves this process
 waiting, whose exit code is the command's. When the pipe closes, since the starter was killed, the group is ended: so no
 other worker takes a cell up while a lost one still writes into its folder. A file that imports nothing of ours, since
@@ -27,6 +28,8 @@ def _end_with_starter() -> None:
 def _main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
+    if not os.read(0, 1):
+        return 128 + signal.SIGTERM
     try:
         command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     except OSError as error:

@@ -172,18 +172,21 @@ def _run(words: list[str], log: int, claim: Claim, stop: Stop, watch: Callable[[
         stderr=log,
         start_new_session=True,
     )
+    assert process.stdin is not None
     stop.running.append(process.pid)
     try:
         claim.add(process.pid, lambda: os.killpg(process.pid, signal.SIGTERM))
-        if stop.signal is not None:
-            stop.ask(stop.signal)
+        if stop.signal is None:
+            process.stdin.write(b"1")
+            process.stdin.flush()
+        else:
+            process.stdin.close()
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(_LOOK)
             watch()
     finally:
         stop.running.remove(process.pid)
-        assert process.stdin is not None
         process.stdin.close()  # which ends what still runs, if anything does
         process.wait()
 
