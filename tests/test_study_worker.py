@@ -98,7 +98,7 @@ def test_what_failed_is_tried_again_by_the_next_study_but_not_by_a_worker_beside
 def test_a_command_that_writes_no_results_has_failed_whatever_its_exit_code(tmp_path):
     made = study(tmp_path, cell("a"))
     work(tmp_path, made, ("true",))
-    assert look(tmp_path, made)["a"].why == "it ended with exit code 0 and wrote no results"
+    assert look(tmp_path, made)["a"].why == "it wrote no results, and ended with exit code 0: nothing was said"
 
 
 def test_a_launcher_that_isnt_there_is_said(tmp_path):

@@ -198,16 +198,14 @@ def _as_process(words: list[str]) -> list[str]:
 
 def _reason(folder: Path, cell: Cell, code: int) -> str:
     """Return why a command failed, empty if it didn't."""
-    if code == 0:
-        if cell.program == "lmms_eval" and not any(folder.rglob("*results.json")):
-            return "it ended with exit code 0 and wrote no results"
+    if code == 0 and (cell.program == "plam" or any(folder.rglob("*results.json"))):
         return ""
     lines = (folder / LOG).read_bytes()[-_TAIL:].decode("utf-8", "replace").replace("\r", "\n").split("\n")
     begins = max((place for place, line in enumerate(lines) if line.startswith(_PROMPT)), default=-1)
     said = [line for line in lines[begins + 1 :] if line.strip()]
     ours = [line for line in said if line.startswith(("lmms-plam: ", "plam: "))]
-    last = (ours or said or ["nothing was said"])[-1].strip()
-    return f"exit code {code}: {last.removeprefix('lmms-plam: ').removeprefix('plam: ')}"
+    last = (ours or said or ["nothing was said"])[-1].strip().removeprefix("lmms-plam: ").removeprefix("plam: ")
+    return f"exit code {code}: {last}" if code else f"it wrote no results, and ended with exit code 0: {last}"
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
