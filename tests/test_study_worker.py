@@ -269,12 +269,11 @@ def test_a_comma_in_the_folder_is_refused(tmp_path):
         open_folder(tmp_path / "a,b", plan(cell("a")), "")
 
 
-def test_documents_are_read_off_the_last_progress_bar(tmp_path):
+def test_documents_are_read_off_the_last_bar_of_answers(tmp_path):
     log = tmp_path / LOG
     assert documents(log) is None
-    log.write_text(
-        "Model Responding:  35%|███▌      | 7/20 [00:01<00:01]\rModel Responding:  45%|████▌  | 9/20 [00:01<00:01]"
-    )
+    bars = ("Model Responding:  35%|█| 7/20 [0:1<0:1]", "plam_blimp:  45%|█| 9/20 [0:1<0:1]", "100%|█| 8/8 [0:1<0:0]")
+    log.write_text("\r".join(bars))
     assert documents(log) == (9, 20)
 
 

@@ -34,7 +34,9 @@ LAUNCH = (sys.executable, "-m")
 """What stands before `lmms_eval` where no launcher does."""
 
 _PACKAGES = ("lmms-plam", "lmms-eval", "transformers", "torch")
-_COUNT = re.compile(rb"(\d+)%\|[^|\r\n]*\| (\d+)/(\d+) \[")
+_COUNT = re.compile(rb"(?:Responding|plam_[\w.-]+): +\d+%\|[^|\r\n]*\| (\d+)/(\d+) \[")
+"""The bars of answers given: lmms-eval's backends call theirs `Model Responding`, tasks that rank by their names."""
+
 _PROMPT = "$ "
 """Stands before the command in the log."""
 
@@ -152,7 +154,7 @@ def documents(log: Path) -> tuple[int, int] | None:
             found = _COUNT.findall(file.read())
     except OSError:
         return None
-    return (int(found[-1][1]), int(found[-1][2])) if found else None
+    return (int(found[-1][0]), int(found[-1][1])) if found else None
 
 
 def versions() -> dict[str, str]:
