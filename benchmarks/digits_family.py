@@ -26,9 +26,9 @@ PLAIN = "plam_digits"
 TASKS = (PLAIN, "plam_probe_digits", "plam_compare_digits")
 
 
-def evaluate(task: str, manager: TaskManager, limit: int) -> tuple[float, float]:
+def evaluate(task: str, manager: TaskManager, limit: int, config: str = "digits") -> tuple[float, float]:
     """Evaluate a task as lmms-eval's command line does; return wall and CPU seconds."""
-    lm = Plam("digits", device="cpu")
+    lm = Plam(config, device="cpu")
     with TemporaryDirectory() as folder:
         cli_args = argparse.Namespace(output_path=folder, process_with_media=False)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -36,10 +36,12 @@ def evaluate(task: str, manager: TaskManager, limit: int) -> tuple[float, float]
         return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def whole_flops(task: str, manager: TaskManager, limit: int, counted: int) -> float:
+def whole_flops(task: str, manager: TaskManager, limit: int, counted: int, config: str = "digits") -> float:
     """Return the FLOPs of an evaluation of `limit` documents, from those of a quarter of `counted` and of all of it."""
     few = counted // 4
-    some, more = (count_flops(lambda number=number: evaluate(task, manager, number)) for number in (few, counted))
+    some, more = (
+        count_flops(lambda number=number: evaluate(task, manager, number, config)) for number in (few, counted)
+    )
     return some + (more - some) / (counted - few) * (limit - few)
 
 

@@ -135,7 +135,7 @@ def measure_memory(model: Any, base_lm: Checkpoint, name: str, case: Case, budge
     """Return what a search took at most beyond the model, or an ordinary run where no space is named."""
     prompt = build_prompt(model, case)
     sets = plan(model, base_lm, *SPACES[name], budget // 2) if name else []
-    merged = {key: tuple(base_lm.describe(key).shape) for one in sets for key in one.layers.sources}
+    merged = {key: tuple(base_lm.describe(key).shape) for one in sets for _, key in one.layers.reads()}
     before = start_peak(gpu)
     search(model, prompt, sets, budget // 2) if sets else model.generate(**prompt)
     layers = sum(torch.Size(shape).numel() for shape in merged.values()) * model.dtype.itemsize

@@ -64,6 +64,11 @@ def test_what_is_wrong_is_found(capsys, folder, config, tasks, subject, words): 
     assert words in found[subject]["detail"]
 
 
+@pytest.mark.parametrize("fields", [["config=digits,merge.start_layer=10"], ["config=digits", "merge.start_layer=10"]])
+def test_fields_are_one_argument_or_several(capsys, fields):
+    assert "in layers 10 to 11" in check(capsys, *fields)[1]["merge"]["detail"]
+
+
 def test_what_cant_be_known_is_said(capsys):
     _, found = check(capsys, "config=digits", "--tasks", "plam_probe_mmstar")
     assert "its documents aren't here" in found["plam_probe_mmstar"]["detail"]

@@ -21,6 +21,7 @@ from lmms_plam.merge import BASE, merge_into, read_vocabulary
 from lmms_plam.merge.names import parse_name
 from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family, installed_whole, run_plainly
 from lmms_plam.search.space import expand
+from lmms_plam.stats.matrix import ScoreMatrix
 
 
 def outside_of(model):
@@ -55,6 +56,12 @@ def answers_of(model, prompts):
     return model.generate(**prompts)[:, prompts["input_ids"].shape[1] :].tolist()
 
 
+def first_token(model, prompts):
+    """The log-probabilities of each prompt's first new token."""
+    out = model.generate(**{**prompts, "max_new_tokens": 1}, output_logits=True, return_dict_in_generate=True)
+    return out.logits[0].float().log_softmax(-1)
+
+
 def test_the_engine_by_itself_refuses_what_it_would_install_in_part():
     model, prompts = model_for("llava"), prompts_for("llava")
     with pytest.raises(UnsupportedError, match="variant 'all' changes more than decoder layers"):
@@ -87,6 +94,12 @@ def test_they_answer_as_a_model_that_holds_their_weights_and_the_others_as_ever(
         own = answers_of(holding(model, *([sets[variant.weights]] if variant.weights else [])), prompts)
         for row, answer in enumerate(tokens):
             assert answer == own[row][: len(answer)], variant.name
+    starting = first_token(model, prompts)
+    for variant, found in zip(variants, result.divergence, strict=True):
+        own = first_token(holding(model, *([sets[variant.weights]] if variant.weights else [])), prompts)
+        due = torch.nn.functional.kl_div(own, starting, reduction="none", log_target=True).sum(-1)
+        assert found == pytest.approx(due.tolist(), rel=1e-3, abs=1e-5), variant.name
+    assert min(result.divergence[0]) > 0.001
     assert engine.proofs["task"].alone == 2
     assert engine.proofs["task"].way == "engine"
     for name, parameter in model.named_parameters():
@@ -110,6 +123,12 @@ def test_their_attention_is_read_as_that_of_a_model_that_holds_their_weights(fam
                 assert torch.allclose(ours.response.map, theirs.response.map, atol=1e-4)
 
 
+def test_beams_have_no_first_token_of_one_row_a_prompt_and_so_no_divergence():
+    model, prompts = model_for("llava"), {**prompts_for("llava"), "num_beams": 2}
+    sets = [whole(model, "all")]
+    assert run_plainly(model, [Variant("all", weights="all")], prompts, weights=sets).divergence is None
+
+
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_a_whole_model_may_be_the_ground_that_others_stand_on(family):
     model, prompts = model_for(family), prompts_for(family)
@@ -129,6 +148,7 @@ def test_where_all_variants_are_whole_models_the_record_says_so():
     result = engine.answer("task", [Variant("all", weights="all")], "all", None, dict(prompts))
     assert len(result.tokens) == 1
     assert (engine.proofs["task"].way, engine.proofs["task"].alone) == ("plain", 1)
+    assert min(result.divergence[0]) > 0.001
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
@@ -226,8 +246,10 @@ def test_a_comparison_and_a_search_take_whole_models_and_score_them_as_runs_of_t
     place = of_model(tmp_path / "runs") / "own_search"
     recipes = {one["name"]: one for one in json.loads((place / "recipes.json").read_text())["recipes"]}
     assert len(recipes) == 3
-    answers = json.loads((of_model(tmp_path / "runs") / "plam_compare_digits" / "comparison.json").read_text())
-    assert answers
+    matrix = ScoreMatrix.read(of_model(tmp_path / "runs") / "plam_compare_digits" / "matrix.parquet")
+    moved = dict(zip(matrix.variants, matrix.formats.mean_divergence(), strict=True))
+    assert moved.pop("merged") == 0
+    assert min(moved.values()) > 0
 
 
 def test_a_whole_model_counts_as_all_layers_in_what_a_search_will_cost():

@@ -8,10 +8,13 @@ import re
 import numpy as np
 import pytest
 from family_folders import of_model
+from test_compare_matrices import save
 from test_harness_runs import config_file, evaluate
 
-from lmms_plam.config import load_config
+from lmms_plam.cli import main
+from lmms_plam.config import MergeRecipe, load_config
 from lmms_plam.report.grid import GRID, draw_grid, find_grid
+from lmms_plam.scoring.saved import ComparisonRecord, SavedMeasure
 from lmms_plam.stats.comparison import Analysis
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
@@ -124,3 +127,31 @@ def test_a_comparison_of_a_grid_draws_it_on_its_page(pairs, tmp_path, whole):
     folder = of_model(tmp_path / "runs") / task
     assert {name for name in GRID if (folder / name).exists()} == (set(GRID) if whole else set())
     assert (folder / "comparison.html").read_text().count("<svg") == 1 + whole
+    assert main(["compare", str(folder), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "comparison.html").read_text().count("<svg") == 1 + whole
+    again = [tmp_path / "again" / name for name in GRID]
+    assert [path.exists() for path in again] == [whole] * 2
+    if whole:
+        assert again[0].read_bytes() == (folder / GRID[0]).read_bytes()
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp", "task_arithmetic", "ties", "dare_linear", "fisher"])
+def test_a_record_gives_back_the_recipes_that_were_compared(method, tmp_path):
+    fields = {"density": 0.5} if method in ("ties", "dare_linear") else {"fisher": "f"} if method == "fisher" else {}
+    recipe = MergeRecipe.model_validate({"method": method, "start_layer": 2, "modules": "q+mlp", **fields})
+    measures = (SavedMeasure(key="accuracy", metric="mean"),)
+    words = dict.fromkeys(("task", "of", "model", "fingerprint", "date", "reference", "data"), "x")
+    ComparisonRecord(**words, measures=measures, asked={}, merges={"merged": recipe}).write(tmp_path)
+    assert ComparisonRecord.read(tmp_path).merges == {"merged": recipe}
+
+
+def test_of_several_tasks_each_grid_has_a_folder_and_without_the_untouched_vlm_there_is_none(tmp_path, capsys):
+    scores = {name: np.random.default_rng(place).random(30) for place, name in enumerate(["base", *recipes()])}
+    known = {"vlm": VLM, "merges": recipes()}
+    for task in ("plam_compare_one", "plam_compare_two"):
+        save(tmp_path / "m", scores, task=task, **known)
+    assert main(["compare", str(tmp_path / "m"), "--out", str(tmp_path / "both")]) == 0
+    assert [(tmp_path / "both" / f"plam_compare_{one}" / GRID[0]).exists() for one in ("one", "two")] == [True] * 2
+    order = ["compare", str(tmp_path / "m" / "plam_compare_one"), "--reference", "merged", "--out"]
+    assert main([*order, str(tmp_path / "other")]) == 0
+    assert not list((tmp_path / "other").rglob(GRID[0]))

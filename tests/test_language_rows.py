@@ -7,17 +7,24 @@ import json
 import datasets
 import numpy as np
 import pytest
-from language_data import blimp_rows, ewok_rows, winoground_rows, write_language_data, write_rows
+from language_data import blimp_rows, ewok_rows, tracking_rows, winoground_rows, write_language_data, write_rows
 from tiny_processors import tiny_tokenizer
 
 from lmms_plam.errors import ConfigError, DataError, UnsupportedError
+from lmms_plam.language import sources
 from lmms_plam.language.benchmarks import BENCHMARKS, PARADIGMS, find_benchmark
 from lmms_plam.language.border import cut, first_scored
 from lmms_plam.language.ranking import is_right, is_tied, macro, winoground_scores
+from lmms_plam.language.sizes import ALL, SIZES
 from lmms_plam.language.sources import load_items
 from lmms_plam.stats.matrix import ScoreMatrix
 from lmms_plam.stats.metrics import find_metric
 from lmms_plam.stats.units import Units
+
+
+@pytest.fixture(autouse=True)
+def _made_up_rows_are_few(monkeypatch):
+    monkeypatch.setattr(sources, "SIZES", {})
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +93,51 @@ def test_a_folder_with_half_of_the_files_is_refused(tmp_path, name, files, said)
         load_items(find_benchmark(name), tmp_path)
 
 
+WHOLE = {
+    "blimp_fast": ("fast_eval/blimp_fast", lambda part, size: blimp_rows(part, size)),
+    "blimp_supplement": ("full_eval/supplement_filtered", lambda part, size: blimp_rows(part, size)),
+    "blimp_supplement_fast": ("fast_eval/supplement_fast", lambda part, size: blimp_rows(part, size)),
+    "ewok_fast": ("fast_eval/ewok_fast", lambda part, size: ewok_rows(part, size)),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_file_that_was_cut_off_between_two_rows_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sources, "SIZES", SIZES)
+    place, make = WHOLE[name]
+    for part, size in SIZES[name].items():
+        write_rows(tmp_path / place / f"{part}.jsonl", make(part, size))
+    items = load_items(find_benchmark(name), tmp_path)
+    assert len(items) == sum(SIZES[name].values())
+    part, size = list(SIZES[name].items())[-1]
+    path = tmp_path / place / f"{part}.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[: size // 2]))
+    said = f"{place} has {size // 2} rows of {part}, and the source has {size}: the file was cut off, so unpack it"
+    with pytest.raises(DataError, match=said):
+        load_items(find_benchmark(name), tmp_path)
+
+
+def test_entity_tracking_lacks_rows_where_one_number_of_operations_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SIZES", SIZES)
+    (row,) = tracking_rows(1)[:1]
+    counts = SIZES["entity_tracking_fast"].values()
+    every = [{**row, "numops": operations} for operations, count in enumerate(counts) for _ in range(count)]
+    assert len(every) == 3152
+    write_rows(tmp_path / "regular.jsonl", every)
+    assert len(load_items(find_benchmark("entity_tracking_fast"), tmp_path)) == 3152
+    write_rows(tmp_path / "regular.jsonl", every[:-1])
+    with pytest.raises(DataError, match="has 158 rows of regular/5 operations, and the source has 159"):
+        load_items(find_benchmark("entity_tracking_fast"), tmp_path)
+
+
+@pytest.mark.parametrize(("name", "size"), [("winoground", 400), ("winoground_babylm", 746)])
+def test_winoground_lacks_rows_whatever_their_tags(folder, monkeypatch, name, size):
+    assert SIZES[name] == {ALL: size}
+    monkeypatch.setattr(sources, "SIZES", SIZES)
+    with pytest.raises(DataError, match=rf"has \d rows, and the source has {size}: the file was cut off"):
+        load_items(find_benchmark(name), folder)
+
+
 def test_what_lies_in_no_hub_says_where_it_is():
     with pytest.raises(DataError, match=r"entity_tracking: it is in the BabyLM evaluation's archives only: unpack"):
         load_items(find_benchmark("entity_tracking"))
@@ -140,7 +192,9 @@ def test_an_empty_option_is_refused():
 
 def test_a_line_that_is_no_json_names_file_and_line(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(blimp_rows("a", 1)[0]) + "\n{half")
-    with pytest.raises(DataError, match=r"a\.jsonl, line 2 is no JSON"):
+    with pytest.raises(
+        DataError, match=r"a\.jsonl, line 2 is no JSON: .*; does the file end there\? Then unpack it again"
+    ):
         load_items(find_benchmark("blimp"), tmp_path)
 
 

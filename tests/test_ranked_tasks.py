@@ -17,12 +17,18 @@ from lmms_plam.harness import engine, ranking
 from lmms_plam.harness.engine import Engine
 from lmms_plam.harness.intercept import intercept_generate
 from lmms_plam.harness.model import Plam
+from lmms_plam.language import sources
 from lmms_plam.language.benchmarks import find_benchmark
 from lmms_plam.language.sources import load_items
 from lmms_plam.model import Score
 from lmms_plam.stats.matrix import ScoreMatrix
 
 TEXT = ("blimp", "blimp_supplement_fast", "ewok", "entity_tracking")
+
+
+@pytest.fixture(autouse=True)
+def _made_up_rows_are_few(monkeypatch):
+    monkeypatch.setattr(sources, "SIZES", {})
 
 
 @pytest.fixture(scope="module")

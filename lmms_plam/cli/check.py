@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lmms_plam.cli.arguments import add_model_args, read_model_args
 from lmms_plam.cli.doctor import Finding
 from lmms_plam.errors import PlamError
 
@@ -22,9 +23,7 @@ HELP = "say what is wrong with a config and tasks, and what they will cost, with
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "model_args", nargs="?", default="", help="as for lmms-eval's --model_args: config=NAME,merge.start_layer=20"
-    )
+    add_model_args(parser)
     parser.add_argument("--tasks", default="", help="comma-separated tasks, as for lmms-eval")
     parser.add_argument("--include_path", help="a folder with tasks of your own")
     parser.add_argument("--limit", type=int, default=1, help="documents whose prompts are measured for each task (1)")
@@ -45,10 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _look(arguments: argparse.Namespace) -> Iterator[Finding]:
-    from lmms_plam.harness.arguments import read_settings
-
     try:
-        settings = read_settings(arguments.model_args)
+        settings = read_model_args(arguments)
     except PlamError as error:  # before anything heavy is imported
         yield Finding("config", False, str(error))
         return

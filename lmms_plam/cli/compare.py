@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,10 +27,29 @@ if TYPE_CHECKING:
     from lmms_plam.runs.paired import Options
     from lmms_plam.scoring.audits import TaskAudit
     from lmms_plam.scoring.changes import Changes
+    from lmms_plam.scoring.saved import ComparisonRecord
     from lmms_plam.stats.results import Result
 
-Compared = tuple[list[tuple[list["Result"], "Changes", list["TaskAudit"]]], list[str]]
-"""By task, its differences and the documents that change; and a line for each task that is left out."""
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """What was found of a task.
+
+    Attributes:
+        results: its differences.
+        changes: the documents that change.
+        audits: of the answers' format.
+        record: of its only matrix, if against the variant that this names; of runs, None.
+    """
+
+    results: list[Result]
+    changes: Changes
+    audits: list[TaskAudit]
+    record: ComparisonRecord | None = None
+
+
+Found = tuple[list[_Compared], list[str]]
+"""By task; and a line for each task that is left out."""
 
 NAME = "compare"
 HELP = "compare two runs of lmms-eval (--log_samples), or comparisons' matrices again, with intervals and p-values"
@@ -53,7 +73,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
     parser.add_argument("--csv", action="store_true", help="print the records as CSV")
     parser.add_argument(
-        "--out", type=Path, help="folder for comparison.json, .csv, .md, .html, forest.svg, .png and audit.*"
+        "--out",
+        type=Path,
+        help="folder for comparison.json, .csv, .md, .html, forest.svg, .png, audit.* and a grid's pictures, grid.*",
     )
 
 
@@ -80,11 +102,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
     else:
         compared, left_out = _compare_runs(arguments.runs[0], arguments.runs[1], arguments.tasks, options)
-    results = adjust_results(chain.from_iterable(found_in_task for found_in_task, _, _ in compared))
-    audits = [one for _, _, own in compared for one in own]
+    results = adjust_results(chain.from_iterable(one.results for one in compared))
+    audits = [own for one in compared for own in one.audits]
     found = table(results, left_out)
     if arguments.out:
-        write(results, arguments.out, [changes for _, changes, _ in compared], left_out, [audits_to_html(audits)])
+        shown = [*_draw_grids(compared, arguments.out), audits_to_html(audits)]
+        write(results, arguments.out, [one.changes for one in compared], left_out, shown)
         write_audits(audits, arguments.out)
         print(f"plam: wrote {arguments.out}", file=sys.stderr)
     notes = (*found.notes, *audit_sentences(audits))
@@ -114,7 +137,7 @@ def _are_saved(places: Sequence[Path]) -> bool:
         return True
 
 
-def _compare_saved(places: Sequence[Path], reference: str | None, tasks: str | None, options: Options) -> Compared:
+def _compare_saved(places: Sequence[Path], reference: str | None, tasks: str | None, options: Options) -> Found:
     from lmms_plam.runs.differences import differences
     from lmms_plam.runs.matrices import by_task, find_saved, join_saved
     from lmms_plam.scoring.audits import audit_task
@@ -124,7 +147,7 @@ def _compare_saved(places: Sequence[Path], reference: str | None, tasks: str | N
         raise DataError("--clusters is for runs: a comparison's matrix has its clusters")
     saved = by_task(find_saved(places))
 
-    def compare(task: str) -> tuple[list[Result], Changes, list[TaskAudit]]:
+    def compare(task: str) -> _Compared:
         joined, own = join_saved(saved[task], intersection=options.intersection)
         base, variants = reference or own, joined.matrix.variants
         if base not in variants:
@@ -134,12 +157,13 @@ def _compare_saved(places: Sequence[Path], reference: str | None, tasks: str | N
         joined.matrix.require_variants()
         results = differences(joined, base, options.settings, saved[task][0].record.points_up)
         audits = audit_task(task, joined.benchmark, joined.matrix, base, options.settings)
-        return results, Changes.of(task, joined.matrix, base, joined.examples), audits
+        record = saved[task][0].record if len(saved[task]) == 1 and base == own else None
+        return _Compared(results, Changes.of(task, joined.matrix, base, joined.examples), audits, record)
 
     return task_by_task(select_tasks(list(saved), tasks, ()), "comparing", compare)
 
 
-def _compare_runs(place_a: Path, place_b: Path, tasks: str | None, options: Options) -> Compared:
+def _compare_runs(place_a: Path, place_b: Path, tasks: str | None, options: Options) -> Found:
     from lmms_plam.runs.paired import compare_task, runs_by_task
 
     label_a, label_b = _labels(place_a, place_b)
@@ -151,7 +175,19 @@ def _compare_runs(place_a: Path, place_b: Path, tasks: str | None, options: Opti
         raise DataError(f"no task in common: {place_a} has {', '.join(a)}; {place_b} has {', '.join(b)}")
     say(f"{task} is only in {place_a if task in a else place_b}" for task in sorted(set(a) ^ set(b)))
     chosen = select_tasks(common, tasks, options.clusters)
-    return task_by_task(chosen, "comparing", lambda task: compare_task(a[task], b[task], options))
+    return task_by_task(chosen, "comparing", lambda task: _Compared(*compare_task(a[task], b[task], options)))
+
+
+def _draw_grids(compared: Sequence[_Compared], folder: Path) -> list[str]:
+    """Draw the grids that recipes form, each in a folder of its task's name where several tasks were compared."""
+    from lmms_plam.report.grid import draw_grid_of
+
+    drawn = []
+    for one in compared:
+        if one.record is not None:
+            place = folder / one.record.task if len(compared) > 1 else folder
+            drawn += draw_grid_of(one.record, one.results, place)
+    return drawn
 
 
 def _labels(a: Path, b: Path) -> tuple[str, str]:

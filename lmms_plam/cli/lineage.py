@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from lmms_plam.cli.arguments import add_model_args, read_model_args
 from lmms_plam.errors import ConfigError, MergeError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ HELP = "say how far a VLM's weights are from its base LM's, by layer, and which 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model_args", nargs="?", default="", help="as for lmms-eval's --model_args: config=NAME")
+    add_model_args(parser)
     parser.add_argument(
         "--against", nargs="+", metavar="LM", help="folders or hub ids of language models (default: the base LM)"
     )
@@ -39,11 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from lmms_plam.config import MergeRecipe
     from lmms_plam.errors import first_problem
-    from lmms_plam.harness.arguments import read_settings
     from lmms_plam.merge.checkpoint import Checkpoint
     from lmms_plam.merge.lineage import lineage
 
-    settings = read_settings(arguments.model_args)
+    settings = read_model_args(arguments)
     try:
         modules = frozenset(MergeRecipe.model_validate({"modules": arguments.modules}).modules)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmms_plam.cli.arguments import add_model_args, read_model_args
 from lmms_plam.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,12 +29,7 @@ HELP = "write a merged model as a standard checkpoint, copying all but the merge
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "model_args",
-        nargs="*",
-        metavar="FIELD=VALUE",
-        help="as in lmms-eval's --model_args: config=NAME merge.start_layer=20",
-    )
+    add_model_args(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes")
     parser.add_argument("--force", action="store_true", help="replace a model's folder that exists")
     parser.add_argument("--dry-run", action="store_true", help="say what would be read and written; fetch nothing")
@@ -53,9 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan the export, then write, verify and upload it as asked."""
-    from lmms_plam.harness.arguments import read_settings
-
-    settings = read_settings(",".join(arguments.model_args))
+    settings = read_model_args(arguments)
     if settings.merge is None or settings.base_lm is None:
         raise ConfigError(f"{settings.name}: merge is none, so the export would be the VLM itself; set a merge")
     from lmms_plam.merge import Checkpoint, FurtherFiles

@@ -22,8 +22,7 @@ from lmms_plam.merge import BASE
 from lmms_plam.model import Variant
 from lmms_plam.report.audit import AUDIT_FILES, audit_sentences, audit_warnings, audits_to_html, write_audits
 from lmms_plam.report.comparison import FILES, in_words, write
-from lmms_plam.report.grid import GRID, draw_grid, find_grid
-from lmms_plam.report.page import inline_svg
+from lmms_plam.report.grid import GRID, draw_grid_of
 from lmms_plam.report.wandb_log import log_audits, log_comparison
 from lmms_plam.runs.differences import differences
 from lmms_plam.runs.join import Joined
@@ -122,7 +121,7 @@ class Comparison(FamilyTask):
         changes = Changes.of(self.options.task, matrix, BASE, self.examples)
         audits = audit_task(self.options.task, benchmark, matrix, BASE)
         about = f"{record.model}, {record.date}"
-        pictures = self._draw_grid(results, matrix_file.parent, about)
+        pictures = draw_grid_of(record, results, matrix_file.parent)
         write(results, matrix_file.parent, [changes], fragments=[*pictures, audits_to_html(audits)], about=about)
         write_audits(audits, matrix_file.parent)
         headlines = [result for result in results if result.headline]
@@ -156,14 +155,6 @@ class Comparison(FamilyTask):
         better = [result.better_p for result in headlines if result.better_p is not None]
         return told | ({_BETTER: min(better, default=None)} if len(headlines) > 1 else {})
 
-    def _draw_grid(self, results: list[Result], folder: Path, about: str) -> list[str]:
-        """Draw the grid that the recipes form, for the page too; nothing where they form none."""
-        grid = find_grid(self._recipes, str(self.plam.provenance.config.vlm), self.options.of)
-        if grid is None:
-            return []
-        draw_grid(results, grid, folder, about)
-        return [inline_svg(folder / GRID[1])]
-
     @property
     def _recipes(self) -> dict[str, MergeRecipe]:
         """All recipes by their variants' names."""
@@ -185,6 +176,8 @@ class Comparison(FamilyTask):
             reference=BASE,
             recipes={name: recipe_in_words(recipe) for name, recipe in self._recipes.items()}
             | {BASE: f"{provenance.config.vlm}, untouched"},
+            vlm=provenance.config.vlm,
+            merges=self._recipes,
             measures=tuple(
                 SavedMeasure(
                     key=one.key,

@@ -171,6 +171,17 @@ def own_copies(requests: Sequence[Instance]) -> list[Instance]:
     return copies
 
 
+@contextmanager
+def one_at_a_time(backend: lmms) -> Iterator[None]:
+    """Have a backend ask prompt by prompt while open."""
+    batch_size = backend.batch_size_per_gpu
+    backend.batch_size_per_gpu = 1
+    try:
+        yield
+    finally:
+        backend.batch_size_per_gpu = batch_size
+
+
 def finish_answer(backend: lmms, text: str, stops: Sequence[str]) -> str:
     """Return what a backend makes of a decoded answer.
 

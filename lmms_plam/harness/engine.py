@@ -124,9 +124,8 @@ class Engine:
         sets = self._named(alone)
         with pictures_seen_once(self._model):
             first = self._share(task, shared, scope, inputs, reads) if shared else None
-            trunk = first.trunk if first else None
             rest = run_plainly(
-                self._model, alone, inputs, weights=sets, query_scope=scope, read_attention=reads, trunk=trunk
+                self._model, alone, inputs, weights=sets, query_scope=scope, read_attention=reads, trunk=first
             )
         if not shared:
             self.proofs.setdefault(task, Proof("plain", "every variant changes more than decoder layers"))
@@ -339,10 +338,11 @@ def _joined(
     places = {one: place for place, one in enumerate((*shared, *alone))}
     tokens = (*first.tokens, *rest.tokens)
     readouts = (*(first.readouts or ()), *(rest.readouts or ()))
+    divergence = (*(first.divergence or ()), *(rest.divergence or ()))
     return replace(
         first,
         tokens=[tokens[places[one]] for one in variants],
-        divergence=None,
+        divergence=[divergence[places[one]] for one in variants] if len(divergence) == len(places) else None,
         readouts=[readouts[places[one]] for one in variants] if len(readouts) == len(places) else None,
     )
 

@@ -7,8 +7,6 @@ so that positions, images and caches are exactly those of generation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from lmms_eval.api.task import ConfigurableMessagesTask
 from torch import Tensor
 
 from lmms_plam.errors import UnsupportedError
+from lmms_plam.harness.backends import one_at_a_time
 from lmms_plam.harness.intercept import Generate, intercept_generate
 from lmms_plam.language.border import Passage
 from lmms_plam.model import Score, follow
@@ -46,7 +45,7 @@ def loglikelihood(backend: lmms, model: Any, requests: list[Instance]) -> list[S
         return torch.cat([inputs["input_ids"], torch.tensor([tokens], device=inputs["input_ids"].device)], dim=1)
 
     asked = [_as_generation(backend, request, index, current) for index, request in enumerate(requests)]
-    with _one_at_a_time(backend), intercept_generate(model, answer):
+    with one_at_a_time(backend), intercept_generate(model, answer):
         backend.generate_until(asked)
     return [score for score in scores if score is not None]
 
@@ -88,13 +87,3 @@ def _continuation_tokens(tokenizer: Any, prompt: Tensor, continuation: str) -> l
     if not tokens:
         raise UnsupportedError(f"the continuation {continuation!r} has no tokens to score")
     return tokens
-
-
-@contextmanager
-def _one_at_a_time(backend: lmms) -> Iterator[None]:
-    batch_size = backend.batch_size_per_gpu
-    backend.batch_size_per_gpu = 1
-    try:
-        yield
-    finally:
-        backend.batch_size_per_gpu = batch_size

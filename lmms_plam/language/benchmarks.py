@@ -1,4 +1,8 @@
-"""The table of benchmarks: where each is found, how its rows are read, what it averages over."""
+"""The table of benchmarks: where each is found, how its rows are read, what it averages over.
+
+Names of folders, files, paradigms and domains are those of the sources' documentation and of the BabyLM evaluation
+pipeline (babylm/evaluation-pipeline-2025 at bf55c11), not of the data, which lie elsewhere (OSF) or are gated.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +100,8 @@ DOMAINS = (
 )
 """EWoK's 11."""
 
-_SUPPLEMENT = ("hypernym", "qa_congruence_easy", "qa_congruence_tricky", "subject_aux_inversion", "turn_taking")
+SUPPLEMENT = ("hypernym", "qa_congruence_easy", "qa_congruence_tricky", "subject_aux_inversion", "turn_taking")
+"""The files of BLiMP's supplement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +163,10 @@ _BENCHMARKS = (
     ),
     LanguageBenchmark("blimp_fast", rows.read_blimp, ("fast_eval/blimp_fast", "blimp_fast"), PARADIGMS),
     LanguageBenchmark(
-        "blimp_supplement", rows.read_blimp, ("full_eval/supplement_filtered", "supplement_filtered"), _SUPPLEMENT
+        "blimp_supplement", rows.read_blimp, ("full_eval/supplement_filtered", "supplement_filtered"), SUPPLEMENT
     ),
     LanguageBenchmark(
-        "blimp_supplement_fast", rows.read_blimp, ("fast_eval/supplement_fast", "supplement_fast"), _SUPPLEMENT
+        "blimp_supplement_fast", rows.read_blimp, ("fast_eval/supplement_fast", "supplement_fast"), SUPPLEMENT
     ),
     LanguageBenchmark("ewok", rows.read_ewok, ("full_eval/ewok_filtered", "ewok_filtered"), DOMAINS, _EWOK, alone=True),
     LanguageBenchmark("ewok_fast", rows.read_ewok, ("fast_eval/ewok_fast", "ewok_fast"), DOMAINS, alone=True),

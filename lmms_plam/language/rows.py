@@ -2,7 +2,8 @@
 
 A reader takes a row, the stem of its file and its place there, and images by number and key where there are any.
 Schemas: BLiMP (Warstadt et al. 2020), EWoK (Ivanova et al. 2024), Entity Tracking (Kim & Schuster 2023) and Winoground
-(Thrush et al. 2022), as published and as the BabyLM evaluation of 2025 hands them on.
+(Thrush et al. 2022), as published and as the BabyLM evaluation of 2025 hands them on. The fields' names are those of
+the sources' documentation and of the pipeline's code, not of the data: a row without one says which names it has.
 """
 
 from __future__ import annotations

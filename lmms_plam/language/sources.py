@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lmms_plam.errors import DataError, about
 from lmms_plam.language.benchmarks import WINOGROUND, Hub, LanguageBenchmark
 from lmms_plam.language.item import Item
 from lmms_plam.language.rows import Pictures
+from lmms_plam.language.sizes import ALL, SIZES
 
 _ARCHIVES = "https://osf.io/ryjfm"
 _SUFFIXES = (".png", ".jpg", ".jpeg", "")
@@ -33,6 +35,8 @@ def load_items(benchmark: LanguageBenchmark, folder: str | Path | None = None) -
             place = _find_folder(benchmark, Path(folder).expanduser())
             found = list(_in_folder(benchmark, place))
         _require_parts(benchmark, found, "the hub" if folder is None else str(place))
+        if folder is not None:
+            _require_rows(SIZES.get(benchmark.name, {}), found, str(place))
     return found
 
 
@@ -51,13 +55,15 @@ def _find_folder(benchmark: LanguageBenchmark, folder: Path) -> Path:
 def _in_folder(benchmark: LanguageBenchmark, folder: Path) -> Iterator[Item]:
     pictures = _pictures_beside(folder) if benchmark.shown else None
     for path in sorted(folder.glob("*.jsonl")):
-        for place, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for place, line in enumerate(lines):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise DataError(f"{path}, line {place + 1} is no JSON: {error}") from None
+                cut = "; does the file end there? Then unpack it again" if line == lines[-1] else ""
+                raise DataError(f"{path}, line {place + 1} is no JSON: {error}{cut}") from None
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {place + 1} is no row with names")
             yield benchmark.read(row, path.stem, place, pictures)
@@ -155,4 +161,17 @@ def _require_parts(benchmark: LanguageBenchmark, items: list[Item], place: str) 
         raise DataError(
             f"{place} lacks {len(lacking)} of {len(benchmark.parts)} parts ({named}), and the average is over all: "
             "fetch it again"
+        )
+
+
+def _require_rows(sizes: Mapping[str, int], items: list[Item], place: str) -> None:
+    """Refuse files that were cut off between two rows, as far as it is known how many there are."""
+    counts = Counter(item.part for item in items) + Counter({ALL: len(items)})
+    short = {part: size for part, size in sizes.items() if counts[part] < size}
+    for part, size in short.items():
+        of = f" of {part}" if part else ""
+        more = f", and {len(short) - 1} other parts are short too" if len(short) > 1 else ""
+        raise DataError(
+            f"{place} has {counts[part]} rows{of}, and the source has {size}{more}: the file was cut off, so unpack it "
+            "again (--limit asks fewer)"
         )

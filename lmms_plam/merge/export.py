@@ -142,7 +142,7 @@ def plan_export(sources: Sources, recipe: MergeRecipe) -> ExportPlan:
 def write_export(plan: ExportPlan, sources: Sources, place: Building, advance: Advance) -> Digests:
     """Write a VLM's files with its merged tensors; shards that are done already are left as they are.
 
-    Memory: one tensor of the VLM, its merged counterpart, and blocks of a few megabytes.
+    Memory: a merged tensor that is written, the next one with the VLM's, and blocks of a few megabytes.
 
     Args:
         plan: what to write.

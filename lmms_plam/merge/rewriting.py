@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
+from itertools import islice
 from pathlib import Path
-from threading import Event
 
 import torch
 from torch import Tensor
 
 _BLOCK = 1 << 22
-"""Bytes of a piece: little enough that copying and computing, which write to one file, don't wait for each other."""
+"""Bytes of a piece: what is held of a file at once, and copied before a tensor that is ready is written."""
 
 _NO_SUCH_COPY = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
 
@@ -40,34 +40,51 @@ class Replacement:
     make: Callable[[], Tensor]
 
 
+_Begun = list[tuple[Replacement, "Future[Tensor]"]]
+"""The replacement that is being made, with what waits for it; empty after the last."""
+
+
 def copy_replacing(source: Path, target: Path, replacements: Sequence[Replacement], advance: Advance) -> None:
-    """Write a copy of a file, with ranges of it replaced; what stays is copied beside, by the system where it can.
+    """Write a copy of a file, with ranges of it replaced; what stays is copied by the system where it can.
+
+    A thread beside computes; this one alone writes, since two that write to one file wait for each other.
 
     Args:
         source: the file.
         target: where the copy goes.
         replacements: in the order of the file, without overlaps.
-        advance: is told of the bytes written, by two threads.
+        advance: is told of the bytes written.
     """
     size = source.stat().st_size
-    rest = list(between(((one.start, one.stop) for one in replacements), size))
-    ended = Event()
+    rest = between(((one.start, one.stop) for one in replacements), size)
+    todo = iter(replacements)
     with (
         source.open("rb", buffering=0) as old,
         target.open("wb", buffering=0) as new,
         ThreadPoolExecutor(1) as beside,
     ):
+
+        def begin() -> _Begun:
+            return [(one, beside.submit(one.make)) for one in islice(todo, 1)]
+
         new.truncate(size)
-        copied = beside.submit(_copy, old, new, rest, advance, ended)
-        try:
-            for one in replacements:
-                _write(new, _octets(one.make()), one.start)
-                advance(one.stop - one.start)
-                if copied.done():
-                    copied.result()  # a full disk, before more is computed for it
-            copied.result()
-        finally:
-            ended.set()
+        begun = begin()
+        for at, stop in _pieces(rest):
+            _copy(old, new, at, stop)
+            advance(stop - at)
+            if begun and begun[0][1].done():
+                begun = _put(new, *begun[0], begin, advance)
+        while begun:
+            begun = _put(new, *begun[0], begin, advance)
+
+
+def _put(new: FileIO, one: Replacement, made: Future[Tensor], begin: Callable[[], _Begun], advance: Advance) -> _Begun:
+    """Write a replacement that has been made, while the next one is."""
+    tensor = made.result()
+    begun = begin()
+    _write(new, _octets(tensor), one.start)
+    advance(one.stop - one.start)
+    return begun
 
 
 def first_difference(one: Path, other: Path, ranges: Iterable[tuple[int, int]], advance: Advance) -> int | None:
@@ -112,23 +129,24 @@ def _octets(tensor: Tensor) -> memoryview:
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def _copy(old: FileIO, new: FileIO, ranges: Iterable[tuple[int, int]], advance: Advance, ended: Event) -> None:
-    """Copy ranges of bytes to the same places of another file."""
-    by_system = hasattr(os, "copy_file_range")
-    for at, stop in ranges:
-        while at < stop and not ended.is_set():
-            count = 0
-            if by_system:
-                count = _copy_by_system(old, new, at, min(stop - at, _BLOCK))
-                by_system = count > 0
-            if not by_system:
-                block = _read(old, at, min(stop - at, _BLOCK))
-                count = len(block)
-                if not count:
-                    raise OSError(errno.EIO, "ends before it should", old.name)
-                _write(new, memoryview(block), at)
-            at += count
-            advance(count)
+def _pieces(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Cut ranges of bytes into short ones."""
+    for start, stop in ranges:
+        for at in range(start, stop, _BLOCK):
+            yield at, min(at + _BLOCK, stop)
+
+
+def _copy(old: FileIO, new: FileIO, at: int, stop: int) -> None:
+    """Copy a range of bytes to the same place of another file."""
+    while at < stop:
+        count = _copy_by_system(old, new, at, stop - at) if hasattr(os, "copy_file_range") else 0
+        if not count:
+            block = _read(old, at, stop - at)
+            count = len(block)
+            if not count:
+                raise OSError(errno.EIO, "ends before it should", old.name)
+            _write(new, memoryview(block), at)
+        at += count
 
 
 def _copy_by_system(old: FileIO, new: FileIO, at: int, count: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -14,11 +14,18 @@ from lmms_plam.language.border import Passage
 from lmms_plam.model.batch import Batch
 from lmms_plam.model.branches import Branches, Layout, run_branches
 from lmms_plam.model.decoding import DecodingBatch, Lineup, Shelf, ShelfKind, keep_rows
+from lmms_plam.model.divergence import divergence
 from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.reader import Reader
 from lmms_plam.model.readout import Given, Readout
 from lmms_plam.model.trunk import Trunk
 from lmms_plam.model.variants import Node, Tree, Variant, WeightSet
+
+_LOGIT_BYTES = 2**29
+"""What the logits of tokens that are read at once may take, float32."""
+
+_Inputs = tuple[int, dict[str, Any]]
+"""The position of tokens that are read, and the arguments of the model's forward on them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,21 +98,37 @@ class Group:
         batch = self._batch
         branches = run_branches(batch, self._tree, self._trunk, self._layout, self._weights, self._reader)
         live = sorted(answers, key=lambda answer: (answer.variant.weights or "", answer.prompt))
-        inputs = batch.next_inputs()
+        followed = [answer.follows.tokens for answer in live if answer.follows is not None]
+        counts = self._at_once(followed) if followed else None
+        inputs = batch.next_inputs(counts)
         logits = self._first_logits(live, branches, next(inputs)[1])
         self._diverge(live, logits)
+        if counts is None:
+            self._speak(live, branches, logits, inputs, keep_logits)
+        else:
+            self._lead(live, branches, logits, zip(counts, inputs, strict=True), keep_logits)
+
+    def _at_once(self, followed: Sequence[Sequence[int]]) -> list[int]:
+        """Return how many of the tokens that answers are led along to read at a time; nobody asks what follows all."""
+        most = max(1, _LOGIT_BYTES // (len(followed) * self._trunk.logits[0].nbytes))
+        read = max(map(len, followed)) - 1
+        return [min(most, read - first) for first in range(0, read, most)]
+
+    def _speak(
+        self, live: list[Answer], branches: Branches, logits: Tensor, inputs: Iterator[_Inputs], keep_logits: bool
+    ) -> None:
+        """Let answers grow to their ends, from the logits [answers, vocabulary] of their first tokens."""
+        batch = self._batch
         ids = batch.input_ids[[answer.prompt for answer in live]]
         parts: list[DecodingBatch] | None = None
         while True:
-            follow = any(answer.follows is not None for answer in live)
-            tokens = _follow(live, logits) if follow else batch.choose(ids, logits, _owners(live))
+            tokens = batch.choose(ids, logits, _owners(live))
             ids = torch.cat([ids, tokens[:, None]], dim=1)
             for answer, token, row in zip(live, tokens.tolist(), logits, strict=True):
                 answer.tokens.append(token)
                 if keep_logits:
                     answer.logits.append(row)
-            ended = [_followed(answer) for answer in live] if follow else batch.ended(ids)
-            left = [row for row, over in enumerate(ended) if not over]
+            left = [row for row, over in enumerate(batch.ended(ids)) if not over]
             if not left:
                 return
             if len(left) < len(live):
@@ -114,9 +137,33 @@ class Group:
             if parts is None:
                 parts = self._line_up(live, branches)
                 del branches  # what is still needed of it, the lineups hold
-            (position, step), sizes = next(inputs), [part.rows for part in parts]
-            shares = tokens.split_with_sizes(sizes)
-            logits = torch.cat([part.step(share, position, step) for part, share in zip(parts, shares, strict=True)])
+            logits = _step(parts, tokens[:, None], *next(inputs))[:, -1]
+
+    def _lead(
+        self,
+        live: Sequence[Answer],
+        branches: Branches,
+        logits: Tensor,
+        steps: Iterable[tuple[int, _Inputs]],
+        keep_logits: bool,
+    ) -> None:
+        """Lead answers along the tokens that they follow, from the logits [answers, vocabulary] of their first ones.
+
+        Args:
+            live: all of which follow tokens.
+            branches: where they start from.
+            logits: of their first tokens.
+            steps: how many tokens to read at a time, and the arguments of the model's forward on them.
+            keep_logits: also keep the logits.
+        """
+        _follow(live, logits[:, None], 0, keep_logits)
+        parts = self._line_up(live, branches)
+        del branches
+        first = 0
+        for count, inputs in steps:
+            tokens = torch.tensor([_part(answer, first, count) for answer in live], device=logits.device)
+            _follow(live, _step(parts, tokens, *inputs), first + 1, keep_logits)
+            first += count
 
     def _first_logits(self, live: Sequence[Answer], branches: Branches, inputs: Mapping[str, Any]) -> Tensor:
         """Logits [answers, vocabulary] for the first new token: the trunk's own, and the branches' read out."""
@@ -135,13 +182,10 @@ class Group:
 
     def _diverge(self, answers: Sequence[Answer], logits: Tensor) -> None:
         """Compare the first token's distributions [answers, vocabulary] with the trunk's."""
-        trunk = self._trunk.logits.log_softmax(dim=-1)
-        found = [
-            (trunk[answer.prompt].exp() * (trunk[answer.prompt] - row.log_softmax(dim=-1))).nansum()
-            for answer, row in zip(answers, logits, strict=True)
-        ]
-        for answer, divergence in zip(answers, torch.stack(found).tolist(), strict=True):
-            answer.divergence = max(0.0, divergence)
+        trunk = self._trunk.logits
+        found = [divergence(trunk[answer.prompt], row) for answer, row in zip(answers, logits, strict=True)]
+        for answer, value in zip(answers, torch.stack(found).tolist(), strict=True):
+            answer.divergence = value
 
     def _line_up(self, live: Sequence[Answer], branches: Branches) -> list[DecodingBatch]:
         """Arrange answers for decoding, by weights and then by prompt."""
@@ -193,26 +237,36 @@ def _owners(answers: Sequence[Answer]) -> list[tuple[Variant, int]]:
     return [(answer.variant, answer.prompt) for answer in answers]
 
 
-def _follow(answers: Sequence[Answer], logits: Tensor) -> Tensor:
-    """Return the next token that each answer is led along, [answers], and count those that are scored.
+def _step(parts: Sequence[DecodingBatch], tokens: Tensor, position: int, inputs: Mapping[str, Any]) -> Tensor:
+    """Read tokens [answers, tokens] from this position on; return logits [answers, tokens, vocabulary]."""
+    shares = tokens.split_with_sizes([part.rows for part in parts])
+    return torch.cat([part.step(share, position, inputs) for part, share in zip(parts, shares, strict=True)])
+
+
+def _part(answer: Answer, first: int, count: int) -> list[int]:
+    """Return some of the tokens that an answer follows; beyond its end any."""
+    tokens = answer.follows.tokens[first : first + count] if answer.follows is not None else ()
+    return [*tokens, *[0] * (count - len(tokens))]
+
+
+def _follow(answers: Sequence[Answer], logits: Tensor, first: int, keep_logits: bool) -> None:
+    """Add tokens to answers that are led, and count those that are scored.
 
     Args:
         answers: all of which follow tokens.
-        logits: [answers, vocabulary], float32.
+        logits: [answers, tokens, vocabulary], float32; beyond an answer's end they mean nothing.
+        first: the first token's place in the answers.
+        keep_logits: also keep the logits.
     """
-    passages = [answer.follows for answer in answers if answer.follows is not None]
-    tokens = torch.tensor(
-        [passage.tokens[len(answer.tokens)] for answer, passage in zip(answers, passages, strict=True)],
-        device=logits.device,
-    )
-    found = logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0].tolist()
-    greedy = (logits.argmax(dim=-1) == tokens).tolist()
-    for answer, passage, value, chosen in zip(answers, passages, found, greedy, strict=True):
-        if len(answer.tokens) >= passage.start:
-            answer.log_probability += value
-            answer.is_greedy &= chosen
-    return tokens
-
-
-def _followed(answer: Answer) -> bool:
-    return answer.follows is None or len(answer.tokens) == len(answer.follows.tokens)
+    for answer, rows in zip(answers, logits, strict=True):
+        assert answer.follows is not None
+        tokens = answer.follows.tokens[first : first + len(rows)]
+        answer.tokens.extend(tokens)
+        if keep_logits:
+            answer.logits.extend(rows[: len(tokens)])
+        scored = tokens[max(0, answer.follows.start - first) :]
+        if scored:
+            own = rows[len(tokens) - len(scored) : len(tokens)]
+            due = torch.tensor(scored, device=own.device)
+            answer.log_probability += float(own.log_softmax(dim=-1).gather(1, due[:, None]).double().sum())
+            answer.is_greedy &= bool((own.argmax(dim=-1) == due).all())

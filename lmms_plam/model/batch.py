@@ -6,8 +6,9 @@ behind the model's own `prepare_inputs_for_generation` and `forward`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -80,12 +81,15 @@ class Batch:
         """Return the arguments of the model's forward on the prompts, with an empty cache."""
         return prefill_inputs(self.model, self.input_ids, self._kwargs, cache)
 
-    def next_inputs(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield position and arguments of one token of each prompt: its last, then one new after another.
+    def next_inputs(self, counts: Iterable[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield position and arguments of some tokens of each prompt: its last, then new ones.
 
         Which tokens is open: rows bring their own, see `for_rows`.
+
+        Args:
+            counts: how many new ones at a time; left out, one after another without end.
         """
-        return next_inputs(self.model, self.input_ids, self._kwargs)
+        return next_inputs(self.model, self.input_ids, self._kwargs, repeat(1) if counts is None else counts)
 
     def for_rows(self, inputs: Mapping[str, Any], prompts: Sequence[int]) -> dict[str, Any]:
         """Repeat arguments of the model's forward, laid out by prompt, for rows that belong to these prompts."""

@@ -74,12 +74,12 @@ class Lineup:
         self._alone = rows == 1
         self._own: Tensor | None = None
 
-    def advance(self, position: int) -> None:
-        """Make room for the next token of every answer, at this position."""
-        self._owners = torch.cat([self._owners, self._names])
+    def advance(self, position: int, count: int) -> None:
+        """Make room for the next tokens of every answer, so many from this position on."""
+        self._owners = torch.cat([self._owners, self._names.repeat_interleave(count)])
+        new = torch.arange(position, position + count, device=self._owners.device)
         for kind, positions in self._positions.items():
-            times = self.rows if kind == "common" else 1
-            self._positions[kind] = torch.cat([positions, positions.new_full((times,), position)])
+            self._positions[kind] = torch.cat([positions, new.repeat(self.rows if kind == "common" else 1)])
         if not self._alone:
             self._own = (self._owners == -1) | (self._owners == self._names[:, None])
 
@@ -109,24 +109,29 @@ class Lineup:
         Args:
             layer: index of the decoder layer.
             attention: the model's own.
-            mask: the model's own, [rows, 1, 1, positions so far], boolean or additive; None: all visible. It is the
-                same for all rows of a prompt.
-            query: [rows, heads, 1, dim].
-            key: [rows, key heads, 1, dim], kept for later steps.
+            mask: the model's own, [rows, 1, tokens, positions so far], boolean or additive; None: all visible. It is
+                the same for all rows of a prompt.
+            query: [rows, heads, tokens, dim].
+            key: [rows, key heads, tokens, dim], kept for later steps.
             value: the same.
 
         Returns:
-            [rows, 1, heads, dim].
+            [rows, tokens, heads, dim].
         """
-        attention_of = query.new_zeros(len(query), 1, query.shape[1], value.shape[-1])
+        rows, heads, count, _ = query.shape
+        attention_of = query.new_zeros(rows, count, heads, value.shape[-1])
         for shelf in self._shelves[layer]:
             visible = None if mask is None else mask[:1, ..., self._positions[shelf.kind]]
             queries = query[shelf.rows]
             if shelf.kind == "common":
-                shelf.states = _joined(shelf.states, key.transpose(0, 2), value.transpose(0, 2))
-                own = None if self._own is None else self._own[shelf.rows][None, None]
-                queries, visible = queries.transpose(0, 2), _both(own, visible)
-                attention_of[shelf.rows] = attention(queries, *shelf.states, visible).transpose(0, 1)
+                shelf.states = _joined(shelf.states, _side_by_side(key), _side_by_side(value))
+                if self._own is not None:
+                    own = self._own[shelf.rows].repeat_interleave(count, dim=0)[None, None]
+                    visible = _both(own, None if visible is None else visible.repeat(1, 1, len(shelf.rows), 1))
+                queries = _side_by_side(queries)
+                attention_of[shelf.rows] = attention(queries, *shelf.states, visible).reshape(
+                    -1, count, heads, value.shape[-1]
+                )
             else:
                 shelf.states = _joined(shelf.states, key[shelf.rows], value[shelf.rows])
                 attention_of[shelf.rows] = attention(queries, *shelf.states, visible)
@@ -137,6 +142,11 @@ class Lineup:
     def silent(self, layer: int) -> list[int]:
         """Return the answers to which attention adds nothing at a layer."""
         return sorted(set(range(self.rows)).difference(*(shelf.rows for shelf in self._shelves[layer])))
+
+
+def _side_by_side(states: Tensor) -> Tensor:
+    """Lay the tokens of all rows [rows, heads, tokens, dim] into one, row by row."""
+    return states.transpose(0, 1).flatten(1, 2)[None]
 
 
 def _joined(old: KeysValues, key: Tensor, value: Tensor) -> KeysValues:
@@ -188,20 +198,20 @@ class DecodingBatch:
         self._silent = self._silent_rows()
 
     def step(self, tokens: Tensor, position: int, inputs: Mapping[str, Any]) -> Tensor:
-        """Read one more token of each answer.
+        """Read more tokens of each answer.
 
         Args:
-            tokens: [rows].
-            position: theirs.
-            inputs: arguments of the model's forward for one token of each prompt, from `Batch.next_inputs`.
+            tokens: [rows, tokens].
+            position: the first one's.
+            inputs: arguments of the model's forward for as many tokens of each prompt, from `Batch.next_inputs`.
 
         Returns:
-            Logits [rows, vocabulary], float32.
+            Logits [rows, tokens, vocabulary], float32.
         """
         for lineup in self._lineups:
-            lineup.advance(position)
+            lineup.advance(position, tokens.shape[1])
         rows = self._batch.for_rows(inputs, [lineup.prompt for lineup in self._lineups for _ in range(lineup.rows)])
-        rows["input_ids"] = tokens[:, None]
+        rows["input_ids"] = tokens
         decoder = self._batch.decoder
         with (
             installed(self._weights, decoder.by_index()),
@@ -209,7 +219,7 @@ class DecodingBatch:
             attention_silenced(decoder, self._silent),
         ):
             logits: Tensor = self._batch.model(**rows, return_dict=True).logits
-        return logits[:, -1].float()
+        return logits.float()
 
     def _silent_rows(self) -> dict[int, list[int]]:
         """By layer, the rows to which attention adds nothing."""

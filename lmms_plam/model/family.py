@@ -51,6 +51,8 @@ class FamilyResult:
         divergence: by variant and prompt, how far the first token's distribution is from the untouched model's,
             Kullback-Leibler in nats; None where nobody measured it.
         readouts: by variant and prompt, the attention to vision, if it was to be read; None for a prompt without.
+        first: the untouched model's raw logits of the first new token [prompts, vocabulary], float32; None where
+            nobody kept them.
         scores: by variant, prompt and continuation, its log-probability, if continuations were given; then `tokens` and
             the rest are those of each prompt's first, and `trunk` holds the prompts and one token.
     """
@@ -62,6 +64,7 @@ class FamilyResult:
     divergence: list[list[float]] | None = None
     readouts: list[list[Readout | None]] | None = None
     scores: list[list[list[Score]]] | None = None
+    first: Tensor | None = None
 
 
 def generate_family(
@@ -182,6 +185,7 @@ def _answer_all(
         logits=[[torch.stack(answer.logits) for answer in own] for own in firsts] if keep_logits else None,
         divergence=[[answer.divergence for answer in own] for own in firsts],
         readouts=None if reader is None else [[answer.readout for answer in own] for own in firsts],
+        first=trunk.logits,
         scores=[
             [[Score(answer.log_probability, answer.is_greedy) for answer in own] for own in prompts]
             for prompts in asked

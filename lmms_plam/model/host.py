@@ -7,7 +7,7 @@ Released models all run through the same few seams of the library, so no code he
   **model_kwargs) that takes the decoding loop's place (`family`).
 * The cache's name among arguments: `cache` from 5.24, `past_key_values` before; a model's own code may lag behind.
 * `prepare_inputs_for_generation(ids, next_sequence_length, is_first_iteration, **kwargs)` and
-  `_update_model_kwargs_for_generation` (`prefill_inputs`, `next_inputs`).
+  `_update_model_kwargs_for_generation` (`prefill_inputs`, `next_inputs`, `next_logits`, `whole_inputs`).
 * A cache's `layers[i].keys`, `.values`, `update`, `get_seq_length` and `get_mask_sizes` (`Clock`, `states_of`).
 * `ALL_ATTENTION_FUNCTIONS`, which every model looks its attention up in, and each modeling file's
   `eager_attention_forward`, for eager isn't in it; their options `scaling` and `softcap` (`attention_replaced`).
@@ -15,6 +15,7 @@ Released models all run through the same few seams of the library, so no code he
   `num_kv_shared_layers` (`find_decoder`).
 * What decoder layers are called with: `attention_mask` (None with sdpa means causal; eager adds it up, so a boolean one
   is silently wrong there), `position_embeddings`, `position_ids`, the cache (`lanes`, `trunk`).
+* `get_image_features` and `get_video_features` of `base_model`, which forward asks for pictures (`features_replaced`).
 * What vision tokens are called: `mm_token_type_ids`, placeholder ids in the config (`vision_positions`).
 * `generation_config._pad_token_tensor`, set once generate has prepared it (`padding_of`).
 * `_expand_inputs_for_generation`'s convention that the batch comes first, in three-dimensional position ids second
@@ -28,9 +29,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -52,8 +54,10 @@ CACHE = next(
 
 _IMAGE, _VIDEO = 1, 2  # what `mm_token_type_ids` calls the placeholders of images and videos; text is 0
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
+_FEATURES = ("get_image_features", "get_video_features")
 _IMPLEMENTATIONS = ("sdpa", "eager")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
+_ALONG = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")  # what grows with each token
 _BIASES = ("position_bias", "s_aux")  # what some attention functions add to scores, or count beside them
 
 
@@ -183,25 +187,70 @@ def prefill_inputs(
 
 
 def next_inputs(
-    model: PreTrainedModel, input_ids: Tensor, model_kwargs: Mapping[str, Any]
+    model: PreTrainedModel, input_ids: Tensor, model_kwargs: Mapping[str, Any], counts: Iterable[int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the arguments of the model's forward on one token of each prompt: its last, then one new after another.
+    """Yield the arguments of the model's forward on some tokens of each prompt: its last, then new ones.
 
     Which tokens is open; the cache among the arguments is a `Clock`.
 
+    Args:
+        model: the model.
+        input_ids: [prompts, length].
+        model_kwargs: what else `generate` has prepared.
+        counts: how many new tokens at a time.
+
     Yields:
-        The token's position, padding counted, and the arguments.
+        The first token's position, padding counted, and the arguments.
     """
     kwargs, ids = {**model_kwargs, "use_cache": True}, input_ids
-    while True:
-        position = ids.shape[1] - 1
+    for count in chain([0], counts):
+        for _ in range(count):
+            kwargs = model._update_model_kwargs_for_generation(ModelOutput(), kwargs)
+            ids = torch.cat([ids, ids[:, -1:]], dim=1)
+        read = max(1, count)
+        position = ids.shape[1] - read
         kwargs[CACHE] = Clock(position)
+        if "logits_to_keep" in kwargs:
+            kwargs["logits_to_keep"] = read
         yield (
             position,
-            model.prepare_inputs_for_generation(ids, next_sequence_length=1, is_first_iteration=False, **kwargs),
+            model.prepare_inputs_for_generation(ids, next_sequence_length=read, is_first_iteration=False, **kwargs),
         )
-        kwargs = model._update_model_kwargs_for_generation(ModelOutput(), kwargs)
-        ids = torch.cat([ids, ids[:, -1:]], dim=1)
+
+
+def next_logits(
+    model: PreTrainedModel, input_ids: Tensor, model_kwargs: Mapping[str, Any], *, is_first: bool
+) -> tuple[Tensor, dict[str, Any]]:
+    """Run the model on prompts, or on the last token behind what it has read, as the loop of `generate` does.
+
+    Returns:
+        The logits of the next token [prompts, vocabulary], and the arguments with which to go on.
+    """
+    kwargs, new = {**model_kwargs}, None if is_first else 1
+    inputs = model.prepare_inputs_for_generation(
+        input_ids, next_sequence_length=new, is_first_iteration=is_first, **kwargs
+    )
+    output = model(**inputs, return_dict=True)
+    return output.logits[:, -1], model._update_model_kwargs_for_generation(output, kwargs)
+
+
+def whole_inputs(model: PreTrainedModel, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the model's forward on prompts and answers at once, of which it keeps no cache.
+
+    Args:
+        model: the model.
+        input_ids: [prompts, length].
+        model_kwargs: the arguments with which `next_logits` left off: they are of as many tokens, or of one more.
+    """
+    length = input_ids.shape[1]
+    kwargs = {name: value for name, value in model_kwargs.items() if name not in CACHE_NAMES}
+    for name in _ALONG:
+        if kwargs.get(name) is not None:
+            kwargs[name] = kwargs[name][..., :length]
+    inputs: dict[str, Any] = model.prepare_inputs_for_generation(
+        input_ids, is_first_iteration=True, **{**kwargs, "use_cache": False}
+    )
+    return {name: value for name, value in inputs.items() if name != "logits_to_keep"}
 
 
 def repeat_inputs(
@@ -264,6 +313,27 @@ def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def features_replaced(
+    model: PreTrainedModel, replace: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Have what a model's forward asks for the features of pictures by replaced while open, where it has such methods.
+
+    Args:
+        model: the vision-language model.
+        replace: gets each method, returns what takes its place.
+    """
+    owner = model.base_model
+    names = [name for name in _FEATURES if callable(getattr(owner, name, None))]
+    for name in names:
+        setattr(owner, name, replace(getattr(owner, name)))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(owner, name)  # an instance attribute hid the class's method
 
 
 @dataclass(frozen=True, slots=True)

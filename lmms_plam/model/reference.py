@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.language.border import Passage
+from lmms_plam.model.divergence import divergence, first_logits
 from lmms_plam.model.family import FamilyResult
 from lmms_plam.model.follow import follow
 from lmms_plam.model.host import attention_silenced, find_decoder, vision_positions
@@ -37,7 +38,7 @@ def run_plainly(
     query_scope: QueryScope = "all",
     keep_logits: bool = False,
     read_attention: bool = False,
-    trunk: Any = None,
+    trunk: FamilyResult | None = None,
 ) -> FamilyResult:
     """Answer a batch of prompts with every variant, by one call of `model.generate` each.
 
@@ -49,8 +50,8 @@ def run_plainly(
         query_scope: from which queries vision is hidden.
         keep_logits: also return the logits; for greedy decoding.
         read_attention: also return what prompts and answers give to vision; for greedy decoding.
-        trunk: what `generate` returned of these prompts before; left out, or to read attention, the untouched model is
-            asked first.
+        trunk: other variants' answers to these prompts, with the untouched model's; left out, or to read attention,
+            this is asked first.
 
     Raises:
         UnsupportedError: a model whose vision tokens can't be hidden by masks, or whose attention can't be read; it is
@@ -69,11 +70,15 @@ def run_plainly(
     kept = {"return_dict_in_generate": True, "output_logits": True} if keep_logits else {}
     reader = _reader(model, vision, generate_kwargs) if read_attention else None
     if trunk is None or reader is not None:
-        with reader.finding_sinks() if reader is not None else nullcontext():
-            trunk = generate(model, **generate_kwargs, **kept)
-    tokens, logits, readouts = [], [], []
+        sinks = reader.finding_sinks() if reader is not None else nullcontext()
+        with sinks, first_logits(model, len(input_ids)) as keep:
+            untouched = generate(model, **generate_kwargs, **kept)
+        expected = keep()
+    else:
+        untouched, expected = trunk.trunk, trunk.first
+    tokens, logits, readouts, diverged = [], [], [], list[list[float]]()
     for variant in variants:
-        output, hidden = trunk, variant.hidden(decoder.depth)
+        output, found, hidden = untouched, expected, variant.hidden(decoder.depth)
         silent = range(decoder.depth if variant.silent is None else variant.silent, decoder.depth)
         if hidden or silent or variant.weights is not None or reader is not None:
             chosen = sets[variant.weights] if variant.weights is not None else None
@@ -82,9 +87,13 @@ def run_plainly(
                 _hiding(model, vision, hidden, query_scope),
                 attention_silenced(decoder, dict.fromkeys(silent, slice(None))),
                 reader.reading() if reader is not None else nullcontext(list) as read,
+                first_logits(model, len(input_ids)) as keep,
             ):
                 output = generate(model, **generate_kwargs, **kept)
             readouts.append(read())
+            found = keep()
+        if expected is not None and found is not None:
+            diverged.append(divergence(expected, found).tolist())
         sequences = getattr(output, "sequences", output)
         tokens.append([_ended(row, model, generate_kwargs) for row in sequences[:, input_ids.shape[1] :].tolist()])
         if keep_logits:
@@ -92,10 +101,12 @@ def run_plainly(
             logits.append([row[: len(own)] for row, own in zip(steps, tokens[-1], strict=True)])
     return FamilyResult(
         tokens,
-        trunk,
+        untouched,
         vision.sum(dim=1).tolist(),
         logits if keep_logits else None,
+        divergence=diverged if len(diverged) == len(variants) else None,
         readouts=readouts if read_attention else None,
+        first=expected,
     )
 
 

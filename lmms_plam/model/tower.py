@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-_FEATURES = ("get_image_features", "get_video_features")
-"""What a model's forward asks for pictures by; a model without them computes its pictures each time."""
+from lmms_plam.model.host import features_replaced
 
 
 @contextmanager
@@ -19,17 +18,10 @@ def pictures_seen_once(model: PreTrainedModel) -> Iterator[None]:
     """Let a model remember what its vision tower made of the pictures that it is given in the block.
 
     Pictures are the same where they are the same tensors in memory, unchanged. The tower and its projector must be the
-    same throughout: no merge touches them.
+    same throughout: no merge touches them. A model that asks for its pictures otherwise computes them each time.
     """
-    owner = model.base_model
-    names = [name for name in _FEATURES if callable(getattr(owner, name, None))]
-    for name in names:
-        setattr(owner, name, _remembering(getattr(owner, name)))
-    try:
+    with features_replaced(model, _remembering):
         yield
-    finally:
-        for name in names:
-            delattr(owner, name)
 
 
 def _remembering(compute: Callable[..., Any]) -> Callable[..., Any]:

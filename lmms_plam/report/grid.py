@@ -15,6 +15,8 @@ from typing import Any
 from lmms_plam.config import ALL_MODULES, ATTENTION, MergeRecipe
 from lmms_plam.files import replacing
 from lmms_plam.report.numbers import decimals
+from lmms_plam.report.page import inline_svg
+from lmms_plam.scoring.saved import ComparisonRecord
 from lmms_plam.stats.results import Result
 
 GRID = ("grid.png", "grid.svg")
@@ -110,6 +112,21 @@ def find_grid(recipes: Mapping[str, MergeRecipe], vlm: str, task: str) -> Grid |
     whole = first.method == "linear" and first.start_layer == 0 and first.end_layer is None and vlm == _BLOGS_MODEL
     names = [[at[row, column] for column in columns] for row in rows]
     return Grid(rows, columns, names, _PUBLISHED.get(task) if same and whole else None)
+
+
+def draw_grid_of(record: ComparisonRecord, results: Iterable[Result], folder: Path) -> list[str]:
+    """Draw the grid that a comparison's recipes form, and return it for a page; nothing where they form none.
+
+    Args:
+        record: the comparison's, whose variants are named in it.
+        results: of the comparison, against the untouched VLM.
+        folder: where the files go.
+    """
+    grid = find_grid(record.merges, record.vlm, record.of)
+    if grid is None:
+        return []
+    draw_grid(results, grid, folder, f"{record.model}, {record.date}")
+    return [inline_svg(folder / GRID[1])]
 
 
 def draw_grid(results: Iterable[Result], grid: Grid, folder: Path, about: str = "") -> None:

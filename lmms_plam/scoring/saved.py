@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import DataError, first_problem
 from lmms_plam.files import write_text
 from lmms_plam.scoring.record import Benchmark, Measure, Sample
@@ -42,6 +43,8 @@ class ComparisonRecord(_Frozen):
         date: when, as YYYY-MM-DD.
         reference: the variant that others are compared with.
         recipes: what each variant is, in words.
+        vlm: the model that is merged; empty where an earlier version wrote the record.
+        merges: the recipes themselves, by variant; none where an earlier version wrote the record.
         measures: what is measured, the headline first.
         part_columns: columns of the matrix whose every value is measured by itself.
         perfect_answer: the best value of a document.
@@ -57,6 +60,8 @@ class ComparisonRecord(_Frozen):
     date: str
     reference: str
     recipes: dict[str, str] = {}
+    vlm: str = ""
+    merges: dict[str, MergeRecipe] = {}
     measures: tuple[SavedMeasure, ...]
     part_columns: tuple[str, ...] = ()
     perfect_answer: float = 1.0
