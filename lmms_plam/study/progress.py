@@ -27,7 +27,7 @@ class Display:
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self._cells = cells
-        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self._progress = Progress(
             *_COLUMNS, console=self._console, transient=True, disable=not self._console.is_terminal
         )
