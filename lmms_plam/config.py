@@ -60,25 +60,34 @@ def _start_layer(value: Any) -> Any:
 
 
 def _recipe_or_none(value: Any) -> Any:
-    """Read `none`, and a recipe that a search wrote, from its file."""
+    """Read `none`; of a file that a search wrote, nothing is left to read by now."""
     if not isinstance(value, str):
         return value
     if value.lower() == "none":
         return None
-    path = Path(value).expanduser()
+    raise ValueError(
+        f"merge takes a recipe's fields, such as merge.start_layer=20, 'none' or a recipe.yaml, not '{value}'"
+    )
+
+
+def _recipe_in_file(value: Any) -> Any:
+    """Return the fields of a recipe that a search wrote, given its file; anything else as it is."""
+    path = Path(value).expanduser() if isinstance(value, str) else None
+    if path is None or path.suffix not in (".yaml", ".yml"):
+        return value
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8")) if path.suffix in (".yaml", ".yml") else None
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        fields = None
-    if not isinstance(fields, dict):
-        raise ValueError(
-            f"merge takes a recipe's fields, such as merge.start_layer=20, 'none' or a recipe.yaml, not '{value}'"
-        )
-    return fields
+        return value
+    return fields if isinstance(fields, dict) else value
 
 
 _THE_MODEL = {"vlm", "vlm_revision", "base_lm", "base_lm_revision", "backend", "backend_args", "merge", "recipes"}
 """The fields that say which model it is, not how it is asked."""
+
+
+_IS_RECIPE = re.compile(r"merge$|recipes\.[^.]+$")
+"""The dotted fields that may name a file with a recipe."""
 
 
 class _Frozen(BaseModel):
@@ -241,7 +250,8 @@ class ModelConfig(_Frozen):
         backend: lmms-eval's model type that runs the VLM; left out, it follows from the VLM's own config.
         backend_args: arguments of that backend, as `--model_args` would give them.
         merge: the recipe, `none` for the untouched VLM, or the path of a `recipe.yaml` that a search wrote.
-        recipes: further recipes by name, which comparison tasks set beside `merge`; what they leave out is as there.
+        recipes: further recipes by name, which comparison tasks set beside `merge`, or such files; what they leave out
+            is as there.
         probe: options of masking probes (`cuts`, `queries`, `weights`), over what their YAML says; see
             lmms_plam.families.probe.ProbeOptions.
         search: options of recipe searches (`space`, `start_layers`, `racing`, ...); see
@@ -311,7 +321,11 @@ def load_config(name_or_path: str = DEFAULT_CONFIG, overrides: Mapping[str, Any]
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold the fields of a model config (vlm, base_lm, merge, ...)")
     content.setdefault("name", path.stem)
-    own = dict(overrides or {})
+    own = {
+        name: _recipe_in_file(value) if _IS_RECIPE.match(name) else value for name, value in (overrides or {}).items()
+    }
+    if "merge" in content:
+        content["merge"] = _recipe_in_file(content["merge"])
     if isinstance(content.get("merge"), dict) and "merge.method" in own:
         content["merge"] = taken(content["merge"], own["merge.method"])
     for field, value in own.items():

@@ -21,6 +21,7 @@ LAYERS = (
     {"runs"},
     {"harness", "report"},
     {"families", "site"},
+    {"study"},
     {"cli"},
 )
 """From the bottom up: a module imports from its own room and from the layers below."""

@@ -11,6 +11,7 @@ from lmms_plam import __version__
 from lmms_plam.cli import (
     attention,
     check,
+    checkpoints,
     compare,
     doctor,
     fisher,
@@ -20,6 +21,7 @@ from lmms_plam.cli import (
     plateau,
     report,
     search,
+    study,
 )
 from lmms_plam.errors import PlamError
 from lmms_plam.harness import outcome
@@ -35,6 +37,8 @@ COMMANDS: tuple[ModuleType, ...] = (
     search,
     compare,
     leaderboard,
+    study,
+    checkpoints,
     report,
 )
 

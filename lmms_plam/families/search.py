@@ -196,12 +196,13 @@ class RecipeSearch(FamilyTask):
 
     def _race(self, requests: Sequence[Instance], answer: Callable[[int], str]) -> Iterator[Collection[int]]:
         """Ask round by round, block by block, whoever isn't plainly behind."""
-        cells = {(request.doc_id, self.variants[request.idx].name): place for place, request in enumerate(requests)}
+        asked = [(request.doc_id, self.variants[request.idx].name) for request in requests]
+        cells = {cell: place for place, cell in enumerate(asked)}
         first = {one.name for one in self._rounds[0]}
         self.left_out = {(doc_id, name) for doc_id, name in cells if name != BASE and name not in first}
         if not self.is_complete(requests):
             logger.warning(f"{self.options.task}: some answers come from elsewhere, so no recipe is dropped or added")
-            yield [place for cell, place in cells.items() if cell not in self.left_out]
+            yield [place for place, cell in enumerate(asked) if cell not in self.left_out]  # lmms-eval may ask twice
             return
         dealt = self._deal(sorted({doc_id for doc_id, _ in cells}))
         edge: int | None = 0

@@ -78,13 +78,19 @@ class CrossFit:
 
     def gain(self, rule: str, over: str) -> Unseen:
         """Return how much better a rule's choices score than another's, on documents that neither saw."""
-        gain = float((self.values[rule] - self.values[over]).mean())
-        halves = self.halves[rule] - self.halves[over]
+        return self._unseen(self.values[rule] - self.values[over], self.halves[rule] - self.halves[over])
+
+    def score(self, rule: str) -> Unseen:
+        """Return what a rule's choices score on documents that it did not see, in the place of a gain."""
+        return self._unseen(self.values[rule], self.halves[rule])
+
+    def _unseen(self, values: FloatArray, halves: FloatArray) -> Unseen:
+        mean = float(values.mean())
         if not len(halves):
-            return Unseen(gain, None, None, None)
+            return Unseen(mean, None, None, None)
         error = float(np.sqrt(np.mean(np.diff(halves, axis=1) ** 2) / 4))
         reach = float(ndtri((1 + self.level) / 2)) * error
-        return Unseen(gain, error, gain - reach, gain + reach)
+        return Unseen(mean, error, mean - reach, mean + reach)
 
 
 def cross_fit(

@@ -1,0 +1,140 @@
+"""`plam study` as a user types it: what it shows, runs, sums up, and hands to a cluster."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from study_cells import FAKE
+
+from lmms_plam.cli import main
+from lmms_plam.errors import ConfigError
+from lmms_plam.study import slurm
+from lmms_plam.study.plan import ASKED, Plan
+from lmms_plam.study.state import look
+
+LAUNCHER = shlex.join(FAKE)
+STUDY = {"models": ["digits"], "benchmarks": ["digits"], "steps": ["probe", "compare"], "limit": 5}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Write a study's YAML and run it, further words behind."""
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+
+    def run(*words: str) -> int:
+        return main(["study", str(path), "--output", str(tmp_path / "runs"), "--launcher", LAUNCHER, *words])
+
+    run.path, run.root = path, tmp_path / "runs"
+    return run
+
+
+def states(root: Path) -> list[str]:
+    plan = Plan.read(root)
+    return [one.state for one in look(root, plan).values()]
+
+
+def test_a_dry_run_shows_cells_commands_cost_and_disk_and_writes_nothing(study, capsys):
+    assert study("--dry-run") == 0
+    told = capsys.readouterr().out
+    assert "2 of 2 cells are left, about 3.4 ordinary runs and 4 MB" in told
+    assert "lmms_eval --model plam --model_args config=digits,name=digits --tasks plam_probe_digits --limit 5" in told
+    assert not study.root.exists()
+
+
+def test_a_dry_run_tells_programs_the_states(study, capsys):
+    study()
+    capsys.readouterr()
+    study("--dry-run", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert [one["state"] for one in told["cells"]] == ["finished", "finished"]
+
+
+def test_a_study_is_summed_up_and_its_yaml_kept(study, capsys):
+    assert study() == 0
+    told = capsys.readouterr()
+    assert "of 2 cells 2 finished" in told.out
+    assert told.err.count(" finished in ") == 2
+    assert (study.root / ASKED).read_text() == study.path.read_text()
+
+
+def test_failures_are_named_at_the_end_and_decide_the_exit_code(study, capsys):
+    assert main(["study", str(study.path), "--output", str(study.root), "--launcher", "false"]) == 1
+    told = capsys.readouterr()
+    assert "2 failed" in told.out
+    assert told.err.count(", failed: exit code 1: nothing was said (") == 2
+    assert "log.txt" in told.err.splitlines()[-1]
+
+
+def test_one_cell_is_run_by_name_and_what_it_needs_is_said(study, capsys):
+    study.path.write_text(yaml.safe_dump({**STUDY, "steps": ["probe", "search"]}))
+    study("--dry-run", "--json")
+    probe, search = (one["name"] for one in json.loads(capsys.readouterr().out)["cells"])
+    assert study("--cell", search) == 2
+    assert f"{search} needs {probe}, which isn't finished: run that first" in capsys.readouterr().err
+    assert study("--cell", probe) == 0
+    assert states(study.root) == ["finished", "ready"]
+    assert study("--cell", probe[:-1]) == 2
+    assert f"no cell '{probe[:-1]}' in this study. Did you mean '{probe}'?" in capsys.readouterr().err
+
+
+def test_an_export_for_an_engine_that_isnt_here_is_left_in_a_sentence(study, capsys):
+    study.path.write_text(yaml.safe_dump({**STUDY, "report_with": "vllm"}))
+    assert study() == 0
+    assert "is left for another machine: needs vllm, which isn't installed here" in capsys.readouterr().out
+
+
+def test_workers_on_slurm_finish_a_study(study, tmp_path, capsys):
+    submitit = pytest.importorskip("submitit")
+    parameters = tmp_path / "slurm.yaml"
+    parameters.write_text("cluster: local\nworkers: 2\ntimeout_min: 1\n")
+    assert study("--slurm", str(parameters)) == 0
+    assert "submitted 2 workers: " in capsys.readouterr().out
+    folder = study.root / slurm.LOGS
+    jobs = [
+        submitit.LocalJob(folder, name) for name in {path.name.split("_")[0] for path in folder.glob("*_submitted.pkl")}
+    ]
+    assert [job.result() for job in jobs] == [0, 0]
+    assert states(study.root) == ["finished", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cluster: local\nno_such: 1", "submitit says: .*no_such"),
+        ("- a", "must hold parameters of submitit"),
+        ("{", "no valid YAML"),
+    ],
+)
+def test_parameters_that_submitit_doesnt_have_are_said(study, tmp_path, text, words):
+    pytest.importorskip("submitit")
+    study()
+    (tmp_path / "slurm.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        slurm.submit(study.root, Plan.read(study.root), FAKE, tmp_path / "slurm.yaml")
+
+
+def test_without_submitit_slurm_says_how_to_get_it(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    (tmp_path / "slurm.yaml").write_text("workers: 2")
+    assert study("--slurm", str(tmp_path / "slurm.yaml")) == 2
+    assert "pip install 'lmms-plam[slurm]'; --slurm-script does without" in capsys.readouterr().err
+
+
+def test_an_array_script_is_a_worker_of_this_study(study, tmp_path, capsys):
+    script = tmp_path / "study.sbatch"
+    assert study("--slurm-script", str(script)) == 0
+    text = script.read_text()
+    assert "#SBATCH --array=0-1\n" in text
+    assert states(study.root) == ["ready", "ready"]
+    (command,) = [line for line in text.splitlines() if line.startswith("exec srun --ntasks=1 ")]
+    worker = text.replace("exec srun --ntasks=1 ", "exec ")
+    assert "--worker" in command
+    assert subprocess.run(["bash", "-c", worker], check=False).returncode == 0
+    assert states(study.root) == ["finished", "finished"]
