@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def runs_to_the_end(arguments: argparse.Namespace) -> bool:
+    """Whether the cells are run here and now, and not by workers or one alone, so that a report can follow."""
+    others = (arguments.dry_run, arguments.worker, arguments.slurm, arguments.slurm_script, arguments.cell)
+    return not any(others)
+
+
 def run(arguments: argparse.Namespace, plan: Plan, asked: str, words: Sequence[str]) -> int:
     """Show the cells, submit workers or be one, as asked; exit code 1 if a cell failed.
 

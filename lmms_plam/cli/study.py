@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lmms_plam.cli import cells
+from lmms_plam.cli import cells, report
 
 NAME = "study"
+SITE = "site"
+"""The folder of a study that holds its page."""
 HELP = "run a study of models and benchmarks from one YAML file; the same command goes on where it stopped"
 
 
@@ -18,9 +20,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Plan the study, then show or run it as asked."""
+    """Plan the study, then show or run it as asked, and write its page at the end."""
+    from lmms_plam.runs.paired import Options
     from lmms_plam.study.expand import plan_study
     from lmms_plam.study.schema import Study, read_asked
+    from lmms_plam.study.state import MANIFEST
 
     study, text = read_asked(arguments.study, Study)
-    return cells.run(arguments, plan_study(study), text, [NAME, str(arguments.study.resolve())])
+    plan, root = plan_study(study), arguments.output
+    code = cells.run(arguments, plan, text, [NAME, str(arguments.study.resolve())])
+    if (
+        code <= 1
+        and cells.runs_to_the_end(arguments)
+        and any((root / one.folder / MANIFEST).exists() for one in plan.cells)
+    ):
+        report.write_page(root, root / SITE, root.resolve().name, Options())
+    return code
