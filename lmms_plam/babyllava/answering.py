@@ -45,7 +45,7 @@ def score_pairs(model: Any, tokenizer: Any, rows: Sequence[Row], seen: Tensor | 
         model: the language model or the LLaVA.
         tokenizer: of both.
         rows: BLiMP's form.
-        seen: pooled features of the one picture that stands before every sentence, [1, tokens, width]; None: no picture.
+        seen: pooled features of one picture that stands before every sentence, [1, tokens, width]; None: none.
     """
     values = [
         log_probabilities(model, tokenizer, [row[name] for row in rows], None if seen is None else _repeat(seen, rows))

@@ -7,7 +7,6 @@ the picture, and the text.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmms_plam.babyllava.pictures import PIXELS

@@ -15,8 +15,10 @@ from lmms_plam.babyllava.paradigms import draw_pairs
 from lmms_plam.babyllava.pictures import draw_captions
 from lmms_plam.paths import data_folder
 
-FILES: dict[str, Callable[[], list[dict[str, Any]]]] = {"plam_babyllava_pairs.jsonl": lambda: draw_pairs("benchmark", PAIRS),
-         "plam_babyllava_captions.jsonl": lambda: draw_captions("benchmark", CAPTIONS)}
+FILES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "plam_babyllava_pairs.jsonl": lambda: draw_pairs("benchmark", PAIRS),
+    "plam_babyllava_captions.jsonl": lambda: draw_captions("benchmark", CAPTIONS),
+}
 """By file, how its rows are drawn."""
 
 

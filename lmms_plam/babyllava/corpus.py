@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from lmms_plam.babyllava.grammar import Grammar
 from lmms_plam.babyllava.paradigms import draw_pairs
@@ -23,6 +23,8 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 PAIRS, CAPTIONS = 100, 50
 """The benchmark's pairs of a paradigm, and items of a kind of caption."""
 DEVELOPMENT_PAIRS, DEVELOPMENT_CAPTIONS = 50, 30
+
+Drawn = TypeVar("Drawn")
 
 _SEED = 2510_01845
 
@@ -56,10 +58,9 @@ def draw_corpus(words: int) -> Corpus:
             continue
         return drawn
 
-    text, more = tuple(_up_to(words, sentence)), tuple(_up_to(words, sentence))
-    rng, scenes = random.Random(f"{_SEED} scenes"), []
-    for _ in _up_to(words, lambda: scenes.append(draw_scene(rng, "train")) or scenes[-1].caption):
-        continue
+    text, more = (tuple(_up_to(words, sentence, str)) for _ in range(2))
+    rng = random.Random(f"{_SEED} scenes")
+    scenes = _up_to(words, lambda: draw_scene(rng, "train"), lambda scene: scene.caption)
     return Corpus(text, more, tuple(scenes))
 
 
@@ -70,10 +71,10 @@ def _asked() -> Iterator[str]:
             yield row["sentence_bad"]
 
 
-def _up_to(words: int, draw: Callable[[], str]) -> Iterator[str]:
+def _up_to(words: int, draw: Callable[[], Drawn], text_of: Callable[[Drawn], str]) -> Iterator[Drawn]:
     while words > 0:
         drawn = draw()
-        words -= len(drawn.split())
+        words -= len(text_of(drawn).split())
         yield drawn
 
 

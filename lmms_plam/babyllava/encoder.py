@@ -40,8 +40,8 @@ def patch_labels(scenes: Sequence[Scene]) -> Tensor:
     maps = torch.from_numpy(np.stack([np.asarray(label_map(scene.shapes)) for scene in scenes])).long()
     side = VISION["patch_size"]
     count, height, width = maps.shape
-    patches = maps.view(count, height // side, side, width // side, side).permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
-    counted = functional.one_hot(patches, len(THINGS) + 1).sum(2)
+    parts = maps.view(count, height // side, side, width // side, side).permute(0, 1, 3, 2, 4)
+    counted = functional.one_hot(parts.reshape(count, -1, side * side), len(THINGS) + 1).sum(2)
     counted[..., 0] = int(_LEAST_SHARE * side * side)  # a shape must beat this
     return counted.argmax(-1)
 

@@ -94,6 +94,10 @@ class Grammar:
         """Draw a noun or a verb, by Zipf's law."""
         return self.rng.choices(words, [1 / rank for rank in range(1, len(words) + 1)])[0]
 
+    def number(self) -> Number:
+        """Draw a number."""
+        return self.rng.choice(NUMBERS)
+
     def phrase(
         self,
         number: Number | None = None,
@@ -109,7 +113,8 @@ class Grammar:
             determiners: it begins with one of them; None: any of its number.
             modified: how probable an adjective is, and something after the noun: a place or a relative clause.
         """
-        number = number or self.rng.choice(NUMBERS)
+        if number is None:
+            number = self.number()
         determiner = self.rng.choice(determiners or DETERMINERS[number])
         noun = self.choose(nouns)
         words = [determiner]
@@ -192,7 +197,7 @@ class Grammar:
 
     def existential(self) -> str:
         """Draw a sentence that says that something is somewhere: `there are two cats near the box`."""
-        number = self.rng.choice(NUMBERS)
+        number = self.number()
         thing = self.phrase(number, self.rng.choice((BEINGS, THINGS)), EXISTENTIAL[number], modified=0.15)
         return f"there {thing.be} {thing.text} {self.place()}"
 

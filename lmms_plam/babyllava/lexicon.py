@@ -47,7 +47,8 @@ class Verb:
 
 
 def _nouns(reflexive: str, *forms: str) -> tuple[Noun, ...]:
-    return tuple(Noun(*form.split("/"), reflexive) for form in forms)
+    pairs = (form.partition("/") for form in forms)
+    return tuple(Noun(singular, plural, reflexive) for singular, _, plural in pairs)
 
 
 def _verbs(*forms: str) -> tuple[Verb, ...]:
@@ -60,7 +61,10 @@ def _listed(text: str) -> list[str]:
 
 
 _MEN = "boy man/men king father brother son prince waiter monk husband nephew duke lord"
-_WOMEN = "girl woman/women queen mother sister daughter princess/princesses waitress/waitresses nun wife/wives niece lady/ladies"
+_WOMEN = (
+    "girl woman/women queen mother sister daughter princess/princesses waitress/waitresses nun wife/wives niece "
+    "lady/ladies"
+)
 _ANIMALS = (
     "cat dog bird horse mouse/mice wolf/wolves cow pig fox/foxes bear duck goose/geese lion tiger rabbit frog hen goat "
     "calf/calves camel"
@@ -74,8 +78,13 @@ BEINGS = tuple(
     if noun is not None
 )
 PEOPLE = tuple(noun for noun in BEINGS if noun.reflexive != "itself")
-_HE = "tom john paul david peter james mark luke simon george henry frank max carl roger steven brian kevin thomas michael"
-_SHE = "mary susan lucy jane rose kate laura sarah helen diana nancy betty carol julia linda martha nora ruth sally wendy"
+_HE = (
+    "tom john paul david peter james mark luke simon george henry frank max carl roger steven brian kevin thomas "
+    "michael"
+)
+_SHE = (
+    "mary susan lucy jane rose kate laura sarah helen diana nancy betty carol julia linda martha nora ruth sally wendy"
+)
 NAMES = tuple(
     Noun(name, "", reflexive)
     for pair in zip(_HE.split(), _SHE.split(), strict=True)

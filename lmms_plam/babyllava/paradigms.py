@@ -13,7 +13,6 @@ from lmms_plam.babyllava.lexicon import (
     HANDLING,
     INTRANSITIVE,
     NAMES,
-    NUMBERS,
     PEOPLE,
     PLACES,
     POINTING,
@@ -57,7 +56,8 @@ class Paradigms(Grammar):
         noun = self.rng.choice(nouns)
         if not noun.plural:
             return Phrase(noun.singular, noun, "singular")
-        number = number or self.rng.choice(NUMBERS)
+        if number is None:
+            number = self.number()
         adjective = f"{self.rng.choice(ADJECTIVES)} " if self.rng.random() < 0.5 else ""
         return Phrase(f"the {adjective}{noun.form(number)}", noun, number)
 
@@ -73,7 +73,7 @@ class Paradigms(Grammar):
         return self._pointed_at(f"{self.rng.choice(ADJECTIVES)} ")
 
     def _pointed_at(self, adjective: str) -> Pair:
-        subject, number = self._subject(), self.rng.choice(NUMBERS)
+        subject, number = self._subject(), self.number()
         verbs, nouns = self.rng.choice(((SOCIAL, BEINGS), (HANDLING, THINGS)))
         noun = self.rng.choice(nouns)
         done = self._done(subject, self.verb(subject.noun, verbs, self.split))
@@ -130,7 +130,7 @@ class Paradigms(Grammar):
 
     def npi_scope(self) -> Pair:
         """`no dog that the boys like has ever slept` / `the dog that no boys like has ever slept`."""
-        number, inner = self.rng.choice(NUMBERS), self.rng.choice(NUMBERS)
+        number, inner = self.number(), self.number()
         noun, doer = self.rng.choice(BEINGS), self.rng.choice(BEINGS)
         verb = self.verb(doer, SOCIAL).present(inner)
         ended = self._ever(noun, number)
@@ -143,7 +143,7 @@ class Paradigms(Grammar):
 
     def existential_quantifiers(self) -> Pair:
         """`there is a dog near the box` / `there is every dog near the box`."""
-        number = self.rng.choice(NUMBERS)
+        number = self.number()
         noun, wrong = self.rng.choice((*BEINGS, *THINGS)), {"singular": ("every", "that"), "plural": ("these", "those")}
         be = "is" if number == "singular" else "are"
         right = self.rng.choice(sorted(set(EXISTENTIAL[number]) - {"no"}))

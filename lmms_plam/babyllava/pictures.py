@@ -222,9 +222,10 @@ def draw_captions(split: Split, count: int) -> list[dict[str, Any]]:
 
     The second picture shows what the first one's foil says.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind in KINDS:
-        rng, items = random.Random(f"{_SEED} {split} {kind}"), {}
+        rng = random.Random(f"{_SEED} {split} {kind}")
+        items: dict[frozenset[str], Scene] = {}
         while len(items) < count:  # each kind has thirty of the development's and fifty of the benchmark's
             scene = draw_scene(rng, split, kind)
             items.setdefault(frozenset((scene.caption, scene.foil)), scene)

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmms_plam.babyllava.answering import score_captions, score_pairs
-from lmms_plam.babyllava.architecture import END, IMAGE, START, build_lm, build_processor, build_tokenizer, build_vlm
+from lmms_plam.babyllava.architecture import END, START, build_lm, build_processor, build_tokenizer, build_vlm
 from lmms_plam.babyllava.corpus import (
     CAPTIONS,
     DEVELOPMENT_CAPTIONS,
@@ -52,9 +52,9 @@ Kind = Literal["text", "multimodal"]
 
 ROWS_A_STEP = 128
 CHECKPOINTS = 8
-PASSES = 4
+PASSES = 6
 """How often a sentence or caption is read."""
-WORDS = 60_000
+WORDS = 36_000
 """Words of each half of a corpus."""
 ENCODER_STEPS = 800
 

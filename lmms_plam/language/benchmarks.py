@@ -204,9 +204,7 @@ _BENCHMARKS = (
         alone=True,
     ),
     LanguageBenchmark("babyllava_pairs", rows.read_blimp, (), tuple(OWN_PARADIGMS)),
-    LanguageBenchmark(
-        "babyllava_captions", rows.read_winoground_babylm, (), tuple(OWN_CAPTIONS), shown=1, alone=True
-    ),
+    LanguageBenchmark("babyllava_captions", rows.read_winoground_babylm, (), tuple(OWN_CAPTIONS), shown=1, alone=True),
 )
 
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _BENCHMARKS}
