@@ -1,7 +1,7 @@
 """The shapes: a small Llama, and LLaVA around the same decoder with a DINOv2 tower whose features are averaged.
 
-Both are transformers' own classes, but for the tower's averaging. Prompts are raw text: a start token, in the LLaVA
-the picture, and the text.
+Both are transformers' own classes, but for the tower's averaging. Prompts are raw text: in the LLaVA the
+picture, a start token, and the text.
 """
 
 from __future__ import annotations
@@ -29,17 +29,22 @@ LAYERS = 6
 START, END, PAD, IMAGE = "<s>", "</s>", "<pad>", "<image>"
 
 CHAT_TEMPLATE = """\
-<s>
 {%- for message in messages if message.role == 'user' -%}
 {%- if message.content is string -%}
-{{ message.content | replace('<image>\\n', '<image>') }}
+{%- if message.content.startswith('<image>\\n') -%}<image>{%- endif -%}
+<s>{{ message.content.removeprefix('<image>\\n') }}
 {%- else -%}
 {%- for part in message.content if part.type == 'image' -%}<image>{%- endfor -%}
+<s>
 {%- for part in message.content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}
 {%- endif -%}
 {%- endfor -%}
 """
-"""No chat: the picture and what is asked about it, which is most often nothing."""
+"""No chat: the picture, the start token, and what is asked, which is most often nothing.
+
+The start token stands between picture and text, for a picture that told the first word itself could be hidden from
+nothing.
+"""
 
 _DECODER: dict[str, Any] = {
     "hidden_size": 96,

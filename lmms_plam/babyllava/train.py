@@ -58,6 +58,9 @@ WORDS = 36_000
 """Words of each half of a corpus."""
 ENCODER_STEPS = 800
 
+SPLITS: tuple[Split, ...] = ("development", "benchmark")
+"""What is measured in the end; choices look at the first alone."""
+
 _IGNORED = -100
 
 
@@ -231,13 +234,15 @@ def main() -> None:
     plan = Plan(args.seed, args.order, args.pooling, args.words, args.passes, args.encoder_steps)
     trainer = Trainer(plan, args.output)
     text, multimodal = trainer.train("text"), trainer.train("multimodal")
-    figures: dict[str, Any] = {"minutes": trainer.minutes}
-    for split in ("development", "benchmark"):
-        figures[split] = figures_of(trainer, text, multimodal, split)  # type: ignore[arg-type]
     path = args.report or args.output / "training.json"
     report = json.loads(path.read_text()) if path.exists() else {}
     name = plan.order if plan.pooling == "mean" else f"{plan.order}, pooling {plan.pooling}"
-    report.setdefault(f"seed {plan.seed}", {})[name] = figures
+    orders = report.setdefault(f"seed {plan.seed}", {})
+    earlier = orders.get(name, {}).get("minutes", {})  # of what was finished before
+    figures: dict[str, Any] = {"minutes": {**earlier, **trainer.minutes}}
+    for split in SPLITS:
+        figures[split] = figures_of(trainer, text, multimodal, split)
+    orders[name] = figures
     path.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
     print(json.dumps(figures, indent=2))
 
