@@ -289,7 +289,7 @@ def test_the_pair_is_probed_searched_and_looked_at(tmp_path):
     lm = exact()
     results = evaluate(lm, "", tasks, limit=4, output=tmp_path)["results"]
     assert {proof.way for proof in lm.proofs.values()} == {"engine"}
-    assert results["plam_search_babyllava_pairs"]["recipes_asked,none"] == 3
+    assert results["plam_search_babyllava_pairs"]["recipes_asked,none"] == 4  # alpha .3, .5, .8, and none
     for task in tasks:
         assert (of_model(tmp_path) / task).is_dir()
 
