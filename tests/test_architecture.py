@@ -13,10 +13,11 @@ PACKAGE = Path(__file__).parents[1] / "lmms_plam"
 
 LAYERS = (
     {"errors", "paths", "files", "words", "config"},
-    {"merge.methods", "merge.schedules", "stats"},
+    {"merge.methods", "merge.schedules", "stats"}
+    | {f"babyllava.{name}" for name in ("lexicon", "grammar", "paradigms", "pictures", "tower")},
     {"attention", "audit", "language", "probes", "search"},
     {"model", "merge", "embedded"},
-    {"digits", "microworld"},
+    {"babyllava", "digits", "microworld"},
     {"scoring"},
     {"runs"},
     {"harness", "report"},

@@ -7,7 +7,8 @@ and treated in one batched product, which on a CPU is many times faster than one
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,6 +64,24 @@ class MuonAdamW:
         for parameter, value in zip(self._rest, self._masters, strict=True):
             parameter.copy_(value)
             parameter.grad = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` goes on from: float32 masters and what both optimizers remember."""
+        stacks = [(master, momentum) for _, master, momentum in self._stacks]
+        return {"stacks": stacks, "masters": self._masters, "adam": self._adam.state_dict()}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from another optimizer's `state` of the same parameters; the weights become what they were."""
+        for (stack, master, momentum), (old_master, old_momentum) in zip(self._stacks, state["stacks"], strict=True):
+            master.copy_(old_master)
+            momentum.copy_(old_momentum)
+            for matrix, value in zip(stack, master, strict=True):
+                matrix.copy_(value)
+        for parameter, value, old in zip(self._rest, self._masters, state["masters"], strict=True):
+            value.copy_(old)
+            parameter.copy_(value)
+        self._adam.load_state_dict(state["adam"])
 
 
 def _gradient(parameter: Parameter) -> Tensor:

@@ -17,17 +17,36 @@ from lmms_plam.embedded.optimizer import MuonAdamW
 from lmms_plam.embedded.packing import IGNORED
 
 
-def fit(what: str, steps: int, optimizer: MuonAdamW, loss_of_step: Callable[[], Tensor]) -> None:
-    """Minimise: warm up over the first twentieth, fall to zero over the second half."""
+def fit(
+    what: str,
+    steps: int,
+    optimizer: MuonAdamW,
+    loss_of_step: Callable[[], Tensor],
+    *,
+    done: int = 0,
+    after_step: Callable[[int], None] | None = None,
+) -> None:
+    """Minimise: warm up over the first twentieth, fall to zero over the second half.
+
+    Args:
+        what: for the lines that are printed.
+        steps: all of them.
+        optimizer: of the weights.
+        loss_of_step: the next batch's loss.
+        done: steps that were taken before.
+        after_step: gets the number of steps taken so far.
+    """
     running, start = math.nan, time.perf_counter()
-    for step in range(steps):
+    for step in range(done, steps):
         loss = loss_of_step()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step(min(20 * (step + 1) / steps, 1.0, 2 * (steps - step) / steps))
-        running = loss.item() if step == 0 else running + 0.02 * (loss.item() - running)
+        running = loss.item() if step == done else running + 0.02 * (loss.item() - running)
         if (step + 1) % 100 == 0:
             minutes = (time.perf_counter() - start) / 60
             print(f"{what}: step {step + 1} of {steps}, loss {running:.4f}, {minutes:.1f} minutes", flush=True)
+        if after_step is not None:
+            after_step(step + 1)
 
 
 def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ so a number above nine is an answer of two tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,13 +28,23 @@ SPECIAL_TOKENS = (
 )
 
 
-def learn_tokenizer(lines: Iterable[str], chat_template: str, longest: int) -> Qwen2Tokenizer:
-    """Learn the merges from the questions' own words, every word one token.
+def learn_tokenizer(
+    lines: Iterable[str],
+    chat_template: str,
+    longest: int,
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
+    end: str = "<|im_end|>",
+    pad: str = "<|endoftext|>",
+) -> Qwen2Tokenizer:
+    """Learn the merges from the lines' own words, every word one token.
 
     Args:
         lines: that hold every word.
         chat_template: of the prompts.
         longest: tokens a prompt may have.
+        special_tokens: that stand for no text.
+        end: the one that ends an answer.
+        pad: the one that fills a batch up.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
@@ -49,9 +59,9 @@ def learn_tokenizer(lines: Iterable[str], chat_template: str, longest: int) -> Q
     tokenizer = Qwen2Tokenizer(
         vocab=learnt["vocab"],
         merges=[tuple(merge) for merge in learnt["merges"]],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL_TOKENS),
+        eos_token=end,
+        pad_token=pad,
+        additional_special_tokens=list(special_tokens),
         model_max_length=longest,
     )
     tokenizer.chat_template = chat_template

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from lmms_plam.babyllava.paradigms import PARADIGMS as OWN_PARADIGMS
+from lmms_plam.babyllava.pictures import KINDS as OWN_CAPTIONS
 from lmms_plam.errors import ConfigError, did_you_mean
 from lmms_plam.language import rows
 from lmms_plam.language.item import Item
@@ -128,7 +130,8 @@ class LanguageBenchmark:
     Attributes:
         name: what tasks call it.
         read: turns a row into an item.
-        folders: where its files lie below the user's folder, each tried in turn.
+        folders: where its files lie below the user's folder, each tried in turn; none: beside the tasks, where its file
+            comes with the package.
         parts: what must be there: paradigms, domains, or files.
         hub: where it is found without a folder; None: only in a folder.
         averages: the registered metric that the headline is: `macro` over parts, `macro_of_files`, or `mean`.
@@ -205,6 +208,8 @@ _BENCHMARKS = (
         shown=1,
         alone=True,
     ),
+    LanguageBenchmark("babyllava_pairs", rows.read_blimp, (), tuple(OWN_PARADIGMS)),
+    LanguageBenchmark("babyllava_captions", rows.read_winoground_babylm, (), tuple(OWN_CAPTIONS), shown=1, alone=True),
 )
 
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _BENCHMARKS}

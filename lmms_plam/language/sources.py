@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lmms_plam.babyllava.pictures import picture_of_row
 from lmms_plam.errors import DataError, about
 from lmms_plam.language.benchmarks import WINOGROUND, Hub, LanguageBenchmark
 from lmms_plam.language.item import Item
 from lmms_plam.language.rows import Pictures
 from lmms_plam.language.sizes import ALL, SIZES
+from lmms_plam.paths import data_folder
 
 _ARCHIVES = "https://osf.io/ryjfm"
 _SUFFIXES = (".png", ".jpg", ".jpeg", "")
@@ -29,15 +31,40 @@ def load_items(benchmark: LanguageBenchmark, folder: str | Path | None = None) -
         DataError: files or parts that are missing, a row that isn't what the source has, or data that can't be had.
     """
     with about(benchmark.name):
-        if folder is None:
-            found = list(_on_hub(benchmark))
+        if not benchmark.folders:
+            place = str(data_folder("tasks") / f"plam_{benchmark.name}.jsonl")
+            found = list(_shipped(benchmark, Path(place)))
+        elif folder is None:
+            place, found = "the hub", list(_on_hub(benchmark))
         else:
-            place = _find_folder(benchmark, Path(folder).expanduser())
-            found = list(_in_folder(benchmark, place))
-        _require_parts(benchmark, found, "the hub" if folder is None else str(place))
+            within = _find_folder(benchmark, Path(folder).expanduser())
+            place, found = str(within), list(_in_folder(benchmark, within))
+        _require_parts(benchmark, found, place)
         if folder is not None:
-            _require_rows(SIZES.get(benchmark.name, {}), found, str(place))
+            _require_rows(SIZES.get(benchmark.name, {}), found, place)
     return found
+
+
+def _shipped(benchmark: LanguageBenchmark, path: Path) -> Iterator[Item]:
+    """Yield the items of a file that comes with the package, their pictures drawn from what its rows say."""
+    for place, row in _rows(path):
+        yield benchmark.read(row, path.stem, place, lambda _, key, row=row: picture_of_row(row))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield a JSONL file's rows, each with its place."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for place, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            cut = "; does the file end there? Then unpack it again" if line == lines[-1] else ""
+            raise DataError(f"{path}, line {place + 1} is no JSON: {error}{cut}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {place + 1} is no row with names")
+        yield place, row
 
 
 def _find_folder(benchmark: LanguageBenchmark, folder: Path) -> Path:
@@ -55,17 +82,7 @@ def _find_folder(benchmark: LanguageBenchmark, folder: Path) -> Path:
 def _in_folder(benchmark: LanguageBenchmark, folder: Path) -> Iterator[Item]:
     pictures = _pictures_beside(folder) if benchmark.shown else None
     for path in sorted(folder.glob("*.jsonl")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for place, line in enumerate(lines):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                cut = "; does the file end there? Then unpack it again" if line == lines[-1] else ""
-                raise DataError(f"{path}, line {place + 1} is no JSON: {error}{cut}") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {place + 1} is no row with names")
+        for place, row in _rows(path):
             yield benchmark.read(row, path.stem, place, pictures)
 
 

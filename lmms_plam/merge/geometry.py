@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
+import lmms_plam.babyllava.tower  # noqa: F401  registers our vision tower, which no transformers has
 from lmms_plam.errors import CheckpointError, MergeError
 from lmms_plam.merge.foreign import complaint
 

@@ -139,7 +139,8 @@ def given_to(
         del scores
         mass = weights.sum(dim=-1)
         counted = mass > 0
-        entropy = (torch.special.entr(weights).sum(dim=-1) / mass + mass.log()).clamp(min=0).where(counted, 0) / spread
+        within = (torch.special.entr(weights).sum(dim=-1) / mass + mass.log()).clamp(min=0)
+        entropy = within.where(counted & (spread > 0), 0) / spread  # rounding would make the one token's infinite
         sums = (value.unflatten(1, (groups, -1)).sum(dim=2).transpose(0, 1) for value in (weights, entropy, counted))
         found.append(tuple(sums))
     return Given(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
