@@ -1,6 +1,6 @@
 """What racing saves a search through the paper's grid of 256 recipes on the embedded world, where most are plainly bad.
 
-    OMP_NUM_THREADS=1 python benchmarks/racing.py [--limit 900] [--z 2] [--flops-limit 28]
+    OMP_NUM_THREADS=1 python benchmarks/racing.py [--limit 1000] [--z 2] [--flops-limit 28]
 
 One search by lmms-eval, `plam_search_microworld` with `search.space=grid` from the recipe's start layer, against an
 ordinary run of `plam_microworld` for each recipe and for the untouched VLM. FLOPs, as `benchmarks/flops.py` says, are
@@ -45,7 +45,7 @@ def search(manager: TaskManager, limit: int, space: str | list[dict[str, float]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=900, help="documents of the search")
+    parser.add_argument("--limit", type=int, default=1000, help="documents of the search")
     parser.add_argument("--z", type=float, default=2.0, help="standard errors behind the best at which one is dropped")
     parser.add_argument("--flops-limit", type=int, default=28, help="documents whose FLOPs are counted")
     arguments = parser.parse_args()
