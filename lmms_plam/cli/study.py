@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from lmms_plam.cli import cells, report
+from lmms_plam.errors import DataError
 
 NAME = "study"
 SITE = "site"
@@ -34,5 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         and cells.runs_to_the_end(arguments)
         and any((root / one.folder / MANIFEST).exists() for one in plan.cells)
     ):
-        report.write_page(root, root / SITE, root.resolve().name, Options())
+        try:
+            report.write_page(root, root / SITE, root.resolve().name, Options())
+        except DataError as error:  # such as exports alone
+            print(f"plam: no page: {error}", file=sys.stderr)
     return code
