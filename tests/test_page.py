@@ -247,6 +247,22 @@ def test_a_cell_that_failed_or_is_yet_to_run_is_named(study_folder, tmp_path):
     assert "the cell beta-attention failed: CUDA out of memory" in Page(tmp_path / "site/index.html").text
 
 
+def test_cells_of_an_earlier_plan_are_left_out(study_folder, tmp_path, capsys):
+    folder = tmp_path / "edited"
+    shutil.copytree(study_folder, folder)
+    shutil.copytree(folder / "cells/alpha-compare", folder / "cells/alpha-compare-of-20")
+    foreign_runs(folder / "cells/alpha-compare-of-20", {"a": 0.4, "b": 0.8})
+    assert report(folder, tmp_path / "site") == 0
+    said = "1 cell of an earlier plan is left out: plan.json doesn't name alpha-compare-of-20"
+    assert said in capsys.readouterr().err
+    page = Page(tmp_path / "site/index.html")
+    assert said in page.text
+    assert "2 models; 3 benchmarks; 8 runs" in page.text
+    assert not (tmp_path / "site/leaderboard.json").exists()
+    (gains,) = judged(find_study(folder), "alpha").values()
+    assert [gain.benchmark for gain in gains] == ["blimp", "mmstar", "pope"]
+
+
 def test_two_recipes_of_one_model_have_a_row_each_and_share_their_benchmarks(study_folder, tmp_path):
     folder = tmp_path / "recipes"
     for name in ("first", "second"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,12 +70,16 @@ class Found:
     unreadable: list[str]
 
 
-def find_runs(place: str | Path) -> Found:
+def find_runs(place: str | Path, without: Collection[Path] = ()) -> Found:
     """Find every task with logged answers below a folder, or of one results file.
 
     Of a task that a model answered twice in one folder the newest run counts. Models are told apart by folder and, as
     lmms-eval may write several into one, by their arguments. Where the newest can't be read, none in its folder counts
     that is older.
+
+    Args:
+        place: the folder or file.
+        without: folders below it that aren't read.
 
     Raises:
         DataError: no such folder, no results in it that can be read, or no logged answers.
@@ -84,7 +88,8 @@ def find_runs(place: str | Path) -> Found:
     if place.is_file() and place.name.endswith(_RESULTS):
         folder, files = place.parent, [place]
     elif place.is_dir():
-        folder, files = place, sorted(place.rglob(f"*{_RESULTS}"), key=lambda path: path.name)
+        read_there = (path for path in place.rglob(f"*{_RESULTS}") if not set(without).intersection(path.parents))
+        folder, files = place, sorted(read_there, key=lambda path: path.name)
     else:
         raise DataError(f"{place} is no folder with runs of lmms-eval and no results file (*{_RESULTS})")
     read, unreadable = _read_all(files)

@@ -94,7 +94,7 @@ def find_boards(study: Study, reference: str | None, options: Options, progress:
 
 def _contestants(study: Study) -> Contestants:
     try:
-        content = find_runs(study.folder)
+        content = find_runs(study.folder, study.earlier)
     except DataError:  # no plain runs, or none with logged answers
         content = Found([], [])
     runs: dict[str, dict[str, TaskRun]] = {}

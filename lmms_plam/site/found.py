@@ -22,7 +22,7 @@ from lmms_plam.report.visibility import RECORD as VISIBILITY
 from lmms_plam.runs.results import ResultsFile, read_results
 from lmms_plam.scoring.saved import RECORD, ComparisonRecord
 from lmms_plam.search.result import SEARCH
-from lmms_plam.site.plan import PLAN, Manifest, Plan, missing_cells, read_manifest, read_plan
+from lmms_plam.site.plan import PLAN, Manifest, Plan, earlier_cells, missing_cells, read_manifest, read_plan
 from lmms_plam.site.records import Answered, Attention, Audited, Difference, Found, Hidden, Plateau, Point, read
 
 _T = TypeVar("_T")
@@ -159,6 +159,7 @@ class Study:
     Attributes:
         folder: where it lies.
         plan: the study's, None of a folder filled by hand.
+        earlier: folders of cells that the plan no longer names, of which nothing is read.
         runs: starts of lmms-eval.
         probes: masking curves.
         searches: of recipes.
@@ -170,6 +171,7 @@ class Study:
 
     folder: Path
     plan: Plan | None
+    earlier: tuple[Path, ...]
     runs: tuple[Run, ...]
     probes: tuple[Of[Plateau], ...]
     searches: tuple[Of[Found], ...]
@@ -216,11 +218,12 @@ def find_study(folder: Path) -> Study:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give that of a study, or any with runs of lmms-eval")
     reading = _Reading(folder)
-    runs = reading.runs()
     plan = reading.plan()
+    runs = reading.runs()
     found = Study(
         folder=folder,
         plan=plan,
+        earlier=tuple(reading.earlier),
         runs=tuple(runs),
         probes=tuple(map(reading.with_points, reading.all_of(PLATEAU, Plateau, lambda record: record.model))),
         searches=reading.all_of(SEARCH, Found, lambda record: record.config),
@@ -241,16 +244,30 @@ class _Reading:
 
     folder: Path
     left_out: list[str] = field(default_factory=list)
+    earlier: list[Path] = field(default_factory=list)
     _runs: dict[Path, list[Run]] = field(default_factory=dict)
 
     def plan(self) -> Plan | None:
         plan = self._try(lambda: read_plan(self.folder)) if (self.folder / PLAN).is_file() else None
         if plan is not None:
             self.left_out += self._try(lambda: missing_cells(self.folder, plan)) or []
+            self.earlier = earlier_cells(self.folder, plan)
+            if self.earlier:
+                cells = (
+                    "1 cell of an earlier plan is"
+                    if len(self.earlier) == 1
+                    else f"{len(self.earlier)} cells of an earlier plan are"
+                )
+                self.left_out.append(
+                    f"{cells} left out: {PLAN} doesn't name {', '.join(one.name for one in self.earlier)}"
+                )
         return plan
 
+    def _files(self, pattern: str) -> list[Path]:
+        return [path for path in sorted(self.folder.rglob(pattern)) if not set(self.earlier).intersection(path.parents)]
+
     def runs(self) -> list[Run]:
-        for file in sorted(self.folder.rglob(f"*{_RESULTS}")):
+        for file in self._files(f"*{_RESULTS}"):
             results = self._try(lambda file=file: read_results(file))  # type: ignore[misc]
             if results is not None:
                 cell = file.parent
@@ -265,7 +282,7 @@ class _Reading:
 
     def all_of(self, name: str, kind: type[_T], model_of: Callable[[_T], str | None]) -> tuple[Of[_T], ...]:
         found = []
-        for path in sorted(self.folder.rglob(name)):
+        for path in self._files(name):
             record = self._try(lambda path=path: read(path, kind))  # type: ignore[misc]
             if record is not None:
                 task = str(record.task)  # type: ignore[attr-defined]
@@ -280,7 +297,7 @@ class _Reading:
 
     def comparisons(self) -> tuple[Of[Compared], ...]:
         found = []
-        for path in sorted(self.folder.rglob(COMPARISON)):
+        for path in self._files(COMPARISON):
             if not (path.parent / RECORD).is_file() and next(path.parent.glob(f"*/{RECORD}"), None) is not None:
                 continue  # a run's comparison of all its tasks, which are there one by one
             found += self._try(lambda path=path: list(self._comparison(path))) or []  # type: ignore[misc]
