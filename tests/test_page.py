@@ -230,6 +230,29 @@ def test_two_comparisons_of_one_model_and_task_are_told_apart(study_folder, tmp_
     assert len(list((tmp_path / "site/matrices").rglob("*.parquet"))) == 2
 
 
+def test_a_benchmark_that_was_asked_twice_counts_once(study_folder, tmp_path, capsys):
+    folder = tmp_path / "twice"
+    for name in ("first", "second"):
+        for step in ("probe", "compare", "attention"):
+            shutil.copytree(study_folder / f"cells/alpha-{step}", folder / name / step)
+    small = folder / "second/compare/plam/alpha/plam_compare_mmstar/comparison.json"
+    small.write_text(small.read_text().replace('"n": 160', '"n": 20'))
+    newer = folder / "first/compare/plam/alpha/plam_compare_blimp/record.json"
+    newer.write_text(newer.read_text().replace("2026-11-26", "2026-11-27"))
+    study = find_study(folder)
+    (gains,) = judged(study, "alpha").values()
+    assert [(gain.benchmark, gain.documents) for gain in gains] == [("blimp", 160), ("mmstar", 160), ("pope", 160)]
+    assert report(folder, tmp_path / "site") == 0
+    told = capsys.readouterr().err
+    text = Page(tmp_path / "site/index.html").text
+    said = "alpha has 2 comparisons of one recipe on {}: sentences and means count {} alone, which has most documents"
+    for benchmark, kept in (("mmstar", "first"), ("blimp", "first"), ("pope", "second")):
+        assert said.format(benchmark, kept) in told
+        assert said.format(benchmark, kept) in text
+    assert re.search(r"The plateau begins .* on both benchmarks", text)
+    assert "over all three benchmarks" in text
+
+
 def test_a_cell_that_failed_or_is_yet_to_run_is_named(study_folder, tmp_path):
     folder = tmp_path / "unfinished"
     shutil.copytree(study_folder, folder)

@@ -30,6 +30,7 @@ from lmms_plam.site.cite import references
 from lmms_plam.site.examples import deal, read_changes, read_looks
 from lmms_plam.site.found import Place, Study
 from lmms_plam.site.model_part import in_words, model_part, titled
+from lmms_plam.site.numbers import counted_once
 from lmms_plam.site.words import RULES, say_ranks
 
 PAGE, REFERENCES, TABLES, MATRICES = "index.html", "references.bib", "tables", "matrices"
@@ -54,7 +55,7 @@ def build_site(
         A sentence for each part that had to be left out.
     """
     looks, changes, trouble = _examples(study, examples)
-    left_out = [*study.left_out, *(line for board in boards for line in board.left_out), *trouble]
+    left_out = [*study.left_out, *(line for board in boards for line in board.left_out), *trouble, *counted_once(study)]
     parts = [model_part(study, model, looks, changes) for model in progress(study.models, "drawing")]
     shown = {
         "gains": tables.gains_table(study),
