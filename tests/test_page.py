@@ -321,6 +321,60 @@ def test_foreign_runs_make_a_leaderboard_whose_cards_lead_to_them(tmp_path):
     assert {row["model"] for row in board} == {"a", "b", "c"}
 
 
+def test_answers_that_are_cut_off_are_named_and_the_other_benchmarks_ranked(tmp_path, capsys):
+    folder = tmp_path / "foreign"
+    for seed, model in enumerate("ab"):
+        write_run(folder, {"mine": plain(seed=seed), "yours": plain(seed=seed)}, model=model, asked=200)
+    cut = folder / "b/20261122_120000_samples_mine.jsonl"
+    cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:70]))
+    assert report(folder, tmp_path / "site", "--reference", "a") == 0
+    said = f"mine is left out: {cut} ends after line 70 of 200; run the task again"
+    assert said in capsys.readouterr().err
+    assert said in Page(tmp_path / "site/index.html").text
+    board = json.loads((tmp_path / "site/leaderboard.json").read_text())
+    assert {(row["model"], row["task"]) for row in board} == {("a", "yours"), ("b", "yours")}
+    for other in folder.glob("*/*_samples_yours.jsonl"):
+        other.write_text("")
+    assert report(folder, tmp_path / "site") == 0
+    told = capsys.readouterr().err
+    assert said in told
+    assert "yours is left out: " in told
+    assert said in Page(tmp_path / "site/index.html").text
+
+
+def test_runs_without_logged_answers_are_named_as_such(tmp_path, capsys):
+    folder = foreign_runs(tmp_path / "foreign", {"a": 0.4, "b": 0.8, "c": 0.6})
+    (unlogged,) = (folder / "b").glob("*.jsonl")
+    unlogged.unlink()
+    assert report(folder, tmp_path / "site") == 0
+    said = f"b: mine is left out, as its newest run logged no answers ({unlogged}): run it again with --log_samples"
+    assert said in capsys.readouterr().err
+    assert said in Page(tmp_path / "site/index.html").text
+    for samples in folder.rglob("*.jsonl"):
+        samples.unlink()
+    assert report(folder, tmp_path / "site") == 0
+    said = f"{folder} holds results but no logged answers: run again with --log_samples"
+    assert f"no leaderboard of runs: {said}" in capsys.readouterr().err
+    assert said in Page(tmp_path / "site/index.html").text
+    assert report(folder, tmp_path / "site", "--reference", "a") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"which holds nothing that can be ranked: no leaderboard of runs: {said}")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [("{", "is cut off or no JSON"), ("{}", "is no results file of lmms-eval")]
+)
+def test_a_results_file_that_is_broken_is_named(tmp_path, capsys, content, why):
+    folder = foreign_runs(tmp_path / "foreign", {"a": 0.4, "b": 0.8})
+    (broken,) = (folder / "b").glob("*_results.json")
+    broken.write_text(content)
+    assert report(folder, tmp_path / "site") == 0
+    assert capsys.readouterr().err.count(f"{broken} {why}") == 1
+    assert f"left out: {broken} {why}" in Page(tmp_path / "site/index.html").text
+    assert report(folder / "b", tmp_path / "site") == 2
+    assert f"holds nothing that a page can show: left out: {broken} {why}" in capsys.readouterr().err
+
+
 def test_two_runs_that_were_compared_by_hand_are_told_of_too(tmp_path):
     folder = foreign_runs(tmp_path / "foreign", {"a": 0.4, "b": 0.8})
     runs = [str(folder / name) for name in "ab"]

@@ -64,10 +64,17 @@ class TaskRun:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a folder holds: the runs, and a sentence for each results file that can't be read."""
+    """What a folder holds.
+
+    Attributes:
+        runs: those with logged answers.
+        unreadable: a sentence for each results file that can't be read.
+        unlogged: a sentence for each task of which a model's newest run logged no answers.
+    """
 
     runs: list[TaskRun]
     unreadable: list[str]
+    unlogged: list[str]
 
 
 def find_runs(place: str | Path, without: Collection[Path] = ()) -> Found:
@@ -110,10 +117,13 @@ def find_runs(place: str | Path, without: Collection[Path] = ()) -> Found:
     logged = [run for run in newest.values() if run.path.is_file()]
     if not logged:
         raise DataError(f"{place} holds results but no logged answers: run again with --log_samples")
-    for run in newest.values():
-        if not run.path.is_file():
-            logger.warning(f"{run.label}: {run.task} is left out, as its newest run logged no answers ({run.path})")
-    return Found(logged, unreadable)
+    unlogged = [
+        f"{run.label}: {run.task} is left out, as its newest run logged no answers ({run.path}): run it again with"
+        " --log_samples"
+        for run in newest.values()
+        if not run.path.is_file()
+    ]
+    return Found(logged, unreadable, unlogged)
 
 
 def read_samples(run: TaskRun) -> dict[int, Sample]:

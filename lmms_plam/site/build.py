@@ -39,13 +39,20 @@ _EXAMPLES_EACH = 16  # documents of one benchmark with pictures, at most
 
 
 def build_site(
-    study: Study, boards: Sequence[Board], out: Path, title: str, examples: int, progress: Progress
+    study: Study,
+    boards: Sequence[Board],
+    unranked: Sequence[str],
+    out: Path,
+    title: str,
+    examples: int,
+    progress: Progress,
 ) -> list[str]:
     """Write the site.
 
     Args:
         study: what was found.
         boards: its leaderboards.
+        unranked: a sentence for each run and benchmark that they lack.
         out: the folder to write into; made if missing.
         title: what the page is called.
         examples: how many documents are shown with pictures, in all.
@@ -55,7 +62,7 @@ def build_site(
         A sentence for each part that had to be left out.
     """
     looks, changes, trouble = _examples(study, examples)
-    left_out = [*study.left_out, *(line for board in boards for line in board.left_out), *trouble, *counted_once(study)]
+    left_out = [*study.left_out, *unranked, *trouble, *counted_once(study)]
     parts = [model_part(study, model, looks, changes) for model in progress(study.models, "drawing")]
     shown = {
         "gains": tables.gains_table(study),

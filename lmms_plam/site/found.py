@@ -39,6 +39,7 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
 """Of lmms-eval's options those that decide what is asked and answered, with values that say nothing."""
 
 _SOURCE = ("dataset_path", "dataset_name", "dataset_kwargs", "test_split")
+_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)_")  # begins the name of a file of lmms-eval's
 _FAMILY = re.compile(r"^plam_(probe|compare|search|attention|early|window|headroom)_")
 
 
@@ -114,7 +115,7 @@ class Run:
     @property
     def date(self) -> str:
         """When it began, as YYYY-MM-DD, by its file's name; empty where that doesn't say."""
-        found = re.match(r"(\d{4})(\d\d)(\d\d)_", self.file.name)
+        found = _DATE.match(self.file.name)
         return "-".join(found.groups()) if found else ""
 
     @property
@@ -269,6 +270,8 @@ class _Reading:
     def runs(self) -> list[Run]:
         for file in self._files(f"*{_RESULTS}"):
             results = self._try(lambda file=file: read_results(file))  # type: ignore[misc]
+            if results is None and _DATE.match(file.name):
+                self.left_out.append(f"left out: {file} is no results file of lmms-eval, as it lacks 'configs'")
             if results is not None:
                 cell = file.parent
                 manifest = self._try(lambda cell=cell: read_manifest(cell))  # type: ignore[misc]
