@@ -15,6 +15,7 @@ from lmms_plam.cli import main
 from lmms_plam.report.tables import Table
 from lmms_plam.site.found import find_study
 from lmms_plam.site.numbers import judged, language, lines
+from lmms_plam.site.tables import cost_table
 from lmms_plam.stats.matrix import ScoreMatrix
 
 ALPHA = "cells/alpha-compare/plam/alpha"
@@ -268,6 +269,18 @@ def test_a_cell_that_failed_or_is_yet_to_run_is_named(study_folder, tmp_path):
     )
     assert report(folder, tmp_path / "site") == 0
     assert "the cell beta-attention failed: CUDA out of memory" in Page(tmp_path / "site/index.html").text
+
+
+def test_a_cell_that_was_done_again_costs_once(study_folder, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(study_folder, folder)
+    cell = folder / "cells/alpha-compare"
+    for name in ("results", "plam"):
+        shutil.copy(cell / f"20261126_120000_{name}.json", cell / f"20261127_120000_{name}.json")
+    (row,) = [row for row in cost_table(find_study(folder)).rows if row[0] == "alpha-compare"]
+    assert "2026-11-27" in row
+    once, again = (cost_table(find_study(one)).notes[0] for one in (study_folder, folder))
+    assert once == again
 
 
 def test_cells_of_an_earlier_plan_are_left_out(study_folder, tmp_path, capsys):

@@ -133,7 +133,12 @@ def _opening(study: Study, boards: Sequence[Board]) -> list[str]:
     when = "" if not dates else dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     models = study.models or list(dict.fromkeys(run.model for run in study.runs))
     benchmarks = study.benchmarks or sorted({task for run in study.runs for task in run.tasks})
-    about = [_count(len(models), "model"), _count(len(benchmarks), "benchmark"), _count(len(study.runs), "run"), when]
+    about = [
+        _count(len(models), "model"),
+        _count(len(benchmarks), "benchmark"),
+        _count(len(study.finished), "run"),
+        when,
+    ]
     said = [
         f"<p><b>{escape(model)}.</b> {escape(' '.join(lines))}</p>"
         for model in study.models

@@ -188,6 +188,12 @@ class Study:
         return [one.place for kind in kinds for one in kind]
 
     @property
+    def finished(self) -> list[Run]:
+        """The runs, of a cell that was interrupted and done again the last alone, which its manifest is about."""
+        last = {run.file.parent if run.manifest is not None else run.file: run for run in self.runs}
+        return list(last.values())
+
+    @property
     def models(self) -> list[str]:
         """The models that have records, in the plan's order, else by name."""
         return list(dict.fromkeys(place.model for place in sorted(self.records, key=lambda place: place.model)))
