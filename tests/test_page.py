@@ -90,6 +90,10 @@ def test_a_page_says_what_was_studied_and_how_to_repeat_it(page):
     assert (
         "lmms-eval --model plam --model_args config=beta --tasks plam_attention_mmstar,plam_attention_pope" in page.text
     )
+    places = [
+        page.text.index(f"config=alpha --tasks plam_{step}_") for step in ("probe", "search", "compare", "attention")
+    ]
+    assert places == sorted(places)
     assert "torch 2.8.0" in page.text
 
 
@@ -408,6 +412,7 @@ def test_two_runs_that_were_compared_by_hand_are_told_of_too(tmp_path):
         ("examples.json", '[{"doc_id": 1}]', "can't be read as documents to show"),
         ("manifest.json", '{"seconds": "long"}', "isn't what lmms-plam writes"),
         ("curve.json", '{"a": 1}', "isn't what lmms-plam writes"),
+        ("curve.json", "[]", "holds no points of the curve"),
     ],
 )
 def test_a_damaged_file_is_named_and_costs_no_other(study_folder, tmp_path, capsys, name, content, said):
@@ -422,6 +427,18 @@ def test_a_damaged_file_is_named_and_costs_no_other(study_folder, tmp_path, caps
     page = Page(tmp_path / "site/index.html")
     assert "Left out" in page.text
     assert "beta" in page.text
+
+
+@pytest.mark.parametrize("task", ["attention", "probe", "compare"])
+def test_a_matrix_that_is_none_is_named_and_not_copied(study_folder, tmp_path, capsys, task):
+    folder = tmp_path / "damaged"
+    shutil.copytree(study_folder, folder)
+    matrix = folder / f"cells/alpha-{task}/plam/alpha/plam_{task}_mmstar/matrix.parquet"
+    matrix.write_text("junk")
+    assert report(folder, tmp_path / "site") == 0
+    assert f"{matrix} can't be read as a score matrix" in capsys.readouterr().err
+    assert f"{matrix} can't be read as a score matrix" in Page(tmp_path / "site/index.html").text
+    assert not (tmp_path / f"site/matrices/alpha/plam_{task}_mmstar.parquet").exists()
 
 
 @pytest.mark.parametrize(

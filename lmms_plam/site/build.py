@@ -78,7 +78,7 @@ def build_site(
     for board in boards:
         write_text(out / f"{board.name}.json", json.dumps(records(board.standings), indent=2) + "\n")
         write_text(out / f"{board.name}.csv", to_csv(records(board.standings)))
-    _copy_matrices(study, out)
+    left_out += _copy_matrices(study, out, left_out)
     write_text(out / REFERENCES, references(study, title))
     style, script = (
         files("lmms_plam.site").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
@@ -211,11 +211,31 @@ def _write_tables(found: dict[str, Table], out: Path) -> None:
         write_text(out / TABLES / f"{name}.tex", one.to_latex())
 
 
-def _copy_matrices(study: Study, out: Path) -> None:
+def _copy_matrices(study: Study, out: Path, left_out: Sequence[str]) -> list[str]:
+    """Copy the score matrices; return a sentence for each that is none and isn't told of among what is left out."""
+    trouble = []
     for place in study.matrices():
+        matrix = place.folder / MATRIX
+        why = _not_parquet(matrix)
+        if why:
+            trouble += [] if any(str(matrix) in line for line in left_out) else [f"left out: {why}"]
+            continue
         run = f"-{anchor(place.run)}" if place.run else ""
         with replacing(out / MATRICES / anchor(place.model) / f"{place.task}{run}.parquet") as temporary:
-            shutil.copyfile(place.folder / MATRIX, temporary)
+            shutil.copyfile(matrix, temporary)
+    return trouble
+
+
+def _not_parquet(path: Path) -> str:
+    """Say why a file is no Parquet, by its footer alone; empty where it is."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_schema(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return f"{path} can't be read as a score matrix (Parquet): {' '.join(str(error).split())}"
+    return ""
 
 
 def _count(count: int, noun: str) -> str:

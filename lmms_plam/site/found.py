@@ -226,7 +226,7 @@ def find_study(folder: Path) -> Study:
         raise DataError(f"no folder {folder}: give that of a study, or any with runs of lmms-eval")
     reading = _Reading(folder)
     plan = reading.plan()
-    runs = reading.runs()
+    runs = _in_order(reading.runs(), plan)
     found = Study(
         folder=folder,
         plan=plan,
@@ -302,6 +302,8 @@ class _Reading:
     def with_points(self, probe: Of[Plateau]) -> Of[Plateau]:
         path = probe.place.folder / CURVE
         points = self._try(lambda: read(path, list[Point])) if path.is_file() else None
+        if points == []:
+            self.left_out.append(f"left out: {path} holds no points of the curve")
         return Of(probe.place, probe.record.model_copy(update={"points": tuple(points or ())}))
 
     def comparisons(self) -> tuple[Of[Compared], ...]:
@@ -347,6 +349,12 @@ class _Reading:
         except DataError as error:
             self.left_out.append(f"left out: {error}")
             return None
+
+
+def _in_order(runs: list[Run], plan: Plan | None) -> list[Run]:
+    """Return runs in the order of the plan's cells, in which they can be repeated; others stay where they are, last."""
+    places = {} if plan is None else {cell.name: place for place, cell in enumerate(plan.cells)}
+    return sorted(runs, key=lambda run: places.get(run.cell, len(places)))
 
 
 def _as_arguments(value: Any) -> str:
