@@ -15,6 +15,7 @@ from lmms_plam.cli import main
 from lmms_plam.report.tables import Table
 from lmms_plam.site.found import find_study
 from lmms_plam.site.numbers import judged, language, lines
+from lmms_plam.site.tables import cost_table
 from lmms_plam.stats.matrix import ScoreMatrix
 
 ALPHA = "cells/alpha-compare/plam/alpha"
@@ -89,6 +90,10 @@ def test_a_page_says_what_was_studied_and_how_to_repeat_it(page):
     assert (
         "lmms-eval --model plam --model_args config=beta --tasks plam_attention_mmstar,plam_attention_pope" in page.text
     )
+    places = [
+        page.text.index(f"config=alpha --tasks plam_{step}_") for step in ("probe", "search", "compare", "attention")
+    ]
+    assert places == sorted(places)
     assert "torch 2.8.0" in page.text
 
 
@@ -230,6 +235,29 @@ def test_two_comparisons_of_one_model_and_task_are_told_apart(study_folder, tmp_
     assert len(list((tmp_path / "site/matrices").rglob("*.parquet"))) == 2
 
 
+def test_a_benchmark_that_was_asked_twice_counts_once(study_folder, tmp_path, capsys):
+    folder = tmp_path / "twice"
+    for name in ("first", "second"):
+        for step in ("probe", "compare", "attention"):
+            shutil.copytree(study_folder / f"cells/alpha-{step}", folder / name / step)
+    small = folder / "second/compare/plam/alpha/plam_compare_mmstar/comparison.json"
+    small.write_text(small.read_text().replace('"n": 160', '"n": 20'))
+    newer = folder / "first/compare/plam/alpha/plam_compare_blimp/record.json"
+    newer.write_text(newer.read_text().replace("2026-11-26", "2026-11-27"))
+    study = find_study(folder)
+    (gains,) = judged(study, "alpha").values()
+    assert [(gain.benchmark, gain.documents) for gain in gains] == [("blimp", 160), ("mmstar", 160), ("pope", 160)]
+    assert report(folder, tmp_path / "site") == 0
+    told = capsys.readouterr().err
+    text = Page(tmp_path / "site/index.html").text
+    said = "alpha has 2 comparisons of one recipe on {}: sentences and means count {} alone, which has most documents"
+    for benchmark, kept in (("mmstar", "first"), ("blimp", "first"), ("pope", "second")):
+        assert said.format(benchmark, kept) in told
+        assert said.format(benchmark, kept) in text
+    assert re.search(r"The plateau begins .* on both benchmarks", text)
+    assert "over all three benchmarks" in text
+
+
 def test_a_cell_that_failed_or_is_yet_to_run_is_named(study_folder, tmp_path):
     folder = tmp_path / "unfinished"
     shutil.copytree(study_folder, folder)
@@ -245,6 +273,34 @@ def test_a_cell_that_failed_or_is_yet_to_run_is_named(study_folder, tmp_path):
     )
     assert report(folder, tmp_path / "site") == 0
     assert "the cell beta-attention failed: CUDA out of memory" in Page(tmp_path / "site/index.html").text
+
+
+def test_a_cell_that_was_done_again_costs_once(study_folder, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(study_folder, folder)
+    cell = folder / "cells/alpha-compare"
+    for name in ("results", "plam"):
+        shutil.copy(cell / f"20261126_120000_{name}.json", cell / f"20261127_120000_{name}.json")
+    (row,) = [row for row in cost_table(find_study(folder)).rows if row[0] == "alpha-compare"]
+    assert "2026-11-27" in row
+    once, again = (cost_table(find_study(one)).notes[0] for one in (study_folder, folder))
+    assert once == again
+
+
+def test_cells_of_an_earlier_plan_are_left_out(study_folder, tmp_path, capsys):
+    folder = tmp_path / "edited"
+    shutil.copytree(study_folder, folder)
+    shutil.copytree(folder / "cells/alpha-compare", folder / "cells/alpha-compare-of-20")
+    foreign_runs(folder / "cells/alpha-compare-of-20", {"a": 0.4, "b": 0.8})
+    assert report(folder, tmp_path / "site") == 0
+    said = "1 cell of an earlier plan is left out: plan.json doesn't name alpha-compare-of-20"
+    assert said in capsys.readouterr().err
+    page = Page(tmp_path / "site/index.html")
+    assert said in page.text
+    assert "2 models; 3 benchmarks; 8 runs" in page.text
+    assert not (tmp_path / "site/leaderboard.json").exists()
+    (gains,) = judged(find_study(folder), "alpha").values()
+    assert [gain.benchmark for gain in gains] == ["blimp", "mmstar", "pope"]
 
 
 def test_two_recipes_of_one_model_have_a_row_each_and_share_their_benchmarks(study_folder, tmp_path):
@@ -282,6 +338,60 @@ def test_foreign_runs_make_a_leaderboard_whose_cards_lead_to_them(tmp_path):
     assert {row["model"] for row in board} == {"a", "b", "c"}
 
 
+def test_answers_that_are_cut_off_are_named_and_the_other_benchmarks_ranked(tmp_path, capsys):
+    folder = tmp_path / "foreign"
+    for seed, model in enumerate("ab"):
+        write_run(folder, {"mine": plain(seed=seed), "yours": plain(seed=seed)}, model=model, asked=200)
+    cut = folder / "b/20261122_120000_samples_mine.jsonl"
+    cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:70]))
+    assert report(folder, tmp_path / "site", "--reference", "a") == 0
+    said = f"mine is left out: {cut} ends after line 70 of 200; run the task again"
+    assert said in capsys.readouterr().err
+    assert said in Page(tmp_path / "site/index.html").text
+    board = json.loads((tmp_path / "site/leaderboard.json").read_text())
+    assert {(row["model"], row["task"]) for row in board} == {("a", "yours"), ("b", "yours")}
+    for other in folder.glob("*/*_samples_yours.jsonl"):
+        other.write_text("")
+    assert report(folder, tmp_path / "site") == 0
+    told = capsys.readouterr().err
+    assert said in told
+    assert "yours is left out: " in told
+    assert said in Page(tmp_path / "site/index.html").text
+
+
+def test_runs_without_logged_answers_are_named_as_such(tmp_path, capsys):
+    folder = foreign_runs(tmp_path / "foreign", {"a": 0.4, "b": 0.8, "c": 0.6})
+    (unlogged,) = (folder / "b").glob("*.jsonl")
+    unlogged.unlink()
+    assert report(folder, tmp_path / "site") == 0
+    said = f"b: mine is left out, as its newest run logged no answers ({unlogged}): run it again with --log_samples"
+    assert said in capsys.readouterr().err
+    assert said in Page(tmp_path / "site/index.html").text
+    for samples in folder.rglob("*.jsonl"):
+        samples.unlink()
+    assert report(folder, tmp_path / "site") == 0
+    said = f"{folder} holds results but no logged answers: run again with --log_samples"
+    assert f"no leaderboard of runs: {said}" in capsys.readouterr().err
+    assert said in Page(tmp_path / "site/index.html").text
+    assert report(folder, tmp_path / "site", "--reference", "a") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"which holds nothing that can be ranked: no leaderboard of runs: {said}")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [("{", "is cut off or no JSON"), ("{}", "is no results file of lmms-eval")]
+)
+def test_a_results_file_that_is_broken_is_named(tmp_path, capsys, content, why):
+    folder = foreign_runs(tmp_path / "foreign", {"a": 0.4, "b": 0.8})
+    (broken,) = (folder / "b").glob("*_results.json")
+    broken.write_text(content)
+    assert report(folder, tmp_path / "site") == 0
+    assert capsys.readouterr().err.count(f"{broken} {why}") == 1
+    assert f"left out: {broken} {why}" in Page(tmp_path / "site/index.html").text
+    assert report(folder / "b", tmp_path / "site") == 2
+    assert f"holds nothing that a page can show: left out: {broken} {why}" in capsys.readouterr().err
+
+
 def test_two_runs_that_were_compared_by_hand_are_told_of_too(tmp_path):
     folder = foreign_runs(tmp_path / "foreign", {"a": 0.4, "b": 0.8})
     runs = [str(folder / name) for name in "ab"]
@@ -302,6 +412,7 @@ def test_two_runs_that_were_compared_by_hand_are_told_of_too(tmp_path):
         ("examples.json", '[{"doc_id": 1}]', "can't be read as documents to show"),
         ("manifest.json", '{"seconds": "long"}', "isn't what lmms-plam writes"),
         ("curve.json", '{"a": 1}', "isn't what lmms-plam writes"),
+        ("curve.json", "[]", "holds no points of the curve"),
     ],
 )
 def test_a_damaged_file_is_named_and_costs_no_other(study_folder, tmp_path, capsys, name, content, said):
@@ -316,6 +427,18 @@ def test_a_damaged_file_is_named_and_costs_no_other(study_folder, tmp_path, caps
     page = Page(tmp_path / "site/index.html")
     assert "Left out" in page.text
     assert "beta" in page.text
+
+
+@pytest.mark.parametrize("task", ["attention", "probe", "compare"])
+def test_a_matrix_that_is_none_is_named_and_not_copied(study_folder, tmp_path, capsys, task):
+    folder = tmp_path / "damaged"
+    shutil.copytree(study_folder, folder)
+    matrix = folder / f"cells/alpha-{task}/plam/alpha/plam_{task}_mmstar/matrix.parquet"
+    matrix.write_text("junk")
+    assert report(folder, tmp_path / "site") == 0
+    assert f"{matrix} can't be read as a score matrix" in capsys.readouterr().err
+    assert f"{matrix} can't be read as a score matrix" in Page(tmp_path / "site/index.html").text
+    assert not (tmp_path / f"site/matrices/alpha/plam_{task}_mmstar.parquet").exists()
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_the_run_of_the_whole_holds_leaderboard_gains_and_page(logged):
 def views(study_folder):
     pytest.importorskip("wandb_workspaces", reason="wandb-workspaces isn't installed: pip install '.[workspaces]'")
     study = find_study(study_folder)
-    boards = find_boards(study, None, Options(Settings(draws=1000), {}, False), lambda items, _: items)
+    boards, _ = find_boards(study, None, Options(Settings(draws=1000), {}, False), lambda items, _: items)
     given = (study, boards, "lab/plam", "my study")
     return [
         view._to_model().model_dump(mode="json", by_alias=True)

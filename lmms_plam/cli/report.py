@@ -96,7 +96,7 @@ def write_page(
         return track(items, what, console=console, transient=True)
 
     study = find_study(folder)
-    boards = find_boards(study, reference, options, progress)
-    say(build_site(study, boards, out, title, examples, progress))
+    boards, unranked = find_boards(study, reference, options, progress)
+    say(build_site(study, boards, unranked, out, title, examples, progress))
     print(f"plam: wrote {out / PAGE}", file=sys.stderr)
     return study, boards

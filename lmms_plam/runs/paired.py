@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from loguru import logger
+
 from lmms_plam.errors import DataError
 from lmms_plam.runs.differences import differences
 from lmms_plam.runs.join import Clusters, join
@@ -41,6 +43,8 @@ def runs_by_task(place: Path, label: str) -> dict[str, TaskRun]:
     content = find_runs(place)
     if content.unreadable:
         raise DataError(content.unreadable[0])
+    for line in content.unlogged:
+        logger.warning(line)
     for run in content.runs:
         if run.task in found:
             raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,18 +64,29 @@ class TaskRun:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a folder holds: the runs, and a sentence for each results file that can't be read."""
+    """What a folder holds.
+
+    Attributes:
+        runs: those with logged answers.
+        unreadable: a sentence for each results file that can't be read.
+        unlogged: a sentence for each task of which a model's newest run logged no answers.
+    """
 
     runs: list[TaskRun]
     unreadable: list[str]
+    unlogged: list[str]
 
 
-def find_runs(place: str | Path) -> Found:
+def find_runs(place: str | Path, without: Collection[Path] = ()) -> Found:
     """Find every task with logged answers below a folder, or of one results file.
 
     Of a task that a model answered twice in one folder the newest run counts. Models are told apart by folder and, as
     lmms-eval may write several into one, by their arguments. Where the newest can't be read, none in its folder counts
     that is older.
+
+    Args:
+        place: the folder or file.
+        without: folders below it that aren't read.
 
     Raises:
         DataError: no such folder, no results in it that can be read, or no logged answers.
@@ -84,7 +95,8 @@ def find_runs(place: str | Path) -> Found:
     if place.is_file() and place.name.endswith(_RESULTS):
         folder, files = place.parent, [place]
     elif place.is_dir():
-        folder, files = place, sorted(place.rglob(f"*{_RESULTS}"), key=lambda path: path.name)
+        read_there = (path for path in place.rglob(f"*{_RESULTS}") if not set(without).intersection(path.parents))
+        folder, files = place, sorted(read_there, key=lambda path: path.name)
     else:
         raise DataError(f"{place} is no folder with runs of lmms-eval and no results file (*{_RESULTS})")
     read, unreadable = _read_all(files)
@@ -105,10 +117,13 @@ def find_runs(place: str | Path) -> Found:
     logged = [run for run in newest.values() if run.path.is_file()]
     if not logged:
         raise DataError(f"{place} holds results but no logged answers: run again with --log_samples")
-    for run in newest.values():
-        if not run.path.is_file():
-            logger.warning(f"{run.label}: {run.task} is left out, as its newest run logged no answers ({run.path})")
-    return Found(logged, unreadable)
+    unlogged = [
+        f"{run.label}: {run.task} is left out, as its newest run logged no answers ({run.path}): run it again with"
+        " --log_samples"
+        for run in newest.values()
+        if not run.path.is_file()
+    ]
+    return Found(logged, unreadable, unlogged)
 
 
 def read_samples(run: TaskRun) -> dict[int, Sample]:

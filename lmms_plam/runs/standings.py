@@ -23,7 +23,7 @@ class Contestants:
     Attributes:
         runs: by task and model, the runs with logged answers.
         saved: by task, the comparisons.
-        unreadable: a sentence for each results file that can't be read.
+        unreadable: a sentence for each run that can't be ranked: it can't be read, or logged no answers.
     """
 
     runs: Mapping[str, Mapping[str, TaskRun]]
@@ -49,6 +49,9 @@ class Contestants:
             DataError: no model has the name.
         """
         if reference is not None and reference not in self.models:
+            if not self.models:
+                why = f": {self.unreadable[0]}" if self.unreadable else " (runs with --log_samples, or comparisons)"
+                raise DataError(f"no model '{reference}' in {where}, which holds nothing that can be ranked{why}")
             raise DataError(
                 f"no model '{reference}' in {where}.{did_you_mean(reference, self.models)}"
                 f" There are {', '.join(self.models)}"
@@ -73,11 +76,11 @@ def find_contestants(folder: Path) -> Contestants:
     except DataError:
         if not saved:
             raise
-        content = Found([], [])
+        content = Found([], [], [])
     tasks: dict[str, dict[str, TaskRun]] = {}
     for found_run in content.runs:
         tasks.setdefault(found_run.task, {})[found_run.label] = found_run
-    return Contestants(tasks, saved, content.unreadable)
+    return Contestants(tasks, saved, [*content.unreadable, *content.unlogged])
 
 
 def rank_task(runs: Mapping[str, TaskRun], reference: str | None, options: Options) -> list[Standing]:

@@ -33,14 +33,12 @@ class Board:
         title: of its part of the page.
         standings: each model's on each benchmark.
         table: the same, for people.
-        left_out: a sentence for each benchmark that can't be ranked.
     """
 
     name: str
     title: str
     standings: Sequence[Standing]
     table: Table
-    left_out: Sequence[str]
 
     def ranked(self) -> tuple[list[Ranked], int]:
         """Return the models with a mean, and over how many benchmarks that is taken."""
@@ -54,14 +52,19 @@ class Board:
         return ranked, len({one.task for one in self.standings})
 
 
-def find_boards(study: Study, reference: str | None, options: Options, progress: Progress) -> list[Board]:
-    """Rank what a folder holds; none where there is nothing to rank.
+def find_boards(
+    study: Study, reference: str | None, options: Options, progress: Progress
+) -> tuple[list[Board], list[str]]:
+    """Rank what a folder holds.
 
     Args:
         study: what was found.
         reference: also show paired differences to this model.
         options: how runs are joined and inferred from.
         progress: says how far it has come.
+
+    Returns:
+        The leaderboards, none where there is nothing to rank, and a sentence for each run and benchmark that can't be.
 
     Raises:
         DataError: the reference isn't there.
@@ -76,7 +79,7 @@ def find_boards(study: Study, reference: str | None, options: Options, progress:
             [task for task in contestants.saved if task not in contestants.runs],
         ),
     )
-    boards = []
+    boards, unranked = [], []
     for name, title, tasks in kinds:
         standings: list[Standing] = []
         left_out = list(contestants.unreadable) if name == "leaderboard" else []
@@ -85,18 +88,20 @@ def find_boards(study: Study, reference: str | None, options: Options, progress:
                 standings += contestants.rank(task, reference, options)
             except (PlamError, OSError) as error:
                 left_out.append(f"{task} is left out: {str(error).removeprefix(f'{task}: ')}")
+        unranked += [line for line in left_out if f"left out: {line}" not in study.left_out]  # said there
         if standings:
             standings = adjust_standings(standings)
             shown = reference if any(one.comparison is not None for one in standings) else None
-            boards.append(Board(name, title, standings, leaderboard.table(standings, shown, left_out), left_out))
-    return boards
+            boards.append(Board(name, title, standings, leaderboard.table(standings, shown, left_out)))
+    return boards, unranked
 
 
 def _contestants(study: Study) -> Contestants:
     try:
-        content = find_runs(study.folder)
-    except DataError:  # no plain runs, or none with logged answers
-        content = Found([], [])
+        content = find_runs(study.folder, study.earlier)
+    except DataError as error:
+        plain = any(run.results.tasks for run in study.runs)
+        content = Found([], [f"no leaderboard of runs: {error}"] if plain else [], [])
     runs: dict[str, dict[str, TaskRun]] = {}
     for run in content.runs:
         runs.setdefault(run.task, {})[run.label] = run
@@ -118,4 +123,4 @@ def _contestants(study: Study) -> Contestants:
         else one
         for one in whole
     ]
-    return Contestants(runs, by_task(named), [*content.unreadable, *unreadable])
+    return Contestants(runs, by_task(named), [*content.unreadable, *content.unlogged, *unreadable])

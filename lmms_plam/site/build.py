@@ -30,6 +30,7 @@ from lmms_plam.site.cite import references
 from lmms_plam.site.examples import deal, read_changes, read_looks
 from lmms_plam.site.found import Place, Study
 from lmms_plam.site.model_part import in_words, model_part, titled
+from lmms_plam.site.numbers import counted_once
 from lmms_plam.site.words import RULES, say_ranks
 
 PAGE, REFERENCES, TABLES, MATRICES = "index.html", "references.bib", "tables", "matrices"
@@ -38,13 +39,20 @@ _EXAMPLES_EACH = 16  # documents of one benchmark with pictures, at most
 
 
 def build_site(
-    study: Study, boards: Sequence[Board], out: Path, title: str, examples: int, progress: Progress
+    study: Study,
+    boards: Sequence[Board],
+    unranked: Sequence[str],
+    out: Path,
+    title: str,
+    examples: int,
+    progress: Progress,
 ) -> list[str]:
     """Write the site.
 
     Args:
         study: what was found.
         boards: its leaderboards.
+        unranked: a sentence for each run and benchmark that they lack.
         out: the folder to write into; made if missing.
         title: what the page is called.
         examples: how many documents are shown with pictures, in all.
@@ -54,7 +62,7 @@ def build_site(
         A sentence for each part that had to be left out.
     """
     looks, changes, trouble = _examples(study, examples)
-    left_out = [*study.left_out, *(line for board in boards for line in board.left_out), *trouble]
+    left_out = [*study.left_out, *unranked, *trouble, *counted_once(study)]
     parts = [model_part(study, model, looks, changes) for model in progress(study.models, "drawing")]
     shown = {
         "gains": tables.gains_table(study),
@@ -70,7 +78,7 @@ def build_site(
     for board in boards:
         write_text(out / f"{board.name}.json", json.dumps(records(board.standings), indent=2) + "\n")
         write_text(out / f"{board.name}.csv", to_csv(records(board.standings)))
-    _copy_matrices(study, out)
+    left_out += _copy_matrices(study, out, left_out)
     write_text(out / REFERENCES, references(study, title))
     style, script = (
         files("lmms_plam.site").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
@@ -125,7 +133,12 @@ def _opening(study: Study, boards: Sequence[Board]) -> list[str]:
     when = "" if not dates else dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     models = study.models or list(dict.fromkeys(run.model for run in study.runs))
     benchmarks = study.benchmarks or sorted({task for run in study.runs for task in run.tasks})
-    about = [_count(len(models), "model"), _count(len(benchmarks), "benchmark"), _count(len(study.runs), "run"), when]
+    about = [
+        _count(len(models), "model"),
+        _count(len(benchmarks), "benchmark"),
+        _count(len(study.finished), "run"),
+        when,
+    ]
     said = [
         f"<p><b>{escape(model)}.</b> {escape(' '.join(lines))}</p>"
         for model in study.models
@@ -198,11 +211,31 @@ def _write_tables(found: dict[str, Table], out: Path) -> None:
         write_text(out / TABLES / f"{name}.tex", one.to_latex())
 
 
-def _copy_matrices(study: Study, out: Path) -> None:
+def _copy_matrices(study: Study, out: Path, left_out: Sequence[str]) -> list[str]:
+    """Copy the score matrices; return a sentence for each that is none and isn't told of among what is left out."""
+    trouble = []
     for place in study.matrices():
+        matrix = place.folder / MATRIX
+        why = _not_parquet(matrix)
+        if why:
+            trouble += [] if any(str(matrix) in line for line in left_out) else [f"left out: {why}"]
+            continue
         run = f"-{anchor(place.run)}" if place.run else ""
         with replacing(out / MATRICES / anchor(place.model) / f"{place.task}{run}.parquet") as temporary:
-            shutil.copyfile(place.folder / MATRIX, temporary)
+            shutil.copyfile(matrix, temporary)
+    return trouble
+
+
+def _not_parquet(path: Path) -> str:
+    """Say why a file is no Parquet, by its footer alone; empty where it is."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_schema(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return f"{path} can't be read as a score matrix (Parquet): {' '.join(str(error).split())}"
+    return ""
 
 
 def _count(count: int, noun: str) -> str:

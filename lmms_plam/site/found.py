@@ -22,7 +22,7 @@ from lmms_plam.report.visibility import RECORD as VISIBILITY
 from lmms_plam.runs.results import ResultsFile, read_results
 from lmms_plam.scoring.saved import RECORD, ComparisonRecord
 from lmms_plam.search.result import SEARCH
-from lmms_plam.site.plan import PLAN, Manifest, Plan, missing_cells, read_manifest, read_plan
+from lmms_plam.site.plan import PLAN, Manifest, Plan, earlier_cells, missing_cells, read_manifest, read_plan
 from lmms_plam.site.records import Answered, Attention, Audited, Difference, Found, Hidden, Plateau, Point, read
 
 _T = TypeVar("_T")
@@ -39,6 +39,7 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
 """Of lmms-eval's options those that decide what is asked and answered, with values that say nothing."""
 
 _SOURCE = ("dataset_path", "dataset_name", "dataset_kwargs", "test_split")
+_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)_")  # begins the name of a file of lmms-eval's
 _FAMILY = re.compile(r"^plam_(probe|compare|search|attention|early|window|headroom)_")
 
 
@@ -114,7 +115,7 @@ class Run:
     @property
     def date(self) -> str:
         """When it began, as YYYY-MM-DD, by its file's name; empty where that doesn't say."""
-        found = re.match(r"(\d{4})(\d\d)(\d\d)_", self.file.name)
+        found = _DATE.match(self.file.name)
         return "-".join(found.groups()) if found else ""
 
     @property
@@ -159,6 +160,7 @@ class Study:
     Attributes:
         folder: where it lies.
         plan: the study's, None of a folder filled by hand.
+        earlier: folders of cells that the plan no longer names, of which nothing is read.
         runs: starts of lmms-eval.
         probes: masking curves.
         searches: of recipes.
@@ -170,6 +172,7 @@ class Study:
 
     folder: Path
     plan: Plan | None
+    earlier: tuple[Path, ...]
     runs: tuple[Run, ...]
     probes: tuple[Of[Plateau], ...]
     searches: tuple[Of[Found], ...]
@@ -183,6 +186,12 @@ class Study:
         """The places of all records."""
         kinds = (self.probes, self.searches, self.comparisons, self.attention, self.hidden)
         return [one.place for kind in kinds for one in kind]
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs, of a cell that was interrupted and done again the last alone, which its manifest is about."""
+        last = {run.file.parent if run.manifest is not None else run.file: run for run in self.runs}
+        return list(last.values())
 
     @property
     def models(self) -> list[str]:
@@ -216,11 +225,12 @@ def find_study(folder: Path) -> Study:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give that of a study, or any with runs of lmms-eval")
     reading = _Reading(folder)
-    runs = reading.runs()
     plan = reading.plan()
+    runs = _in_order(reading.runs(), plan)
     found = Study(
         folder=folder,
         plan=plan,
+        earlier=tuple(reading.earlier),
         runs=tuple(runs),
         probes=tuple(map(reading.with_points, reading.all_of(PLATEAU, Plateau, lambda record: record.model))),
         searches=reading.all_of(SEARCH, Found, lambda record: record.config),
@@ -241,17 +251,33 @@ class _Reading:
 
     folder: Path
     left_out: list[str] = field(default_factory=list)
+    earlier: list[Path] = field(default_factory=list)
     _runs: dict[Path, list[Run]] = field(default_factory=dict)
 
     def plan(self) -> Plan | None:
         plan = self._try(lambda: read_plan(self.folder)) if (self.folder / PLAN).is_file() else None
         if plan is not None:
             self.left_out += self._try(lambda: missing_cells(self.folder, plan)) or []
+            self.earlier = earlier_cells(self.folder, plan)
+            if self.earlier:
+                cells = (
+                    "1 cell of an earlier plan is"
+                    if len(self.earlier) == 1
+                    else f"{len(self.earlier)} cells of an earlier plan are"
+                )
+                self.left_out.append(
+                    f"{cells} left out: {PLAN} doesn't name {', '.join(one.name for one in self.earlier)}"
+                )
         return plan
 
+    def _files(self, pattern: str) -> list[Path]:
+        return [path for path in sorted(self.folder.rglob(pattern)) if not set(self.earlier).intersection(path.parents)]
+
     def runs(self) -> list[Run]:
-        for file in sorted(self.folder.rglob(f"*{_RESULTS}")):
+        for file in self._files(f"*{_RESULTS}"):
             results = self._try(lambda file=file: read_results(file))  # type: ignore[misc]
+            if results is None and _DATE.match(file.name):
+                self.left_out.append(f"left out: {file} is no results file of lmms-eval, as it lacks 'configs'")
             if results is not None:
                 cell = file.parent
                 manifest = self._try(lambda cell=cell: read_manifest(cell))  # type: ignore[misc]
@@ -265,7 +291,7 @@ class _Reading:
 
     def all_of(self, name: str, kind: type[_T], model_of: Callable[[_T], str | None]) -> tuple[Of[_T], ...]:
         found = []
-        for path in sorted(self.folder.rglob(name)):
+        for path in self._files(name):
             record = self._try(lambda path=path: read(path, kind))  # type: ignore[misc]
             if record is not None:
                 task = str(record.task)  # type: ignore[attr-defined]
@@ -276,11 +302,13 @@ class _Reading:
     def with_points(self, probe: Of[Plateau]) -> Of[Plateau]:
         path = probe.place.folder / CURVE
         points = self._try(lambda: read(path, list[Point])) if path.is_file() else None
+        if points == []:
+            self.left_out.append(f"left out: {path} holds no points of the curve")
         return Of(probe.place, probe.record.model_copy(update={"points": tuple(points or ())}))
 
     def comparisons(self) -> tuple[Of[Compared], ...]:
         found = []
-        for path in sorted(self.folder.rglob(COMPARISON)):
+        for path in self._files(COMPARISON):
             if not (path.parent / RECORD).is_file() and next(path.parent.glob(f"*/{RECORD}"), None) is not None:
                 continue  # a run's comparison of all its tasks, which are there one by one
             found += self._try(lambda path=path: list(self._comparison(path))) or []  # type: ignore[misc]
@@ -321,6 +349,12 @@ class _Reading:
         except DataError as error:
             self.left_out.append(f"left out: {error}")
             return None
+
+
+def _in_order(runs: list[Run], plan: Plan | None) -> list[Run]:
+    """Return runs in the order of the plan's cells, in which they can be repeated; others stay where they are, last."""
+    places = {} if plan is None else {cell.name: place for place, cell in enumerate(plan.cells)}
+    return sorted(runs, key=lambda run: places.get(run.cell, len(places)))
 
 
 def _as_arguments(value: Any) -> str:

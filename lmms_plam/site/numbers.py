@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -13,7 +13,7 @@ from lmms_plam.config import MergeRecipe, recipe_in_words
 from lmms_plam.report.language import is_base_lm
 from lmms_plam.search.record import Recipe
 from lmms_plam.site.found import Compared, Of, Place, Study
-from lmms_plam.site.records import Attention, Difference, Found
+from lmms_plam.site.records import Attention, Difference, Found, Plateau
 from lmms_plam.site.words import Gain, Looked, Onset, Picked
 
 MERGED = "merged"
@@ -36,6 +36,7 @@ class Line:
         tuned_here: whether its recipe is the pick of a search on the same benchmark, so that it is no estimate.
         base_lm: whether the variant is the base LM itself.
         saved: whether a comparison task says what the variants are.
+        date: of the comparison, as YYYY-MM-DD; empty where nobody says.
     """
 
     place: Place
@@ -46,6 +47,7 @@ class Line:
     tuned_here: bool
     base_lm: bool
     saved: bool
+    date: str
 
 
 def lines(study: Study, model: str) -> list[Line]:
@@ -64,17 +66,21 @@ def lines(study: Study, model: str) -> list[Line]:
 def judged(study: Study, model: str) -> dict[str, list[Gain]]:
     """Return the gains of each recipe that a model's configs merge, on documents that didn't choose it, by recipe.
 
-    A difference on the documents that chose its recipe is replaced by the search's cross-fitted gain.
+    A difference on the documents that chose its recipe is replaced by the search's cross-fitted gain. A benchmark that
+    was asked several times counts once.
     """
-    found: dict[str, list[tuple[Place, Gain]]] = {}
-    unseen = {search.place.benchmark: unseen_gain(search) for search in study.searches if search.place.model == model}
-    for one in lines(study, model):
+    found: dict[str, list[Gain]] = {}
+    unseen = {
+        (search.place.benchmark, recipe_of(search.record)): unseen_gain(search)
+        for search in _searches(study, model).everything
+    }
+    for one in _lines(study, model).counted:
         if one.saved and one.variant != MERGED:
             continue
-        gain = unseen.get(one.place.benchmark) if one.tuned_here else one.gain
+        gain = unseen.get((one.place.benchmark, one.recipe)) if one.tuned_here else one.gain
         if gain is not None:
-            found.setdefault(one.recipe, []).append((one.place, gain))
-    return {recipe: _named(own) for recipe, own in found.items()}
+            found.setdefault(one.recipe, []).append(replace(gain, benchmark=one.place.benchmark))
+    return found
 
 
 def language(study: Study, model: str) -> dict[str, tuple[list[Gain], list[Gain], list[Gain]]]:
@@ -82,7 +88,7 @@ def language(study: Study, model: str) -> dict[str, tuple[list[Gain], list[Gain]
 
     Recipes that were asked of pictures alone are left out, unless the base LM was asked of text.
     """
-    known = {one.place.benchmark: one.gain for one in lines(study, model) if one.base_lm and one.gain.text}
+    known = {one.place.benchmark: one.gain for one in _lines(study, model).counted if one.base_lm and one.gain.text}
     lost = [_turned(replace(gain, benchmark=name)) for name, gain in known.items()]
     parts = {
         recipe: (lost, [one for one in gains if one.text], [one for one in gains if not one.text])
@@ -93,24 +99,35 @@ def language(study: Study, model: str) -> dict[str, tuple[list[Gain], list[Gain]
 
 def onsets(study: Study, model: str) -> list[Onset]:
     """Return the onsets that a model's probes found."""
-    return [Onset(one.place.label, one.record.onset) for one in study.probes if one.place.model == model]
+    return [Onset(one.place.benchmark, one.record.onset) for one in _probes(study, model).counted]
 
 
 def searches(study: Study, model: str) -> list[Picked]:
     """Return what a model's searches picked."""
     return [
-        Picked(one.place.label, pick_words(one.record), unseen_gain(one), one.record.any_better_p)
-        for one in study.searches
-        if one.place.model == model
+        Picked(one.place.benchmark, pick_words(one.record), unseen_gain(one), one.record.any_better_p)
+        for one in _searches(study, model).counted
     ]
 
 
 def looks(study: Study, model: str) -> list[Looked]:
     """Return what merging changes in a model's attention on the picture."""
+    return [found for one in _looks(study, model).counted if (found := _looked(one.place, one.record)) is not None]
+
+
+def counted_once(study: Study) -> list[str]:
+    """Say of each benchmark that a model was asked several times which of its records sentences and means count."""
     return [
-        found
-        for one in study.attention
-        if one.place.model == model and (found := _looked(one.place, one.record)) is not None
+        f"{model} has {times} {noun} on {kept.benchmark}: sentences and means count {kept.run or kept.task} alone,"
+        " which has most documents or, of as many, is the newest"
+        for model in study.models
+        for noun, asked in (
+            ("probes", _probes(study, model)),
+            ("searches", _searches(study, model)),
+            ("comparisons of one recipe", _lines(study, model)),
+            ("attention records", _looks(study, model)),
+        )
+        for kept, times in asked.several()
     ]
 
 
@@ -156,10 +173,67 @@ def start_in_words(recipe: str) -> str:
     return f"merging from layer {found[1]} on" if found else "the merge"
 
 
-def _named(gains: Sequence[tuple[Place, Gain]]) -> list[Gain]:
-    """Return one recipe's gains, named by the benchmark alone where it was asked once."""
-    times = Counter(place.benchmark for place, _ in gains)
-    return [replace(gain, benchmark=place.benchmark) if times[place.benchmark] == 1 else gain for place, gain in gains]
+class _Placed(Protocol):
+    """What has a place."""
+
+    @property
+    def place(self) -> Place: ...
+
+
+_P = TypeVar("_P", bound=_Placed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked(Generic[_P]):
+    """Records of one kind and model, those of one benchmark with the one that counts last.
+
+    Attributes:
+        by_key: the records that ask the same.
+    """
+
+    by_key: Mapping[tuple[str, ...], Sequence[_P]]
+
+    @classmethod
+    def of(cls, found: Iterable[tuple[_P, tuple[str, ...], int, str]]) -> _Asked[_P]:
+        """Return it of records, each with what it is of beside its benchmark, its documents, and its date."""
+        by_key: dict[tuple[str, ...], list[_P]] = {}
+        for one, of, _, _ in sorted(found, key=lambda entry: entry[2:]):
+            by_key.setdefault((one.place.benchmark, *of), []).append(one)
+        return cls({key: by_key[key] for key in sorted(by_key)})
+
+    @property
+    def everything(self) -> list[_P]:
+        """All of them."""
+        return [one for same in self.by_key.values() for one in same]
+
+    @property
+    def counted(self) -> list[_P]:
+        """Of each benchmark the one with most documents, of as many the newest."""
+        return [same[-1] for same in self.by_key.values()]
+
+    def several(self) -> list[tuple[Place, int]]:
+        """Return the place of each that counts for several, and for how many."""
+        found = {key[0]: (same[-1].place, len(same)) for key, same in self.by_key.items() if len(same) > 1}
+        return list(found.values())
+
+
+def _lines(study: Study, model: str) -> _Asked[Line]:
+    return _Asked.of((one, (one.recipe, one.variant), one.gain.documents, one.date) for one in lines(study, model))
+
+
+def _probes(study: Study, model: str) -> _Asked[Of[Plateau]]:
+    own = (one for one in study.probes if one.place.model == model)
+    return _Asked.of((one, (), one.record.n_documents, one.record.date or "") for one in own)
+
+
+def _searches(study: Study, model: str) -> _Asked[Of[Found]]:
+    own = (one for one in study.searches if one.place.model == model)
+    return _Asked.of((one, (), one.record.n_documents, one.record.date) for one in own)
+
+
+def _looks(study: Study, model: str) -> _Asked[Of[Attention]]:
+    own = (one for one in study.attention if one.place.model == model)
+    return _Asked.of((one, (), one.record.n_documents, one.record.about.rpartition(", ")[2]) for one in own)
 
 
 def _lines_of(compared: Of[Compared], picked: set[tuple[str, str]], of_the_same: set[str]) -> list[Line]:
@@ -180,6 +254,7 @@ def _lines_of(compared: Of[Compared], picked: set[tuple[str, str]], of_the_same:
                 tuned_here=tuned_here,
                 base_lm=is_base_lm(recipe),
                 saved=saved is not None,
+                date="" if saved is None else saved.date,
             )
         )
     return found
@@ -229,4 +304,4 @@ def _looked(place: Place, record: Attention) -> Looked | None:
     one = record.headline.get(MERGED)
     if one is None or one.difference is None or one.low is None or one.high is None or one.p_value is None:
         return None
-    return Looked(place.label, 100 * one.difference, 100 * one.low, 100 * one.high, one.p_value)
+    return Looked(place.benchmark, 100 * one.difference, 100 * one.low, 100 * one.high, one.p_value)

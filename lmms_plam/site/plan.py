@@ -75,6 +75,12 @@ def missing_cells(folder: Path, plan: Plan) -> list[str]:
     return found
 
 
+def earlier_cells(folder: Path, plan: Plan) -> list[Path]:
+    """Return the folders of cells that the plan doesn't name, as an edited study leaves them."""
+    named = {cell.name for cell in plan.cells}
+    return [cell for cell in sorted((folder / CELLS).glob("*")) if cell.is_dir() and cell.name not in named]
+
+
 def read_plan(folder: Path) -> Plan | None:
     """Read the study's plan; None where the folder is no study's.
 

@@ -257,10 +257,10 @@ def cost_table(study: Study) -> Table | None:
             "" if run.seconds is None else _duration(run.seconds),
             "" if run.manifest is None or run.manifest.code is None else str(run.manifest.code),
         )
-        for run in study.runs
+        for run in study.finished
     ]
-    known = [run.seconds for run in study.runs if run.seconds is not None]
-    documents = sum(run.documents for run in study.runs)
+    known = [run.seconds for run in study.finished if run.seconds is not None]
+    documents = sum(run.documents for run in study.finished)
     whole = f"together: {documents:,} documents" + (f", {_duration(sum(known))}" if known else "")
     return Table(
         title="what it cost",

@@ -43,7 +43,7 @@ def log_study(study: Study, boards: Sequence[Board], page: Path, project: str, g
     mode = os.environ.get("WANDB_MODE", "offline")
     start = partial(wandb.init, entity=entity or None, project=name, group=group, mode=mode)  # type: ignore[arg-type]
 
-    for run in study.runs:
+    for run in study.finished:
         config = run.answered.model_dump(mode="json") if run.answered else {"model": run.results.model}
         told = {"command": run.command, "tasks": run.tasks, **config}
         with start(name=run.cell, job_type=_step(study, run), config=told) as logged:

@@ -32,6 +32,8 @@ RULES = (
     "Language is lost or given back where the interval of the mean over the text benchmarks lies on one side of"
     " 0: of the VLM against its base LM, and of the merged model against the VLM.",
     "Attention is said to change where the p-value of its change in the late layers is below 0.05.",
+    "A benchmark that a model was asked several times with one recipe counts once: the record with most documents,"
+    " of as many the newest.",
     "The best of a leaderboard is the one with the highest mean; others that hold its place on every benchmark by"
     " the ranks' intervals are said to be level with it.",
 )
