@@ -95,6 +95,13 @@ def test_nothing_of_the_configs_own_recipes_is_asked(checkpoints):
     assert set(read_settings(given).recipes) == {"alpha_0_5", "late"}
 
 
+def test_a_single_alpha_is_asked_alone_whatever_recipes_the_config_has(checkpoints):
+    pair = {"vlm": [str(PACKAGE / "babyllava" / "multimodal")], "base_lm": [str(PACKAGE / "babyllava" / "text")]}
+    plan, _ = plan_sweep(sweep(checkpoints, config="babyllava", **pair, alpha=[0.5], tasks=["babyllava"]))
+    settings = read_settings(next(word for word in plan.cells[0].arguments if word.startswith("config=")))
+    assert (settings.merge.lambda_lm, settings.merge.lambda_vlm, settings.recipes) == (0.5, 0.5, {})
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
