@@ -70,6 +70,11 @@ def _recipe_or_none(value: Any) -> Any:
     )
 
 
+def _recipes_or_none(value: Any) -> Any:
+    """Read `none`, which leaves a config's own recipes out."""
+    return {} if isinstance(value, str) and value.lower() == "none" else value
+
+
 def _recipe_in_file(value: Any) -> Any:
     """Return the fields of a recipe that a search wrote, given its file; anything else as it is."""
     path = Path(value).expanduser() if isinstance(value, str) else None
@@ -275,7 +280,7 @@ class ModelConfig(_Frozen):
     backend: str | None = None
     backend_args: dict[str, Any] = Field(default_factory=dict)
     merge: Annotated[MergeRecipe | None, BeforeValidator(_recipe_or_none)] = None
-    recipes: dict[str, MergeRecipe] = Field(default_factory=dict)
+    recipes: Annotated[dict[str, MergeRecipe], BeforeValidator(_recipes_or_none)] = Field(default_factory=dict)
     probe: dict[str, Any] = Field(default_factory=dict)
     search: dict[str, Any] = Field(default_factory=dict)
     attention: dict[str, Any] = Field(default_factory=dict)

@@ -8,10 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lmms_plam.errors import ConfigError
+
 
 def digest(path: Path) -> str:
     """Return a file's SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_folder(option: str, path: Path) -> None:
+    """Refuse a path that an option gives for a folder, and that is a file or below one.
+
+    Raises:
+        ConfigError: it is.
+    """
+    for one in (path, *path.parents):
+        if one.exists() and not one.is_dir():
+            raise ConfigError(f"{option} takes a folder, and {one} is a file")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -65,6 +65,15 @@ def test_the_command_prints_a_table_and_sentences_and_changes_nothing(folder, ca
     assert contents(folder) == before
 
 
+def test_what_the_scaled_variant_is_is_read_again(folder, capsys):
+    path, scaled = folder / "attention.json", {"factor": 0.9, "control_of": []}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "scaled": scaled}))
+    assert plam_attention(folder, "--json", *QUICK) == 0
+    (told,) = printed(capsys)
+    assert told["scaled"] == scaled
+    assert any("against 'scaled', the VLM scaled by 0.9 without" in line for line in told["findings"])
+
+
 def test_other_late_layers_references_and_settings_give_other_results(folder, capsys):
     assert (
         plam_attention(

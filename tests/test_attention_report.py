@@ -20,7 +20,7 @@ from lmms_plam.attention.look import Maps
 from lmms_plam.attention.places import Places
 from lmms_plam.attention.record import MEASURES, RECORD
 from lmms_plam.attention.shown import SHOWN, ShownDocument, read_shown, write_shown
-from lmms_plam.attention.summary import summarise
+from lmms_plam.attention.summary import Scaled, summarise
 from lmms_plam.errors import DataError
 from lmms_plam.files import digest
 from lmms_plam.report.attention import FILES, table, write
@@ -86,7 +86,7 @@ def save(folder, record=None, shown=(), **options):
     folder.mkdir(parents=True, exist_ok=True)
     record.write(folder / RECORD)
     write_shown(shown, folder)
-    found = summarise(record, late=[2, 3], settings=options.pop("settings", FAST))
+    found = summarise(record, late=[2, 3], settings=options.pop("settings", FAST), scaled=options.pop("scaled", None))
     write("plam_attention_task", "a model, 2026-11-26", record, found, shown, folder, **options)
     return found
 
@@ -394,3 +394,17 @@ def test_what_does_not_fit_the_record_is_refused_before_anything_is_written(tmp_
     with pytest.raises(DataError, match=said):
         save(tmp_path, shown=[shown], layers=layers)
     assert not set(FILES) & {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("scaled", "words"),
+    [
+        (Scaled(1.4, ("merged",)), "attention weights times the sum of the merge's coefficients"),
+        (Scaled(0.9), "attention weights times 0.9"),
+        (None, "a further recipe of that name"),
+    ],
+)
+def test_the_page_says_what_the_scaled_variant_is(tmp_path, scaled, words):
+    save(tmp_path, scaled=scaled)
+    said = Page(tmp_path).source.split("<b>'scaled'</b>: ")[1].split("<b>")[0]
+    assert words in said

@@ -25,7 +25,7 @@ from lmms_plam.attention.prediction import prediction
 from lmms_plam.attention.record import MEASURES, AttentionRecord
 from lmms_plam.attention.regions import right_place
 from lmms_plam.attention.relation import relation
-from lmms_plam.attention.summary import summarise
+from lmms_plam.attention.summary import Scaled, summarise
 from lmms_plam.errors import DataError
 from lmms_plam.stats.comparison import Settings
 from lmms_plam.words import runs
@@ -471,6 +471,9 @@ def test_attention_on_the_right_place_is_told_from_its_size():
     assert right_place(pair_world(np.random.default_rng(0)), "merged", "ins", [2], settings=FAST) is None
 
 
+CONTROL = Scaled(1.4, ("merged",))
+
+
 def control_world(rng, own):
     """Scaling adds .03 in the last four layers; the merge adds as much and something of its own."""
     mass = rng.uniform(0.2, 0.4, (200, 1, 2, 12)) + np.zeros((1, 3, 1, 1))
@@ -492,6 +495,26 @@ def test_the_merge_is_told_from_scaling():
         assert any("against 'scaled'" in line and words in line for line in findings(found))
     world = pair_world(np.random.default_rng(18))
     assert summarise(world, settings=FAST).control == ()
+
+
+@pytest.mark.parametrize(
+    ("scaled", "what", "scaling"),
+    [
+        (
+            CONTROL,
+            ", the VLM scaled by the same sum of coefficients without any of the base LM,",
+            True,
+        ),
+        (Scaled(0.9), ", the VLM scaled by 0.9 without any of the base LM,", False),
+        (None, "", False),
+    ],
+)
+def test_the_same_sum_is_said_only_of_a_merge_s_own_control(scaled, what, scaling):
+    world = control_world(np.random.default_rng(17), 0.01)
+    said = findings(summarise(world, late=range(8, 12), settings=FAST, scaled=scaled))
+    (line,) = [line for line in said if line.startswith("against 'scaled'")]
+    assert line.startswith(f"against 'scaled'{what} 'merged' looks at the picture more")
+    assert line.endswith("that is the merge's own, and the rest is scaling") == scaling
 
 
 def test_a_summary_says_the_same_in_the_table_the_file_and_the_sentences():

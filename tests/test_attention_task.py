@@ -15,7 +15,10 @@ from lmms_plam.attention.look import Look, Maps, pack_maps, unpack_maps
 from lmms_plam.attention.places import Places
 from lmms_plam.attention.record import MEASURES, AttentionRecord
 from lmms_plam.attention.shown import choose, read_shown
+from lmms_plam.attention.summary import Scaled
+from lmms_plam.config import load_config
 from lmms_plam.errors import ConfigError, DataError
+from lmms_plam.families.attention import scaled_variant
 from lmms_plam.stats.matrix import ScoreMatrix
 
 MERGE = {"start_layer": 1, "lambda_lm": 0.7, "lambda_vlm": 0.7}
@@ -70,6 +73,17 @@ def test_every_family_s_attention_has_its_places(pair, tmp_path):
     assert table["difference,none"] == pytest.approx(
         (record.mass[:, 1, 0, 1:] - record.mass[:, 0, 0, 1:]).mean(), abs=1e-6
     )
+
+
+def test_what_the_scaled_variant_is_depends_on_the_recipes():
+    assert scaled_variant(load_config("microworld", {})) == Scaled(0.9)  # of a merge by .5 and .5
+    of_sum = {"merge.lambda_lm": 0.7, "merge.lambda_vlm": 0.7, "recipes.scaled.lambda_vlm": 1.4}
+    assert scaled_variant(load_config("microworld", of_sum)) == Scaled(1.4, ("merged",))
+    alone = {"merge.lambda_lm": 0.7, "merge.lambda_vlm": 0.7, "recipes": "none"}
+    assert scaled_variant(load_config("microworld", alone)) == Scaled(1.4, ("merged",))
+    assert scaled_variant(load_config("microworld", {"recipes": "none"})) == Scaled()
+    mixed = {"recipes.scaled.lambda_lm": 0.1}
+    assert scaled_variant(load_config("microworld", mixed)) == Scaled()
 
 
 def test_a_comparison_in_the_same_run_has_the_same_answers(pairs, tmp_path):

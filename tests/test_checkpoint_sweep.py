@@ -95,6 +95,13 @@ def test_nothing_of_the_configs_own_recipes_is_asked(checkpoints):
     assert set(read_settings(given).recipes) == {"alpha_0_5", "late"}
 
 
+def test_a_single_alpha_is_asked_alone_whatever_recipes_the_config_has(checkpoints):
+    pair = {"vlm": [str(PACKAGE / "babyllava" / "multimodal")], "base_lm": [str(PACKAGE / "babyllava" / "text")]}
+    plan, _ = plan_sweep(sweep(checkpoints, config="babyllava", **pair, alpha=[0.5], tasks=["babyllava"]))
+    settings = read_settings(next(word for word in plan.cells[0].arguments if word.startswith("config=")))
+    assert (settings.merge.lambda_lm, settings.merge.lambda_vlm, settings.recipes) == (0.5, 0.5, {})
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -208,7 +215,9 @@ def test_a_sweep_ends_in_a_table_a_csv_and_a_picture(checkpoints, tmp_path, monk
     for row in rows:
         assert float(row["ci_low"]) <= float(row["score"]) <= float(row["ci_high"])
     assert (root / "checkpoints.png").stat().st_size > 10_000
-    assert "tuned on this benchmark's own documents" in (root / "checkpoints.md").read_text()
+    table = (root / "checkpoints.md").read_text()
+    assert table.startswith("| ")
+    assert "tuned on this benchmark's own documents" in table
     cells = len(os.listdir(root / "cells"))
     assert main(["checkpoints", str(path), "--output", str(root)]) == 0
     assert len(os.listdir(root / "cells")) == cells

@@ -189,7 +189,8 @@ def test_it_refuses_what_it_cannot_do_before_it_loads_anything(pairs, task_folde
     assert "are at least 1" in refused("--limit", "0")
     assert "holds no line of text" in refused("--prompts", str(tmp_path / "there"))
     assert "can't be read as text" in refused("--prompts", str(tmp_path / "none"))
-    assert "Did you mean 'plam_microworld'?" in refused("--task", "plam_microwold")
+    mistyped = "plam: --task: there is no task 'plam_microwold'. Did you mean 'plam_microworld'?"
+    assert mistyped in refused("--task", "plam_microwold")
     assert "its prompts are given texts" in refused("--task", "tiny_choice", "--include_path", str(task_folder))
     assert "is a Python class" in refused("--task", "plam_compare_digits")
     assert "its documents can't be had" in refused("--task", "mmstar")

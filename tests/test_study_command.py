@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -120,6 +121,54 @@ def test_parameters_that_submitit_doesnt_have_are_said(study, tmp_path, text, wo
         slurm.submit(study.root, Plan.read(study.root), FAKE, tmp_path / "slurm.yaml")
 
 
+@pytest.mark.parametrize(("given", "minutes"), [("", slurm.MINUTES), ("timeout_min: 90", 90), ("slurm_time: 30", 30)])
+def test_workers_on_slurm_have_time_unless_somebody_says_how_much(study, tmp_path, monkeypatch, capsys, given, minutes):
+    pytest.importorskip("submitit")
+    for name in ("sbatch", "srun"):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("#!/bin/sh\necho Submitted batch job 12\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (tmp_path / "slurm.yaml").write_text(f"slurm_partition: a\n{given}\n")
+    assert study("--slurm", str(tmp_path / "slurm.yaml")) == 0
+    (script,) = (study.root / slurm.LOGS).glob("*_submission.sh")
+    assert f"#SBATCH --time={minutes}\n" in script.read_text()
+    told = capsys.readouterr().out.splitlines()[-1]
+    again = f"When they are done, `plam study {study.path} --output {study.root}` makes the page"
+    assert told == f"{again}, and so does `plam report {study.root} --out {study.root / 'site'}`"
+
+
+def test_without_slurm_workers_are_local_only_by_name(study, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "slurm.yaml").write_text("workers: 2\ntimeout_min: 1\n")
+    assert study("--slurm", str(tmp_path / "slurm.yaml")) == 2
+    assert "there is no sbatch on the PATH here" in capsys.readouterr().err
+    assert not (study.root / slurm.LOGS).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--json"], "--json prints a plan and runs nothing: give --dry-run too"),
+        (["--output", "a,b", "--dry-run"], "a comma ends a field in --model_args"),
+        (["--output", __file__], f"--output takes a folder, and {__file__} is a file"),
+        (["--output", f"{__file__}/runs", "--dry-run"], f"--output takes a folder, and {__file__} is a file"),
+    ],
+)
+def test_options_that_cant_be_meant_are_refused_before_anything_runs(study, capsys, words, said):
+    assert study(*words) == 2
+    assert said in capsys.readouterr().err
+    assert not study.root.exists()
+
+
+def test_a_page_isnt_written_where_a_file_is(study, capsys):
+    study()
+    assert main(["report", str(study.root), "--out", str(study.path)]) == 2
+    assert f"--out takes a folder, and {study.path} is a file" in capsys.readouterr().err
+
+
 def test_without_submitit_slurm_says_how_to_get_it(study, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
     (tmp_path / "slurm.yaml").write_text("workers: 2")
@@ -132,6 +181,9 @@ def test_an_array_script_is_a_worker_of_this_study(study, tmp_path, capsys):
     assert study("--slurm-script", str(script)) == 0
     text = script.read_text()
     assert "#SBATCH --array=0-1\n" in text
+    afterwards = f"When they are done, `plam study {study.path} --output {study.root}` makes the page"
+    assert f"\n# {afterwards}" in text
+    assert capsys.readouterr().out.splitlines()[-1].startswith(afterwards)
     assert states(study.root) == ["ready", "ready"]
     (command,) = [line for line in text.splitlines() if line.startswith("exec srun --ntasks=1 ")]
     worker = text.replace("exec srun --ntasks=1 ", "exec ")

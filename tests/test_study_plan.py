@@ -188,6 +188,16 @@ def test_two_cells_of_one_folder_are_refused():
         ({"benchmark": ["digits"]}, r"unknown field 'benchmark'\. Did you mean 'benchmarks'"),
         ({"steps": ["probe", "compare"]}, r"tune_on says where recipes are searched, and the step 'search' is missing"),
         ({"benchmarks": ["digits_text"]}, r"every benchmark is in tune_on"),
+        ({"models": "digits"}, r"'models' takes a list, as in `models: \[digits\]`"),
+        ({"models": []}, r"'models' is an empty list: it takes one or more"),
+        (
+            {"benchmarks": ["digits_text"], "tune_on": [], "steps": ["attention"]},
+            r"'digits_text' for attention: there is no task plam_attention_digits_text\. Did you mean 'digits'\?",
+        ),
+        (
+            {"benchmarks": ["digits_text"], "tune_on": ["digits"], "steps": ["probe", "search", "attention"]},
+            r"for probe, attention: there is no task plam_probe_digits_text\. Did you mean 'digits'\?",
+        ),
         ({"models": ["digits", "digits"]}, r"models has 'digits' twice, and two cells would write one folder"),
         ({"limit": 0}, r"'limit' = 0"),
         ({"model_args": {"merge.lamda_lm": 1}}, r"unknown field 'merge.lamda_lm'"),

@@ -99,15 +99,19 @@ def _of_control(found: AttentionFindings, variant: str, queries: str) -> list[st
         return []
     change = mass.late.difference
     verdict = ("no more or less for sure", "more", "less")
-    said = (
-        f"against '{SCALED}', the VLM scaled by the same sum of coefficients without any of the base LM, '{variant}' "
-        f"looks at the picture {verdict[change.direction]}, {_points(change)}"
-    )
+    controlled = variant in found.scaled.control_of
+    if controlled:
+        what = ", the VLM scaled by the same sum of coefficients without any of the base LM,"
+    elif found.scaled.factor is not None:
+        what = f", the VLM scaled by {found.scaled.factor:g} without any of the base LM,"
+    else:
+        what = ""
+    said = f"against '{SCALED}'{what} '{variant}' looks at the picture {verdict[change.direction]}, {_points(change)}"
     if entropy is not None and not math.isnan(entropy.late.before):
         change = entropy.late.difference
         verdict = ("neither narrower nor wider for sure", "wider", "narrower")
         said += f", and {verdict[change.direction]}, by an entropy of {change.value:+.3f}{_interval(change, '+.3f')}"
-    return [f"{said}: that is the merge's own, and the rest is scaling"]
+    return [f"{said}: that is the merge's own, and the rest is scaling" if controlled else said]
 
 
 def _of_place(found: AttentionFindings, variant: str, queries: str) -> list[str]:

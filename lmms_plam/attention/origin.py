@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmms_plam.attention.record import RECORD
 from lmms_plam.attention.shown import SHOWN
+from lmms_plam.attention.summary import Scaled
 from lmms_plam.errors import DataError, first_problem
 from lmms_plam.files import digest
 
@@ -25,12 +26,14 @@ class Origin:
         about: which model answered and when.
         reference: the variant that the others are compared with; None for the record's first.
         late: the layers that are merged; None for the last third.
+        scaled: what the scaled VLM is.
     """
 
     task: str
     about: str = ""
     reference: str | None = None
     late: tuple[int, ...] | None = None
+    scaled: Scaled = field(default_factory=Scaled)
 
 
 class Fingerprint(BaseModel):
@@ -55,6 +58,7 @@ class _Numbers(BaseModel):
     about: str
     reference: str
     late: tuple[int, ...]
+    scaled: Scaled = Scaled()
     fingerprint: Fingerprint
 
 
@@ -82,4 +86,4 @@ def read_origin(folder: Path) -> Origin:
                 f"{path} is of another {name}, whose fingerprint was {str(then)[:12]} and not {str(now)[:12]}: run the"
                 f" task again, or delete {NUMBERS} if {name} is right"
             )
-    return Origin(told.task, told.about, told.reference, told.late)
+    return Origin(told.task, told.about, told.reference, told.late, told.scaled)

@@ -18,7 +18,23 @@ from lmms_plam.errors import DataError
 from lmms_plam.stats.comparison import Settings
 
 SCALED = "scaled"
-"""The variant whose attention weights are the VLM's times the sum of the merge's coefficients: what scaling does."""
+"""The variant whose attention weights are the VLM's times a factor: what scaling does.
+
+The factor is the sum of the merge's coefficients, unless a recipe of this name says another.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """What the scaled VLM of a record is, as far as its recipe is known.
+
+    Attributes:
+        factor: what the VLM's weights are multiplied by; None where that isn't known, or isn't all that is done.
+        control_of: the merges that differ from it in nothing but the base LM: their coefficients have the same sum.
+    """
+
+    factor: float | None = None
+    control_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,7 @@ class AttentionFindings:
         relations: do documents whose attention grows gain score, overall and among the reference's failures.
         places: attention inside the right region; empty where no region is known.
         settings: level, draws, seed.
+        scaled: what the scaled VLM is.
     """
 
     reference: str
@@ -86,6 +103,7 @@ class AttentionFindings:
     relations: tuple[Relation, ...]
     places: tuple[RightPlace, ...]
     settings: Settings
+    scaled: Scaled
 
     def growth_of(self, variant: str, queries: str, measure: Measure = "mass") -> Growth | None:
         """Return a variant against the reference; None where it isn't known."""
@@ -133,6 +151,7 @@ class AttentionFindings:
                 name: [one.to_dict() for one in getattr(self, name)]
                 for name in ("growth", "control", "predictions", "relations", "places")
             },
+            "scaled": asdict(self.scaled),
             **asdict(self.settings),
         }
 
@@ -142,6 +161,7 @@ def summarise(
     reference: str | None = None,
     late: Sequence[int] | None = None,
     settings: Settings | None = None,
+    scaled: Scaled | None = None,
 ) -> AttentionFindings:
     """Ask a record of attention all questions.
 
@@ -150,6 +170,7 @@ def summarise(
         reference: the untouched VLM; by default the first variant.
         late: the layers that are merged; by default the last third of the record's.
         settings: level, draws, seed.
+        scaled: what the scaled VLM is; left out, nobody knows.
 
     Raises:
         DataError: no such variant or layer, no attention on any picture, or a single cluster.
@@ -206,6 +227,7 @@ def summarise(
         ),
         places=tuple(place for place in places if place is not None),
         settings=settings,
+        scaled=scaled or Scaled(),
     )
 
 

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         origin, record = read_origin(folder), AttentionRecord.read(folder / RECORD)
         late = origin.late if arguments.late is None else arguments.late
         with about(str(folder)):
-            found = summarise(record, arguments.reference or origin.reference, late, settings)
+            found = summarise(record, arguments.reference or origin.reference, late, settings, origin.scaled)
             if arguments.write:
                 if arguments.layers:
                     record.columns(arguments.layers)

@@ -31,9 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what stands before lmms_eval: 'accelerate launch --num_processes 8 -m' (default: this Python, -m)",
     )
     parser.add_argument(
-        "--worker", action="store_true", help="as one of several: leave alone what failed, and say nothing at the end"
+        "--worker",
+        action="store_true",
+        help="as one of several: leave alone what failed, and say nothing at the end; the command without it does",
     )
-    parser.add_argument("--slurm", type=Path, metavar="YAML", help="submit workers by submitit, with these parameters")
+    parser.add_argument(
+        "--slurm",
+        type=Path,
+        metavar="YAML",
+        help="submit workers by submitit, with these parameters: slurm_partition, timeout_min (720), ...; `cluster: "
+        "local` starts them on this machine",
+    )
     parser.add_argument(
         "--slurm-script", type=Path, metavar="FILE", help="write an array script of workers for sbatch; run nothing"
     )
@@ -45,7 +53,7 @@ def runs_to_the_end(arguments: argparse.Namespace) -> bool:
     return not any(others)
 
 
-def run(arguments: argparse.Namespace, plan: Plan, asked: str, words: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace, plan: Plan, asked: str, words: Sequence[str], ending: str) -> int:
     """Show the cells, submit workers or be one, as asked; exit code 1 if a cell failed.
 
     Args:
@@ -53,29 +61,38 @@ def run(arguments: argparse.Namespace, plan: Plan, asked: str, words: Sequence[s
         plan: the cells.
         asked: the YAML that they come from.
         words: of this command, the YAML's path among them.
+        ending: what it does when all cells are finished, which workers leave undone.
+
+    Raises:
+        ConfigError: options that don't go together, or that can't be meant.
     """
     from lmms_plam.study.running import LAUNCH
-    from lmms_plam.study.worker import open_folder, work
+    from lmms_plam.study.worker import check_place, open_folder, work
 
     root, launch = arguments.output, tuple(shlex.split(arguments.launcher)) or LAUNCH
+    if arguments.json and not arguments.dry_run:
+        raise ConfigError("--json prints a plan and runs nothing: give --dry-run too")
+    check_place(root)
     for name in arguments.cell:
         plan.find(name)
     if arguments.dry_run:
         _show(root, plan, launch, arguments.json)
         return 0
     open_folder(root, plan, asked)
+    afterwards = f"When they are done, `plam {shlex.join([*words, '--output', str(root)])}` {ending}"
     if arguments.slurm_script is not None:
         from lmms_plam.files import write_text
         from lmms_plam.study.slurm import array_script
 
-        write_text(arguments.slurm_script, array_script(root, plan, _as_worker(arguments, words)))
-        print(f"wrote {arguments.slurm_script}: sbatch {arguments.slurm_script}")
+        write_text(arguments.slurm_script, array_script(root, plan, _as_worker(arguments, words), afterwards))
+        print(f"wrote {arguments.slurm_script}: sbatch {arguments.slurm_script}\n{afterwards}")
         return 0
     if arguments.slurm is not None:
         from lmms_plam.study.slurm import submit
 
         jobs = submit(root, plan, launch, arguments.slurm)
         print(f"submitted {len(jobs)} workers: {', '.join(job.job_id for job in jobs)}; --dry-run shows what is done")
+        print(afterwards)
         return 0
     from lmms_plam.study.progress import Display
 

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     sweep, text = read_asked(arguments.sweep, Sweep)
     plan, pairs = plan_sweep(sweep)
-    code = cells.run(arguments, plan, text, [NAME, str(arguments.sweep.resolve())])
+    code = cells.run(arguments, plan, text, [NAME, str(arguments.sweep.resolve())], "says which pair is best")
     if code == 0 and cells.runs_to_the_end(arguments):
         _report(arguments.output, sweep, plan, pairs)
     return code

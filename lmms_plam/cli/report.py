@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lmms_plam.cli.inference import add_settings, read_settings, say, stay_offline
 from lmms_plam.errors import DataError
+from lmms_plam.files import check_folder
 
 if TYPE_CHECKING:
     from lmms_plam.runs.paired import Options
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lmms_plam.runs.paired import Options
     from lmms_plam.site.build import PAGE
 
+    check_folder("--out", arguments.out)
     if arguments.examples < 0:
         raise DataError(f"--examples is 0 or more, not {arguments.examples}")
     if arguments.wandb_views and not all(arguments.wandb_views.partition("/")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     study, text = read_asked(arguments.study, Study)
     plan, root = plan_study(study), arguments.output
-    code = cells.run(arguments, plan, text, [NAME, str(arguments.study.resolve())])
+    ending = f"makes the page, and so does `plam {shlex.join(['report', str(root), '--out', str(root / SITE)])}`"
+    code = cells.run(arguments, plan, text, [NAME, str(arguments.study.resolve())], ending)
     if (
         code <= 1
         and cells.runs_to_the_end(arguments)

@@ -21,7 +21,7 @@ from lmms_plam.attention.look import Look, Maps, join, pack_maps, unpack_maps
 from lmms_plam.attention.places import Places, Region, in_shares
 from lmms_plam.attention.record import RECORD
 from lmms_plam.attention.shown import SHOWN, ShownDocument, choose, write_shown
-from lmms_plam.attention.summary import SCALED, summarise
+from lmms_plam.attention.summary import SCALED, Scaled, summarise
 from lmms_plam.config import MergeRecipe, ModelConfig
 from lmms_plam.errors import ConfigError, DataError, UnsupportedError, about
 from lmms_plam.families.cost import Prompt, comparison_cost
@@ -233,7 +233,7 @@ class AttentionProbe(FamilyTask):
         write_shown(shown, folder)
         merge = self.plam.provenance.merge
         late = range(merge["start_layer"], merge["end_layer"]) if merge else None
-        found = summarise(record, BASE, late)
+        found = summarise(record, BASE, late, scaled=scaled_variant(self.plam.provenance.config))
         said = f"{self.plam.provenance.config.name}, {date.today().isoformat()}"
         write(self.options.task, said, record, found, shown, folder)
         for line in main_findings(found):
@@ -316,6 +316,23 @@ def scaled_recipe(settings: ModelConfig) -> MergeRecipe | None:
     """Return the recipe that scales the VLM by the sum of its merge's coefficients; None where that is nothing new."""
     merge = settings.merge
     return None if merge is None or merge.lambda_lm == 0 else merge.control
+
+
+def scaled_variant(settings: ModelConfig) -> Scaled:
+    """Return what the variant `scaled` is: a recipe of that name, or the VLM scaled by the sum of coefficients."""
+    made = settings.recipes.get(SCALED, scaled_recipe(settings))
+    if made is None:
+        return Scaled()
+    only_scales = made.lambda_lm == 0 and made.method == "linear" and made.schedule == "constant"
+    merges = {MERGED: settings.merge, **settings.recipes}
+    return Scaled(
+        factor=made.lambda_vlm if only_scales else None,
+        control_of=tuple(
+            name
+            for name, merge in merges.items()
+            if merge is not None and merge.lambda_lm != 0 and merge.control == made
+        ),
+    )
 
 
 def _both(readout: Readout, measure: str) -> FloatArray:

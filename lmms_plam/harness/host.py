@@ -127,7 +127,7 @@ def _note_failure(print_exc: Callable[[], None]) -> None:
         sys.exit(1)
 
 
-def find_tasks(names: Collection[str], manager: TaskManager) -> list[str]:
+def find_tasks(names: Collection[str], manager: TaskManager, option: str = "--tasks") -> list[str]:
     """Return the tasks, none of them a group, that names and patterns (`mme*`) of the command line stand for.
 
     Raises:
@@ -140,7 +140,9 @@ def find_tasks(names: Collection[str], manager: TaskManager) -> list[str]:
         matching = manager.match_tasks([name])
         if not matching and not Path(name).exists():
             hint = did_you_mean(name, manager.all_tasks)
-            raise ConfigError(f"--tasks: there is no task '{name}'.{hint} `lmms-eval tasks list` shows lmms-eval's own")
+            raise ConfigError(
+                f"{option}: there is no task '{name}'.{hint} `lmms-eval tasks list` shows lmms-eval's own"
+            )
         for task in matching:
             found |= dict.fromkeys(_members(task, manager))
     return list(found)

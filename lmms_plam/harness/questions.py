@@ -84,7 +84,7 @@ def load_questions(name: str, backend: str, limit: int, include_path: str | None
         DataError: documents that can't be had.
     """
     manager = TaskManager(include_path=include_path, model_name=backend)
-    tasks = host.find_tasks([name], manager)
+    tasks = host.find_tasks([name], manager, "--task")
     if tasks != [name]:
         raise ConfigError(f"--task {name} stands for {', '.join(tasks)}: name one of them")
     kind = host.task_config(name).get("output_type", _SINGLE)

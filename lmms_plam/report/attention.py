@@ -142,10 +142,7 @@ def _introduction(found: AttentionFindings) -> str:
         "Sinks": "tokens that get much attention whatever is asked",
     }
     if SCALED in found.variants:
-        terms[f"'{SCALED}'"] = (
-            "a control, the untouched model's attention weights times the sum of the merge's coefficients; what it "
-            "changes too is no work of the language model's"
-        )
+        terms[f"'{SCALED}'"] = _control(found)
     said = " ".join(f"<b>{name}</b>: {words}." for name, words in terms.items())
     return f"""<p>A vision-language model turns a picture into a row of tokens, and each of its layers decides anew how
 much the words attend to them. Here the same {found.documents:,} documents were answered by <b>{reference}</b> and, to
@@ -154,6 +151,17 @@ mass), and how it is spread there. A merge mixes the weights of a language model
 whether those layers then look more at the picture, whether at the right place, and whether that is why answers
 change.</p>
 <p>{said}</p>"""
+
+
+def _control(found: AttentionFindings) -> str:
+    if found.scaled.control_of:
+        return (
+            "a control, the untouched model's attention weights times the sum of the merge's coefficients; what it "
+            "changes too is no work of the language model's"
+        )
+    if found.scaled.factor is not None:
+        return f"the untouched model's attention weights times {found.scaled.factor:g}"
+    return "a further recipe of that name"
 
 
 def _listed(lines: Sequence[str]) -> str:

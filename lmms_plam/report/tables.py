@@ -80,7 +80,8 @@ class Table:
         head, *body = [" | ".join(map(_markdown_cell, row)) for row in (self.columns, *self.rows)]
         lines = [f"| {line} |" for line in (head, " | ".join(rules), *body)]
         notes = ["", *(f"- {note}" for note in self.notes)] if self.notes else []
-        return "\n".join([f"**{self.title}**", "", *lines, *notes, ""])
+        title = [f"**{self.title}**", ""] if self.title else []
+        return "\n".join([*title, *lines, *notes, ""])
 
     def to_html(self) -> str:
         """Return it as an HTML fragment, its title for those alone who can't see it."""

@@ -58,7 +58,8 @@ class Tasks:
                     yield from self._expand(member.removeprefix(f"plam_{step}_"), [step])
                 return
         if not any(self.find(step, benchmark) for step in steps):
-            known = sorted({match[1] for name in self._made_of if (match := re.match(r"plam_[a-z]+_(.+)", name))})
+            starts = [f"plam_{step}_" for step in steps]
+            known = sorted({name.removeprefix(one) for name in self._made_of for one in starts if name.startswith(one)})
             raise ConfigError(
                 f"no benchmark '{benchmark}' for {', '.join(steps)}: there is no task plam_{steps[0]}_{benchmark}."
                 f"{did_you_mean(benchmark, known)} Any task of lmms-eval's becomes one by three lines of YAML in the "

@@ -42,6 +42,8 @@ def plan_study(study: Study) -> Plan:
     reported = [one for one in benchmarks if one not in tune_on]
     if tune_on and not reported:
         raise ConfigError("every benchmark is in tune_on, so that none is left to report on")
+    if others := [step for step in study.steps if step != "search" or not tune_on]:
+        tasks.expand(reported, others)
     cells: list[Cell] = []
     named: dict[str, str] = {}
     for reference in study.models:

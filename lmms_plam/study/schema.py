@@ -131,4 +131,10 @@ def _explain(error: ValidationError, kind: type[Asked]) -> str:
         known = [word.strip("' ") for word in found["ctx"]["expected"].replace(" or ", ", ").split(",")]
         what = "step" if field == "steps" else field
         return f"unknown {what} '{found['input']}'.{did_you_mean(found['input'], known)} Known: {', '.join(known)}"
+    if found["type"] == "tuple_type":
+        given = found["input"]
+        example = f", as in `{field}: [{given}]`" if isinstance(given, (str, int, float)) else ""
+        return f"'{field}' takes a list{example}"
+    if found["type"] == "too_short":
+        return f"'{field}' is an empty list: it takes one or more"
     return first_problem(error)

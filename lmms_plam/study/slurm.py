@@ -8,6 +8,7 @@ is finished by then; and a search that ends early frees its worker for another m
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ LOGS = "slurm"
 _WORKERS = 8
 """Jobs of an array, where nobody says how many; never more than cells."""
 
+MINUTES = 720
+"""What a job may take, where nobody says; submitit's own 5 minutes would end most cells."""
+
 
 def submit(root: Path, plan: Plan, launch: tuple[str, ...], parameters: Path) -> list[Job[int]]:
     """Submit workers.
@@ -37,10 +41,10 @@ def submit(root: Path, plan: Plan, launch: tuple[str, ...], parameters: Path) ->
         plan: the same.
         launch: what stands before `lmms_eval`.
         parameters: a YAML of submitit's parameters (`slurm_partition`, `timeout_min`, `gpus_per_node`, ...), `workers`,
-            and `cluster`, which is `local` for processes on this machine.
+            and `cluster`, which is `local` for processes on this machine. Left out, `timeout_min` is MINUTES.
 
     Raises:
-        ConfigError: submitit isn't there, or a parameter that it doesn't have.
+        ConfigError: submitit or Slurm isn't there, or a parameter that submitit doesn't have.
     """
     try:
         import submitit
@@ -49,10 +53,16 @@ def submit(root: Path, plan: Plan, launch: tuple[str, ...], parameters: Path) ->
             "--slurm needs submitit: pip install 'lmms-plam[slurm]'; --slurm-script does without"
         ) from None
     given = _read(parameters)
+    cluster = given.pop("cluster", "slurm")
+    if cluster == "slurm" and shutil.which("sbatch") is None:
+        raise ConfigError(
+            "--slurm: there is no sbatch on the PATH here: submit where Slurm is, or start workers on this machine by "
+            f"`cluster: local` in {parameters}"
+        )
     workers = min(int(given.pop("workers", _WORKERS)), len(plan.cells))
     try:
-        executor = submitit.AutoExecutor(folder=root / LOGS, cluster=given.pop("cluster", None))
-        executor.update_parameters(**given)
+        executor = submitit.AutoExecutor(folder=root / LOGS, cluster=cluster)
+        executor.update_parameters(**{"timeout_min": MINUTES, **given})
     except (TypeError, NameError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{parameters}: submitit says: {' '.join(str(error).split())}") from None
     clear_failures(root, plan.cells)
@@ -81,13 +91,14 @@ class Part:
         return DelayedSubmission(self, root, launch)
 
 
-def array_script(root: Path, plan: Plan, worker: Sequence[str]) -> str:
+def array_script(root: Path, plan: Plan, worker: Sequence[str], afterwards: str) -> str:
     """Return a script for sbatch that starts workers.
 
     Args:
         root: the study's folder.
         plan: its cells.
         worker: the command of one worker.
+        afterwards: a sentence on what is left to do when they are done.
     """
     logs = root.resolve() / LOGS
     logs.mkdir(parents=True, exist_ok=True)
@@ -99,6 +110,7 @@ def array_script(root: Path, plan: Plan, worker: Sequence[str]) -> str:
         "#SBATCH --requeue",
         "# Yours to add: --partition, --time, --gpus-per-node, --mem. Each job takes whatever cell is ready; submitted",
         "# again, the study goes on where it stopped.",
+        f"# {afterwards}.",
         f"cd {shlex.quote(str(Path.cwd()))}",
         f"exec srun --ntasks=1 {shlex.join(worker)}",
     )

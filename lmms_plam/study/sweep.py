@@ -220,10 +220,8 @@ def _paired(
 def _as_overrides(recipes: Mapping[str, MergeRecipe]) -> dict[str, Any]:
     """Return recipes as fields of a model config: the first is its `merge`, and nothing stays of the config's own."""
     (_, first), *others = recipes.items()
-    fields: dict[str, Any] = {"merge": "none"}
+    fields: dict[str, Any] = {"merge": "none", "recipes": "none"}
     fields |= {f"merge.{name}": value for name, value in _said(first, first).items()}
-    if others:
-        fields["recipes"] = "none"
     for name, recipe in others:
         fields |= {f"recipes.{name}.{field}": value for field, value in _said(recipe, first).items()}
     return fields

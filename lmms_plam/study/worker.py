@@ -11,7 +11,7 @@ from time import sleep
 from typing import Protocol
 
 from lmms_plam.errors import ConfigError, DataError
-from lmms_plam.files import write_text
+from lmms_plam.files import check_folder, write_text
 from lmms_plam.study.cell import Cell
 from lmms_plam.study.claim import PATIENCE, Claim
 from lmms_plam.study.plan import ASKED, Plan
@@ -38,6 +38,17 @@ class Watcher(Protocol):
         """Cells are left that need what other workers do."""
 
 
+def check_place(root: Path) -> None:
+    """Refuse a path where no study can lie.
+
+    Raises:
+        ConfigError: it is a file, or one that lmms-eval couldn't be given.
+    """
+    check_folder("--output", root)
+    if "," in str(root.resolve()):
+        raise ConfigError(f"{root.resolve()}: a comma ends a field in --model_args, so give an --output without one")
+
+
 def open_folder(root: Path, plan: Plan, asked: str) -> None:
     """Make a study's folder, or go on with one.
 
@@ -50,8 +61,7 @@ def open_folder(root: Path, plan: Plan, asked: str) -> None:
         ConfigError: a path that lmms-eval couldn't be given.
         DataError: another version's folder, a full disk, or one in which workers follow another plan.
     """
-    if "," in str(root.resolve()):
-        raise ConfigError(f"{root.resolve()}: a comma ends a field in --model_args, so give an --output without one")
+    check_place(root)
     root.mkdir(parents=True, exist_ok=True)
     check_room(root, 0)
     known = Plan.read(root)
