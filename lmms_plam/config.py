@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lmms_plam.errors import ConfigError, did_you_mean
+from lmms_plam.files import read_fields
 from lmms_plam.paths import PACKAGE, data_folder
 
 DEFAULT_CONFIG = "qwen2_5_vl_7b"
@@ -319,12 +320,7 @@ def load_config(name_or_path: str = DEFAULT_CONFIG, overrides: Mapping[str, Any]
         ConfigError: no such config, an unknown field, or a value of the wrong type or range.
     """
     path = _find(name_or_path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold the fields of a model config (vlm, base_lm, merge, ...)")
+    content, _ = read_fields(path, "the fields of a model config (vlm, base_lm, merge, ...)")
     content.setdefault("name", path.stem)
     own = {
         name: _recipe_in_file(value) if _IS_RECIPE.match(name) else value for name, value in (overrides or {}).items()

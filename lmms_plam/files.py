@@ -1,4 +1,4 @@
-"""Writing files so that a kill leaves the old one or the new one, never half of one; and telling one from another."""
+"""Writing files so that a kill leaves the old one or the new one, never half of one; telling and reading them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lmms_plam.errors import ConfigError
 
@@ -25,6 +28,31 @@ def check_folder(option: str, path: Path) -> None:
     for one in (path, *path.parents):
         if one.exists() and not one.is_dir():
             raise ConfigError(f"{option} takes a folder, and {one} is a file")
+
+
+def read_fields(path: Path, what: str) -> tuple[dict[str, Any], str]:
+    """Read a YAML file of fields.
+
+    Args:
+        path: the file.
+        what: it must hold.
+
+    Returns:
+        The fields, and the file's text.
+
+    Raises:
+        ConfigError: no such file, or none that holds fields.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise ConfigError(f"no file {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold {what}")
+    return content, text
 
 
 def write_text(path: Path, text: str) -> None:

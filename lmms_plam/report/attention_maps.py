@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -22,10 +20,11 @@ from lmms_plam.report.overlays import (
     shown_picture,
     telling_layers,
 )
+from lmms_plam.report.pictures import data_url
 from lmms_plam.words import runs
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 _WIDE = 2.5  # times as wide as high: such pictures get a line of their own on a narrow screen
 
@@ -94,7 +93,7 @@ def _legend(layers: Sequence[int] | None) -> str:
         (ramp(diverging=True, linear=True), f"1/{RANGE} or less", f"{RANGE} times or more", "against a neutral prompt"),
     )
     shown = "".join(
-        f'<div><img alt="colours from {escape(low)} to {escape(high)}" src="{_data(image)}"><br>{escape(low)} '
+        f'<div><img alt="colours from {escape(low)} to {escape(high)}" src="{data_url(image)}"><br>{escape(low)} '
         f"&rarr; {escape(high)}<br><b>{escape(words)}</b></div>"
         for image, low, high, words in bars
     )
@@ -119,7 +118,7 @@ def _document(record: AttentionRecord, document: ShownDocument, overlays: Sequen
     outlined = ", the right place outlined" if marked_regions(document) else ""
     picture = (
         f'<figure><img class="whole" alt="The picture of document {document.doc_id}{outlined}" '
-        f'src="{_data(shown_picture(document))}"><figcaption>the picture{outlined}</figcaption></figure>'
+        f'src="{data_url(shown_picture(document))}"><figcaption>the picture{outlined}</figcaption></figure>'
     )
     told = [
         f'<div class="shown">{picture}<div><p class="question"><b>Question</b>: {escape(document.question)}<br>'
@@ -137,7 +136,7 @@ def _document(record: AttentionRecord, document: ShownDocument, overlays: Sequen
         )
         told.append(f"<p>No maps: {why}.</p>")
     return (
-        f"<section style=\"--ground: url('{_data(ground(document))}')\">\n<h4>Document {document.doc_id}</h4>\n"
+        f"<section style=\"--ground: url('{data_url(ground(document))}')\">\n<h4>Document {document.doc_id}</h4>\n"
         + "\n".join(told)
         + "\n</section>"
     )
@@ -145,7 +144,7 @@ def _document(record: AttentionRecord, document: ShownDocument, overlays: Sequen
 
 def _maps(shown: Overlay, kind: str, document: ShownDocument) -> str:
     figures = "".join(
-        f'<figure><div class="map"><img alt="{escape(tile.words)}" src="{_data(tile.heat)}"></div>'
+        f'<figure><div class="map"><img alt="{escape(tile.words)}" src="{data_url(tile.heat)}"></div>'
         f"<figcaption>{escape(tile.title)}</figcaption></figure>"
         for tile in shown.tiles
     )
@@ -158,14 +157,3 @@ def _maps(shown: Overlay, kind: str, document: ShownDocument) -> str:
         notes.append("no attention of the answer to the neutral prompt is known")
     said = "; ".join(filter(None, notes))
     return f'<p>Layer {shown.layer}, from {QUERIES[shown.queries]} ({said}):</p>\n<div class="{kind}">{figures}</div>'
-
-
-def _data(image: Image) -> str:
-    """Return a picture as a URL that holds it, in the smaller of two formats where it has no colours to lay over."""
-    found = {}
-    for form in ("png",) if image.mode == "RGBA" else ("png", "jpeg"):
-        octets = io.BytesIO()
-        image.save(octets, form, optimize=True)
-        found[form] = octets.getvalue()
-    form = min(found, key=lambda name: len(found[name]))
-    return f"data:image/{form};base64,{base64.b64encode(found[form]).decode()}"

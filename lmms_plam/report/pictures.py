@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _THUMBNAIL = (160, 160)
 _PICTURE = (800, 800)
@@ -24,3 +27,14 @@ def thumbnail(image: Any) -> str:
     file = io.BytesIO()
     picture(image, _THUMBNAIL).save(file, "JPEG", quality=85)
     return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
+
+
+def data_url(image: Image) -> str:
+    """Return a picture as a URL that holds it: PNG where it lies over another, else JPEG where that is smaller."""
+    found = {}
+    for form in ("png",) if image.mode == "RGBA" else ("png", "jpeg"):
+        octets = io.BytesIO()
+        image.save(octets, form, optimize=True)
+        found[form] = octets.getvalue()
+    form = min(found, key=lambda name: len(found[name]))
+    return f"data:image/{form};base64,{base64.b64encode(found[form]).decode()}"

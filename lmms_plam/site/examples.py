@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +15,7 @@ from lmms_plam.probes.record import MATRIX
 from lmms_plam.report.changes import changes_table
 from lmms_plam.report.map_sheets import MapSheet, map_sheet
 from lmms_plam.report.overlays import ground, marked_regions, shown_picture
+from lmms_plam.report.pictures import data_url
 from lmms_plam.scoring.changes import Changes
 from lmms_plam.scoring.examples import Example, evenly_spaced, read_examples
 from lmms_plam.site.found import Compared, Of
@@ -25,7 +24,7 @@ from lmms_plam.site.records import Attention
 from lmms_plam.stats.matrix import ScoreMatrix
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 _WIDE = 2.5  # times as wide as high: such maps stand one below the other
 
@@ -116,7 +115,7 @@ def look_part(document: ShownDocument, layer: int) -> str:
         f" {answers}.<br>{escape(CHANGES[document.change]).capitalize()}.</p>"
     )
     alt = f"The picture of document {document.doc_id}"
-    picture = f'<figure><img class="whole" alt="{alt}" src="{_data(shown_picture(document))}"></figure>'
+    picture = f'<figure><img class="whole" alt="{alt}" src="{data_url(shown_picture(document))}"></figure>'
     head = f'<div class="shown">{picture}<div>{words}</div></div>'
     if sheet is None:
         why = "where tokens lie in the picture, or what they get, isn't known"
@@ -125,7 +124,7 @@ def look_part(document: ShownDocument, layer: int) -> str:
     width, height = document.image.size
     shares = json.dumps([[round(float(one), 4) for one in row] for row in sheet.shares])
     style = (
-        f"--ground:url('{_data(ground(document))}');--sheet:url('{_data(sheet.image)}');"
+        f"--ground:url('{data_url(ground(document))}');--sheet:url('{data_url(sheet.image)}');"
         f"--layers:{sheet.layers};--layer:{layer}"
     )
     kind = "maps wide" if width > _WIDE * height else "maps"
@@ -154,14 +153,3 @@ def _map(document: ShownDocument, sheet: MapSheet, layer: int, tile: int, ratio:
         f' style="aspect-ratio:{ratio};--tile:{tile}"><i></i>{marks}</div>'
         f'<figcaption>{when}, {escape(what)}: <span data-when="{when}">{value}</span></figcaption></figure>'
     )
-
-
-def _data(image: Image) -> str:
-    """Return a picture as a URL that holds it: PNG where it lies over another, else JPEG where that is smaller."""
-    found = {}
-    for form in ("png",) if image.mode == "RGBA" else ("png", "jpeg"):
-        octets = io.BytesIO()
-        image.save(octets, form, optimize=True)
-        found[form] = octets.getvalue()
-    form = min(found, key=lambda name: len(found[name]))
-    return f"data:image/{form};base64,{base64.b64encode(found[form]).decode()}"

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from lmms_plam.errors import ConfigError, did_you_mean, first_problem
+from lmms_plam.files import read_fields
 
 Step = Literal["probe", "early", "window", "headroom", "search", "compare", "attention"]
 
@@ -104,15 +104,7 @@ def read_asked(path: Path, kind: type[_T]) -> tuple[_T, str]:
     Raises:
         ConfigError: no such file, no YAML, an unknown field, or a value that can't be meant.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise ConfigError(f"no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold the fields of a {kind.__name__.lower()}: {', '.join(kind.model_fields)}")
+    content, text = read_fields(path, f"the fields of a {kind.__name__.lower()}: {', '.join(kind.model_fields)}")
     try:
         return kind.model_validate(content), text
     except ValidationError as error:

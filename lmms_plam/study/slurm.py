@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lmms_plam.errors import ConfigError, DataError
+from lmms_plam.files import read_fields
 from lmms_plam.study.plan import Plan
 from lmms_plam.study.state import clear_failures
 from lmms_plam.study.worker import work
@@ -52,7 +51,7 @@ def submit(root: Path, plan: Plan, launch: tuple[str, ...], parameters: Path) ->
         raise ConfigError(
             "--slurm needs submitit: pip install 'lmms-plam[slurm]'; --slurm-script does without"
         ) from None
-    given = _read(parameters)
+    given, _ = read_fields(parameters, "parameters of submitit by name, such as slurm_partition and timeout_min")
     cluster = given.pop("cluster", "slurm")
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise ConfigError(
@@ -115,15 +114,3 @@ def array_script(root: Path, plan: Plan, worker: Sequence[str], afterwards: str)
         f"exec srun --ntasks=1 {shlex.join(worker)}",
     )
     return "\n".join(lines) + "\n"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, dict):
-        raise ConfigError(f"{path} must hold parameters of submitit by name, such as slurm_partition and timeout_min")
-    return given
