@@ -17,7 +17,7 @@ MODEL = r"--model plam --model_args config=(?:digits|microworld)"
 COMMAND = rf"lmms-eval ({MODEL} --tasks (\w+)(?:,\w+)*(?: --output_path runs)?)(?=\s)"
 ROW = r"^\|(plam_\w+) *\|\w+ *\| *\d+\|(\w+) *\|. *\|(\d\.\d{4})\|"
 COMPARED = r"^\| (plam_\w+) \| \w+ \| ([+-]\d\.\d{4}) \| [^|]+ \| [^|]+ \| (\d\.\d{4}) \| (\d\.\d{4}) \|"
-TOLERANCE = 0.01  # one answer of a kind, or ten of all: bfloat16 differs from one processor and release to the next
+TOLERANCE = 2.5 / 100  # two of a kind's hundred answers: in bfloat16 near ties fall as processor and release have it
 
 
 def figures_shown() -> dict[str, dict[str, float]]:
