@@ -1,7 +1,8 @@
 """What reading attention costs: a family with and without it, and against an eager run with `output_attentions`.
 
-    python benchmarks/attention_readout.py          # Qwen2.5-VL-7B with its widths divided by 8, fp32, on the CPU
-    python benchmarks/attention_readout.py --gpu    # at its real size, bf16
+    python benchmarks/attention_readout.py                        # Qwen2.5-VL-7B, its widths divided by 8, fp32, CPU
+    python benchmarks/attention_readout.py --shape qwen3_vl_8b    # Qwen3-VL-8B likewise
+    python benchmarks/attention_readout.py --gpu                  # at its real size, bf16
 
 The family is base and merged, with attention weights replaced from two thirds of the depth on; mass, entropy, focus and
 maps of all layers and heads are read. Times, of wall clock and CPU, are the best of `--repeats` runs in turns. Memory
@@ -19,7 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from family_engine import CASES, TEXT, build_model, build_prompt, fastest, half_merged
+from family_engine import fastest, half_merged
+from shapes import CASES, TEXT, build_model, build_prompt, describe, shape_arguments
 
 from lmms_plam.model import Variant, find_decoder, generate_family
 
@@ -47,16 +49,14 @@ def ratio(one: tuple[float, float], other: tuple[float, float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true", help="real size, bf16, on the GPU")
-    parser.add_argument("--scale", type=int, default=8, help="divide the widths by this, on the CPU")
+    shape_arguments(parser, scale=8)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    scale, device, dtype = (1, "cuda", torch.bfloat16) if args.gpu else (args.scale, "cpu", torch.float32)
-    model = build_model(scale, device, dtype)
+    model = build_model(args)
     depth, heads = find_decoder(model).depth, model.config.text_config.num_attention_heads
     start = -(-2 * depth // 3)
     merged, pair = half_merged(model, start), [Variant("base"), Variant("merged", None, "merged")]
-    print(f"{depth} layers, width {model.config.text_config.hidden_size}, {dtype}, torch {torch.__version__}")
+    print(describe(model, args))
 
     def family(prompt: dict[str, Any], read: bool) -> None:
         generate_family(model, pair, prompt, weights=[merged], read_attention=read)
@@ -65,7 +65,7 @@ def main() -> None:
         model.generate(**prompt, return_dict_in_generate=True, output_attentions=attentions)
 
     for case in CASES[1:]:
-        prompt, vision = build_prompt(model, case), case.grid[0] * case.grid[1]
+        prompt, vision = build_prompt(model, case), case.vision
         runs = {
             "family": lambda prompt=prompt: family(prompt, False),
             "read": lambda prompt=prompt: family(prompt, True),

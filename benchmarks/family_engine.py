@@ -1,7 +1,8 @@
 """What the family engine costs: all cuts of a prompt against one run per cut, and against one ordinary run.
 
-    python benchmarks/family_engine.py          # Qwen2.5-VL-7B with its widths divided by 16, fp32, on the CPU
-    python benchmarks/family_engine.py --gpu    # at its real size, bf16
+    python benchmarks/family_engine.py                        # Qwen2.5-VL-7B, its widths divided by 16, fp32, CPU
+    python benchmarks/family_engine.py --shape qwen3_vl_8b    # Qwen3-VL-8B likewise
+    python benchmarks/family_engine.py --gpu                  # at its real size, bf16
 
 What counts as FLOPs, `benchmarks/flops.py` says: attention in full, causal or not. Times are the best of `--repeats`
 runs in turns, of one run per cut a single one; the CPU column is CPU seconds, which other work on the machine doesn't
@@ -20,24 +21,9 @@ from typing import Any
 
 import torch
 from flops import count_flops
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from shapes import CASES, TEXT, build_model, build_prompt, describe, shape_arguments
 
 from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family, masked, vision_positions
-
-IMAGE, VIDEO, START, END = 990, 991, 992, 993
-TEXT, BEFORE = 65, 15
-"""Text tokens, and how many of them come before the image in Qwen2.5-VL's chat template."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A row of the table: the image's tokens by height and width, and new tokens."""
-
-    grid: tuple[int, int]
-    new: int
-
-
-CASES = [Case((16, 20), 1), Case((16, 20), 8), Case((32, 32), 8)]
 
 
 @dataclass(frozen=True)
@@ -50,60 +36,6 @@ class Cost:
 
     def __truediv__(self, other: Cost) -> str:
         return f"{self.flops / other.flops:6.2f} {self.wall / other.wall:6.2f} {self.cpu / other.cpu:6.2f}"
-
-
-def build_model(scale: int, device: str, dtype: torch.dtype) -> Any:
-    """Build Qwen2.5-VL-7B with random weights, its widths divided by `scale`."""
-    half = 128 // scale // 2
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": 152064 // scale,
-            "hidden_size": 3584 // scale,
-            "intermediate_size": 18944 // scale,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [half - half * 3 // 8 * 2, half * 3 // 8, half * 3 // 8],
-            },
-        },
-        vision_config={
-            "depth": 32,
-            "hidden_size": 1280 // scale,
-            "intermediate_size": 3420 // scale // 4 * 4,
-            "num_heads": 16 if scale == 1 else 4,
-            "out_hidden_size": 3584 // scale,
-            "fullatt_block_indexes": [7, 15, 23, 31],
-        },
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        vision_start_token_id=START,
-        vision_end_token_id=END,
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
-
-
-def build_prompt(model: Any, case: Case) -> dict[str, Any]:
-    """Build the arguments of generate for one image between text."""
-    count, device = case.grid[0] * case.grid[1], model.device
-    text = torch.randint(10, 900, (TEXT - 2,)).tolist()
-    ids = torch.tensor([[*text[: BEFORE - 1], START, *[IMAGE] * count, END, *text[BEFORE - 1 :]]], device=device)
-    vision = model.config.vision_config
-    patch = 3 * vision.temporal_patch_size * vision.patch_size**2
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "mm_token_type_ids": (ids == IMAGE).int(),
-        "pixel_values": torch.randn(4 * count, patch, device=device, dtype=model.dtype),
-        "image_grid_thw": torch.tensor([[1, 2 * case.grid[0], 2 * case.grid[1]]], device=device),
-        "max_new_tokens": case.new,
-        "eos_token_id": None,
-        "do_sample": False,
-    }
 
 
 def half_merged(model: Any, start: int) -> WeightSet:
@@ -153,16 +85,13 @@ def run_each_cut(model: Any, prompt: dict[str, Any], flops: float) -> tuple[Cost
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true", help="real size, bf16, on the GPU")
-    parser.add_argument("--scale", type=int, default=16, help="divide the widths by this, on the CPU")
+    shape_arguments(parser, scale=16)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    scale, device, dtype = (1, "cuda", torch.bfloat16) if args.gpu else (args.scale, "cpu", torch.float32)
-    where = torch.cuda.get_device_name() if args.gpu else f"{torch.get_num_threads()} threads"
-    model = build_model(scale, device, dtype)
+    model = build_model(args)
     depth = find_decoder(model).depth
     cuts = [Variant(str(cut), cut) for cut in range(depth + 1)]
-    print(f"{depth} layers, width {model.config.text_config.hidden_size}, {dtype}, {where}, torch {torch.__version__}")
+    print(describe(model, args))
     print(f"{'':17}one run per cut / family   family / ordinary run")
     print(f"{'vision':>6} {'text':>5} {'new':>4}  {'FLOPs   wall    CPU':>20}   {'FLOPs   wall    CPU':>20}")
     for case in CASES:
@@ -176,7 +105,7 @@ def main() -> None:
         per_cut, references = run_each_cut(model, prompt, cost["ordinary"].flops)
         equal = sum(one == other for one, other in zip(answers, references, strict=True))
         print(
-            f"{case.grid[0] * case.grid[1]:6d} {TEXT:5d} {case.new:4d}  {per_cut / cost['family']}   "
+            f"{case.vision:6d} {TEXT:5d} {case.new:4d}  {per_cut / cost['family']}   "
             f"{cost['family'] / cost['ordinary']}    ordinary {cost['ordinary'].wall:.3f} s, family "
             f"{cost['family'].wall:.3f} s, {equal} of {depth + 1} answers equal",
             flush=True,
@@ -214,7 +143,7 @@ def main() -> None:
             args.repeats,
         )
         print(
-            f"base and merged from layer {start} on, {case.grid[0] * case.grid[1]} vision tokens, {case.new} new: "
+            f"base and merged from layer {start} on, {case.vision} vision tokens, {case.new} new: "
             f"{cost['pair'] / cost['ordinary']} times an ordinary run in FLOPs, wall, CPU",
             flush=True,
         )

@@ -1,19 +1,20 @@
 """What a recipe search costs: its recipes from one shared computation, against runs of their own and one ordinary run.
 
-    OMP_NUM_THREADS=1 python benchmarks/recipe_search.py            # Qwen2.5-VL-7B with its widths divided by 16, fp32
-    python benchmarks/recipe_search.py --gpu                        # at its real size, bf16
-    python benchmarks/recipe_search.py --memory                     # peak memory, each case in a process of its own
+    OMP_NUM_THREADS=1 python benchmarks/recipe_search.py        # Qwen2.5-VL-7B with its widths divided by 16, fp32
+    python benchmarks/recipe_search.py --shape qwen3_vl_8b      # Qwen3-VL-8B likewise
+    python benchmarks/recipe_search.py --gpu                    # at its real size, bf16
+    python benchmarks/recipe_search.py --memory                 # peak memory
 
-A row is a prompt and a space: 28 layers, start at two thirds. `line` around it is the default space; from three start
+A row is a prompt and a space, start at two thirds of the depth. `line` around it is the default space; from three start
 layers it has 30 recipes. Merged weights are computed when they are needed, from a base LM on disk, as in use. A run of
 its own is an ordinary run of the merged model, loading and merging left out. FLOPs are as `benchmarks/flops.py` says,
 those of a recipe counted once for each start layer: recipes share nothing but what lies below it. Times are the best
 of `--repeats` ordinary runs, and of one search; the CPU column is CPU seconds, which other work on the machine doesn't
 touch. Weights are random, and all answers run to their full length.
 
-Memory is what the process (on Linux) held at most during the run beyond what it held before it: the model's weights are
-before it, keys, values and work space of an ordinary run are in both. `may` is an ordinary run's, the base LM's merged
-layers and the budget.
+Memory is what was held at most during the run beyond what was held before it: the model's weights are before it, keys,
+values and work space of an ordinary run are in both. On the CPU it is the process's (Linux), each case in a process of
+its own; on a GPU that of torch's tensors. `may` is an ordinary run's, the base LM's merged layers and the budget.
 """
 
 from __future__ import annotations
@@ -25,47 +26,31 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from family_engine import Case, Cost, build_model, build_prompt, measure
+from family_engine import Cost, measure
 from flops import count_flops
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from shapes import CASES, Case, build_model, build_prompt, describe, save_base_lm, shape_arguments
 
 from lmms_plam.config import MergeRecipe
 from lmms_plam.merge import Checkpoint, Donors, Kept, lazy_layers
 from lmms_plam.model import Variant, WeightSet, find_decoder, generate_family
 from lmms_plam.search.space import expand
 
-CASES = [Case((16, 20), 1), Case((16, 20), 8), Case((32, 32), 8)]
-START = 19
-SPACES: dict[str, tuple[str, Sequence[int]]] = {
-    "line, 5 start layers": ("line", range(START - 2, START + 3)),
-    "line, 3 start layers": ("line", range(START - 1, START + 2)),
-    "grid": ("grid", [START]),
-}
+SPACES = {"line, 5 start layers": ("line", 2), "line, 3 start layers": ("line", 1), "grid": ("grid", 0)}
+"""Spaces, and how many start layers to either side of two thirds of the depth each has."""
 
 
-def save_base_lm(model: Any, folder: Path) -> None:
-    """Save a base LM with random weights of the VLM's shape."""
-    text = model.config.text_config
-    shape = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    config = Qwen2Config(
-        **{name: getattr(text, name) for name in (*shape, "num_key_value_heads")},
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        dtype=model.dtype,
-    )
-    torch.manual_seed(1)
-    with torch.device(model.device):
-        Qwen2ForCausalLM(config).to(model.dtype).save_pretrained(folder)
-
-
-def plan(model: Any, base_lm: Checkpoint, space: str, layers: Sequence[int], budget: int) -> list[WeightSet]:
+def plan(model: Any, base_lm: Checkpoint, name: str, budget: int) -> list[WeightSet]:
     """Return the weights of a space's recipes, none of them computed yet."""
-    found = expand(space, MergeRecipe(), layers, find_decoder(model).depth)
+    space, aside = SPACES[name]
+    depth = find_decoder(model).depth
+    start = -(-2 * depth // 3)
+    found = expand(space, MergeRecipe(), range(start - aside, start + aside + 1), depth)
     recipes = {one.name: one.recipe for one in found}
     lazy = lazy_layers(model, base_lm, Donors(base_lm, model.device), recipes, {}, Kept(budget))
     return [WeightSet(name, layers, layers.keys_by_layer) for name, layers in lazy.items()]
@@ -96,8 +81,7 @@ def table(model: Any, base_lm: Checkpoint, spaces: Sequence[str], budget: int, r
         prompt = build_prompt(model, case)
         ordinary = measure({"": lambda prompt=prompt: model.generate(**prompt)}, repeats)[""]
         for name in spaces:
-            space, layers = SPACES[name]
-            sets = plan(model, base_lm, space, layers, budget // 2)
+            sets = plan(model, base_lm, name, budget // 2)
             flops = search_flops(model, prompt, sets, budget // 2)
             wall, cpu = time.perf_counter(), time.process_time()
             search(model, prompt, sets, budget // 2)
@@ -107,7 +91,7 @@ def table(model: Any, base_lm: Checkpoint, spaces: Sequence[str], budget: int, r
             runs = len(sets) + 1
             apart = Cost(ordinary.flops * runs, ordinary.wall * runs, ordinary.cpu * runs)
             print(
-                f"{case.grid[0] * case.grid[1]:6d} {case.new:4d}  {name:22}  {apart / cost}   {cost / ordinary}    "
+                f"{case.vision:6d} {case.new:4d}  {name:22}  {apart / cost}   {cost / ordinary}    "
                 f"{len(sets)} recipes and the base; ordinary {ordinary.wall:.3f} s, search {cost.wall:.1f} s",
                 flush=True,
             )
@@ -134,7 +118,7 @@ def peak(gpu: bool) -> int:
 def measure_memory(model: Any, base_lm: Checkpoint, name: str, case: Case, budget: int, gpu: bool) -> dict[str, int]:
     """Return what a search took at most beyond the model, or an ordinary run where no space is named."""
     prompt = build_prompt(model, case)
-    sets = plan(model, base_lm, *SPACES[name], budget // 2) if name else []
+    sets = plan(model, base_lm, name, budget // 2) if name else []
     merged = {key: tuple(base_lm.describe(key).shape) for one in sets for _, key in one.layers.reads()}
     before = start_peak(gpu)
     search(model, prompt, sets, budget // 2) if sets else model.generate(**prompt)
@@ -142,51 +126,57 @@ def measure_memory(model: Any, base_lm: Checkpoint, name: str, case: Case, budge
     return {"took": peak(gpu) - before, "layers": layers}
 
 
-def memory(arguments: argparse.Namespace) -> None:
-    """Print what each search took at most, each from a process of its own, since a process' peak only rises."""
-    for place, case in enumerate(CASES):
-        told = {}
-        for name in ("", *arguments.spaces):
-            command = [sys.executable, *sys.argv, "--one", name, "--case", str(place)]
-            told[name] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        for name in arguments.spaces:
-            may = told[""]["took"] + told[name]["layers"] + int(arguments.budget * 2**20)
+def measure_apart(name: str, case: Case) -> dict[str, int]:
+    """Return the same from a process of its own, since what a process held at most only rises."""
+    command = [sys.executable, *sys.argv, "--one", name, "--case", str(CASES.index(case))]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def memory_table(spaces: Sequence[str], budget: float, measured: Callable[[str, Case], dict[str, int]]) -> None:
+    """Print what each search took at most."""
+    for case in CASES:
+        ordinary = measured("", case)["took"]
+        for name in spaces:
+            told = measured(name, case)
+            may = ordinary + told["layers"] + int(budget * 2**20)
             print(
-                f"{case.grid[0] * case.grid[1]:6d} vision tokens, {name:22} took {told[name]['took'] / 2**20:7.0f} MiB;"
-                f" may {may / 2**20:7.0f} MiB: ordinary run {told['']['took'] / 2**20:.0f}, base LM's layers"
-                f" {told[name]['layers'] / 2**20:.0f}, budget {arguments.budget:g}",
+                f"{case.vision:6d} vision tokens, {case.new} new, {name:22} took {told['took'] / 2**20:7.0f} MiB; may "
+                f"{may / 2**20:7.0f} MiB: ordinary run {ordinary / 2**20:.0f}, base LM's layers "
+                f"{told['layers'] / 2**20:.0f}, budget {budget:g}",
                 flush=True,
             )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true", help="real size, bf16, on the GPU")
-    parser.add_argument("--scale", type=int, default=16, help="divide the widths by this, on the CPU")
+    shape_arguments(parser, scale=16)
     parser.add_argument("--repeats", type=int, default=3, help="of ordinary runs")
     parser.add_argument("--budget", type=float, default=4096, metavar="MIB", help="beyond an ordinary run")
     parser.add_argument("--spaces", nargs="+", choices=tuple(SPACES), default=tuple(SPACES), metavar="SPACE")
-    parser.add_argument("--memory", action="store_true", help="measure memory instead")
+    parser.add_argument("--memory", action="store_true", help="measure memory: on the CPU instead, on a GPU too")
     parser.add_argument("--one", metavar="SPACE", help=argparse.SUPPRESS)
     parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.memory and arguments.one is None:
-        memory(arguments)
-        return
     gpu, budget = arguments.gpu, int(arguments.budget * 2**20)
-    scale, device, dtype = (1, "cuda", torch.bfloat16) if gpu else (arguments.scale, "cpu", torch.float32)
-    model = build_model(scale, device, dtype)
+    if arguments.memory and not gpu and arguments.one is None:
+        memory_table(arguments.spaces, arguments.budget, measure_apart)
+        return
+    model = build_model(arguments)
     with TemporaryDirectory() as folder:
-        save_base_lm(model, Path(folder))
+        save_base_lm(model, arguments, Path(folder))
         with Checkpoint(folder) as base_lm:
-            if arguments.memory:
-                print(json.dumps(measure_memory(model, base_lm, arguments.one, CASES[arguments.case], budget, gpu)))
+
+            def measured(name: str, case: Case) -> dict[str, int]:
+                return measure_memory(model, base_lm, name, case, budget, gpu)
+
+            if arguments.one is not None:
+                print(json.dumps(measured(arguments.one, CASES[arguments.case])))
                 return
-            where = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
-            width = model.config.text_config.hidden_size
-            budgeted = f"budget {arguments.budget:g} MiB"
-            print(f"28 layers, width {width}, {dtype}, {where}, torch {torch.__version__}, {budgeted}")
-            table(model, base_lm, arguments.spaces, budget, arguments.repeats)
+            print(f"{describe(model, arguments)}, budget {arguments.budget:g} MiB", flush=True)
+            if not arguments.memory or gpu:
+                table(model, base_lm, arguments.spaces, budget, arguments.repeats)
+            if arguments.memory:
+                memory_table(arguments.spaces, arguments.budget, measured)
 
 
 if __name__ == "__main__":
