@@ -14,8 +14,9 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.models import get_model
 from loguru import logger
 from PIL import Image
+from transformers import PreTrainedModel
 
-from lmms_plam.errors import ConfigError, GenerationError, UnsupportedError
+from lmms_plam.errors import CheckpointError, ConfigError, GenerationError, UnsupportedError
 from lmms_plam.harness.backends import build_backend
 from lmms_plam.harness.intercept import intercept_generate
 from lmms_plam.harness.model import Plam
@@ -355,3 +356,22 @@ def test_every_family_finds_its_backend_by_itself(pairs, family, tmp_path):
     lm = plam(pairs[family], tmp_path)
     assert lm.backend_name == pairs[family].backend
     assert next(lm.model.parameters()).device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("family", "device", "expected"),
+    [("llava", "cuda", "cuda"), ("llava", "cuda:1", "cuda:1"), ("qwen2_5_vl", "cuda:1", "cuda:1")],
+)
+def test_a_backend_on_a_gpu_is_told_where_to_load_what_transformers_can_take(
+    family, device, expected, pairs, tmp_path, monkeypatch
+):
+    seen = []
+
+    def load(*args, device_map, **options):
+        seen.append(device_map)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(load))
+    with pytest.raises(CheckpointError, match="seen"):
+        plam(pairs[family], tmp_path, device=device)
+    assert seen == [expected]

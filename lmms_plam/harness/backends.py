@@ -89,9 +89,7 @@ def build_backend(
     accepted = check_arguments(config, backend_class)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     arguments: dict[str, Any] = {"batch_size": batch_size, "device": str(chosen)}
-    if chosen.type == "cpu" and "device_map" in accepted:
-        arguments["device_map"] = "cpu"  # the backends' default, auto, means CUDA
-    arguments |= config.backend_args
+    arguments |= _device_map(backend_class, chosen) | config.backend_args
     _check_dtype(arguments.get("dtype"), chosen)
     arguments |= _where(config, vlm, name, accepted)
     with watched_loading() as loaded, _alone_on_cpu(backend_class, chosen):
@@ -129,6 +127,21 @@ def _where(config: ModelConfig, vlm: Checkpoint, name: str, accepted: Collection
             "a folder, set vlm to it and leave vlm_revision out"
         )
     return {"pretrained": config.vlm}
+
+
+def _device_map(backend_class: type[lmms], device: torch.device) -> dict[str, str]:
+    """Return the `device_map` that a backend is to be given, where its default doesn't do.
+
+    `auto` and `cuda` mean no CPU and no GPU in particular, and the empty one of llava_hf is none that transformers
+    takes. On GPUs with several processes, backends fill in each process's own.
+    """
+    parameter = inspect.signature(backend_class.__init__).parameters.get("device_map")
+    if parameter is None:
+        return {}
+    named = device.index is not None or parameter.default == ""
+    if device.type == "cpu" or (named and Accelerator().num_processes == 1):
+        return {"device_map": str(device)}
+    return {}
 
 
 def check_arguments(config: ModelConfig, backend_class: type[lmms]) -> set[str]:
