@@ -160,7 +160,7 @@ def test_blocks_of_rows_have_no_say_and_no_source_is_read_whole(way, monkeypatch
     ancestor, lm, vlm, *information = torch.randn((5, 40, 7), generator=generator)
     information = [one.abs() for one in information] if way.method == "fisher" else None
     whole = merge((ancestor, lm, vlm), way, 0.3, 0.6, information=information)
-    for read, merged in ((70, 21), (21, 7), (7, 7)):
+    for read, merged in ((70, 21), (21, 7), (7, 7), (7, 70)):
         monkeypatch.setattr("lmms_plam.merge.blocks._READ_AT_ONCE", read)
         monkeypatch.setattr("lmms_plam.merge.blocks._MERGED_AT_ONCE", merged)
         assert torch.equal(bits(merge((ancestor, lm, vlm), way, 0.3, 0.6, information=information)), bits(whole))

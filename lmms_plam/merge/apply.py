@@ -138,17 +138,30 @@ def merged_tensors(
 
 
 def merge_tensor(
-    vlm: Tensor, source: Source, tensor: MergedTensor, further: Further[Source, Source] | None = None
+    vlm: Tensor,
+    source: Source,
+    tensor: MergedTensor,
+    further: Further[Source, Source] | None = None,
+    *,
+    known_finite: bool = False,
 ) -> Tensor:
-    """Return one merged tensor, leaving the VLM's as it is; see `merged_tensors`."""
+    """Return one merged tensor, leaving the VLM's as it is; see `merged_tensors`.
+
+    Where it was merged before and is known to hold no NaN and no Inf, nobody looks again, for which a GPU would have to
+    be waited for.
+    """
     merged = vlm.clone()
-    for rows, block in _merged_blocks(vlm, source, tensor, further or Further()):
+    for rows, block in _merged_blocks(vlm, source, tensor, further or Further(), known_finite):
         merged[rows] = block
     return merged
 
 
 def _merged_blocks(
-    vlm: Tensor, source: Source, tensor: MergedTensor, further: Further[Source, Source]
+    vlm: Tensor,
+    source: Source,
+    tensor: MergedTensor,
+    further: Further[Source, Source],
+    known_finite: bool = False,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Compute a merged tensor a few rows at a time; those rows of the VLM's may be overwritten before the next."""
     if (tensor.way.ancestor and not further.ancestor) or (tensor.information and not further.fisher):
@@ -157,7 +170,7 @@ def _merged_blocks(
     merge = combination(tensor, passes)
     for block in passes():
         merged = merge(block)
-        if not _is_finite(merged):
+        if not known_finite and not _is_finite(merged):
             raise MergeError(_explain(block, tensor, source, further))
         yield block.rows, merged
 

@@ -15,8 +15,10 @@ from lmms_plam.merge.vocabulary import Rows
 
 _READ_AT_ONCE = 1 << 21
 _MERGED_AT_ONCE = 1 << 15
+_MERGED_AT_ONCE_ELSEWHERE = 1 << 25
 """Elements: few system calls, small working copies. On the CPU torch merges so few without its thread pool, whose
-waiting costs more than it gains where cores are shared, and in memory that stays in its cache."""
+waiting costs more than it gains where cores are shared, and in memory that stays in its cache. A GPU spends its time on
+launching kernels, and merges whole tensors of most layers at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,12 @@ def read_blocks(vlm: Tensor, source: Source, tensor: MergedTensor, further: Furt
     """
     ancestor = further.ancestor or source
     width = vlm[0].numel()
-    at_once = max(1, (_MERGED_AT_ONCE if vlm.device.type == "cpu" else _READ_AT_ONCE) // width)
-    for first, last in _ranges(tensor.rows, width):
+    merged = _MERGED_AT_ONCE if vlm.device.type == "cpu" else _MERGED_AT_ONCE_ELSEWHERE
+    at_once = max(1, merged // width)
+    for first, last in _ranges(tensor.rows, width, max(_READ_AT_ONCE, merged)):
 
         def read(place: Source, key: str) -> tuple[Tensor, ...]:
-            return torch.split(place.rows(key, first, last).to(vlm.device), at_once)  # noqa: B023
+            return torch.split(_read(place, key, ((first, last),), width).to(vlm.device), at_once)  # noqa: B023
 
         own = torch.split(vlm[first:last], at_once)
         theirs = read(source, tensor.source) if tensor.source is not None else own
@@ -76,12 +79,16 @@ def read_blocks(vlm: Tensor, source: Source, tensor: MergedTensor, further: Furt
 
 def read_whole(source: Source, key: str, shape: Sequence[int]) -> Tensor:
     """Read a tensor in the blocks that a merge reads, so that a checkpoint sees whether it has changed since."""
-    parts = [source.rows(key, first, last) for first, last in _ranges(((0, shape[0]),), math.prod(shape[1:]))]
+    return _read(source, key, ((0, shape[0]),), math.prod(shape[1:]))
+
+
+def _read(source: Source, key: str, rows: Rows, width: int) -> Tensor:
+    parts = [source.rows(key, first, last) for first, last in _ranges(rows, width, _READ_AT_ONCE)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _ranges(rows: Rows, width: int) -> Iterator[tuple[int, int]]:
-    most = max(1, _READ_AT_ONCE // width)
+def _ranges(rows: Rows, width: int, elements: int) -> Iterator[tuple[int, int]]:
+    most = max(1, elements // width)
     for start, end in rows:
         for first in range(start, end, most):
             yield first, min(first + most, end)

@@ -1,7 +1,7 @@
-"""Weights of many recipes, computed a layer at a time when asked for, so that they never lie in memory together.
+"""Weights of many recipes, each tensor computed when it is asked for, so that they never lie in memory together.
 
-What is kept is the tensors of base LM and ancestors that the recipes need, each read once, and as many computed layers
-as a budget in bytes allows.
+What is kept is the tensors of base LM and ancestors that the recipes need, each read once, and as many computed ones as
+a budget in bytes allows.
 """
 
 from __future__ import annotations
@@ -93,30 +93,44 @@ class Donors:
 
 
 class Kept:
-    """Computed layers of all recipes, the least recently used of them dropped beyond a budget.
+    """Computed tensors of all recipes, as many as a budget allows.
+
+    Recipes are asked for over and over in the same order, where dropping what was used longest ago would drop just what
+    comes next. So where there is no room, a new tensor is kept one time in 16 only, in place of those used longest ago
+    ("bimodal insertion": Qureshi et al., ISCA 2007); thus what nobody asks for any more goes in the end.
 
     Args:
         budget: bytes.
+
+    Attributes:
+        met: what tells all tensors apart that have been computed so far, kept or not.
     """
 
     def __init__(self, budget: int):
         self.budget = budget
-        self._layers: OrderedDict[Hashable, LayerTensors] = OrderedDict()
+        self.met: set[Hashable] = set()
+        self._tensors: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._bytes = 0
+        self._turned_away = 0
 
-    def get(self, key: Hashable) -> LayerTensors | None:
-        """Return a layer if it is kept."""
-        if key in self._layers:
-            self._layers.move_to_end(key)
-        return self._layers.get(key)
+    def get(self, key: Hashable) -> Tensor | None:
+        """Return a tensor if it is kept."""
+        if key in self._tensors:
+            self._tensors.move_to_end(key)
+        return self._tensors.get(key)
 
-    def put(self, key: Hashable, layer: LayerTensors) -> None:
-        """Keep a layer, and drop what was used longest ago."""
-        self._layers[key] = layer
-        self._bytes += _size(layer)
+    def put(self, key: Hashable, tensor: Tensor) -> None:
+        """Keep a tensor if there is room, or its turn has come."""
+        self.met.add(key)
+        if self._bytes + tensor.nbytes > self.budget:
+            self._turned_away += 1
+            if self._turned_away % 16 or tensor.nbytes > self.budget:
+                return
+        self._tensors[key] = tensor
+        self._bytes += tensor.nbytes
         while self._bytes > self.budget:
-            _, dropped = self._layers.popitem(last=False)
-            self._bytes -= _size(dropped)
+            _, dropped = self._tensors.popitem(last=False)
+            self._bytes -= dropped.nbytes
 
 
 class LazyLayers(Mapping[int, LayerTensors]):
@@ -127,7 +141,7 @@ class LazyLayers(Mapping[int, LayerTensors]):
         untouched: the VLM's own tensors by parameter name.
         donor: the base LM's.
         further: what else the recipe's method reads.
-        kept: computed layers of all recipes.
+        kept: computed tensors of all recipes.
 
     Attributes:
         keys_by_layer: by layer, what tells its tensors from those of recipes that merge it otherwise.
@@ -142,17 +156,16 @@ class LazyLayers(Mapping[int, LayerTensors]):
         further: Further[Donor, Donor],
         kept: Kept,
     ):
-        self._merged = merged.layers
+        self._layers = {layer: _LazyTensors(own, self._merge, kept) for layer, own in merged.layers.items()}
         self.outside = _LazyTensors(merged.outside, self._merge, kept)
         self._untouched = untouched
         self._donor = donor
         self._further = further
-        self._kept = kept
         self.keys_by_layer = _keys(merged)
 
     def reads(self) -> Iterator[tuple[Donor, str]]:
         """Name the tensors that it takes, by whose they are and their key."""
-        for one in chain(self.outside.merged.values(), *(own.values() for own in self._merged.values())):
+        for one in chain.from_iterable(part.merged.values() for part in (self.outside, *self._layers.values())):
             if one.source is not None:
                 yield self._donor, one.source
             if one.ancestor is not None:
@@ -162,46 +175,41 @@ class LazyLayers(Mapping[int, LayerTensors]):
                 yield self._further.fisher, key
 
     def __getitem__(self, layer: int) -> LayerTensors:
-        key = self.keys_by_layer[layer]
-        found = self._kept.get(key)
-        if found is None:
-            found = {name: self._merge(one) for name, one in self._merged[layer].items()}
-            self._kept.put(key, found)
-        return found
+        return self._layers[layer]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._merged)
+        return iter(self._layers)
 
     def __len__(self) -> int:
-        return len(self._merged)
+        return len(self._layers)
 
     def __repr__(self) -> str:
         """Say what it does to which tensor: what recipes of the same weights have in common."""
         outside = {name: _told_apart(one) for name, one in self.outside.merged.items()}
         return f"{self.keys_by_layer} {outside}"
 
-    def _merge(self, one: MergedTensor) -> Tensor:
+    def _merge(self, one: MergedTensor, met: bool) -> Tensor:
         if one == _unmerged(one.name, self._untouched[one.name]):
             return self._untouched[one.name]
-        return merge_tensor(self._untouched[one.name], self._donor, one, self._further)
+        return merge_tensor(self._untouched[one.name], self._donor, one, self._further, known_finite=met)
 
 
 class _LazyTensors(Mapping[str, Tensor]):
-    """Merged tensors by parameter name, each computed when asked for."""
+    """Merged tensors by name, each computed when asked for."""
 
-    def __init__(self, merged: Mapping[str, MergedTensor], merge: Callable[[MergedTensor], Tensor], kept: Kept):
+    def __init__(self, merged: Mapping[str, MergedTensor], merge: Callable[[MergedTensor, bool], Tensor], kept: Kept):
         self.merged = merged
         self._merge = merge
         self._kept = kept
 
     def __getitem__(self, name: str) -> Tensor:
         one = self.merged[name]
-        key = name, *_told_apart(one)
+        key = one.name, *_told_apart(one)
         found = self._kept.get(key)
         if found is None:
-            found = {name: self._merge(one)}
+            found = self._merge(one, key in self._kept.met)
             self._kept.put(key, found)
-        return found[name]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.merged)
@@ -250,7 +258,7 @@ def lazy_layers(
         donors: its tensors, and those of the recipes' ancestors.
         recipes: by name.
         untouched: the VLM's tensors before a merge that was made in place, by parameter name; others are the model's.
-        kept: computed layers.
+        kept: computed tensors.
         vocabulary: as in `plan_merge`.
         over_merged: whether it is put over the merged tensors, and so must put back what a recipe doesn't merge itself.
 
@@ -278,7 +286,3 @@ def digest_read(recipe: LazyLayers) -> str:
     for donor, key in recipe.reads():
         keys.setdefault(donor, set()).add(key)
     return digest_all({donor.reference: donor.digest(own) for donor, own in keys.items()})
-
-
-def _size(layer: LayerTensors) -> int:
-    return sum(tensor.nbytes for tensor in layer.values())

@@ -18,6 +18,7 @@ from lmms_plam.model.divergence import divergence
 from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.reader import Reader
 from lmms_plam.model.readout import Given, Readout
+from lmms_plam.model.rows import runs_by_rows
 from lmms_plam.model.trunk import Trunk
 from lmms_plam.model.variants import Node, Tree, Variant, WeightSet
 
@@ -97,7 +98,7 @@ class Group:
     def _decode(self, answers: Sequence[Answer], keep_logits: bool) -> None:
         batch = self._batch
         branches = run_branches(batch, self._tree, self._trunk, self._layout, self._weights, self._reader)
-        live = sorted(answers, key=lambda answer: (answer.variant.weights or "", answer.prompt))
+        live = sorted(answers, key=lambda answer: (*self._told_apart(answer.variant.weights), answer.prompt))
         followed = [answer.follows.tokens for answer in live if answer.follows is not None]
         counts = self._at_once(followed) if followed else None
         inputs = batch.next_inputs(counts)
@@ -107,6 +108,10 @@ class Group:
             self._speak(live, branches, logits, inputs, keep_logits)
         else:
             self._lead(live, branches, logits, zip(counts, inputs, strict=True), keep_logits)
+
+    def _told_apart(self, weights: str | None) -> tuple[str, str]:
+        """Return what sorts answers so that those whose last layer has the same tensors are neighbours."""
+        return (str(self._weights[weights].key(self._batch.decoder.depth - 1)), weights) if weights else ("", "")
 
     def _at_once(self, followed: Sequence[Sequence[int]]) -> list[int]:
         """Return how many of the tokens that answers are led along to read at a time; nobody asks what follows all."""
@@ -188,15 +193,22 @@ class Group:
             answer.divergence = value
 
     def _line_up(self, live: Sequence[Answer], branches: Branches) -> list[DecodingBatch]:
-        """Arrange answers for decoding, by weights and then by prompt."""
-        parts = []
-        for name, answers in groupby(live, key=lambda answer: answer.variant.weights):
-            by_prompt = groupby(answers, key=lambda answer: answer.prompt)
-            lineups = [self._lineup(prompt, list(row), branches) for prompt, row in by_prompt]
-            parts.append(DecodingBatch(self._batch, self._weights[name] if name else None, lineups))
-        return parts
+        """Arrange answers for decoding, by weights and then by prompt; all share a forward that can."""
+        parts: list[list[Lineup]] = []
+        for (name, prompt), answers in groupby(live, key=lambda answer: (answer.variant.weights, answer.prompt)):
+            weights = self._weights[name] if name else None
+            lineup = self._lineup(prompt, weights, list(answers), branches)
+            before = parts[-1][-1].weights if parts else None
+            if parts and (weights is before or (self._by_rows(weights) and self._by_rows(before))):
+                parts[-1].append(lineup)
+            else:
+                parts.append([lineup])
+        return [DecodingBatch(self._batch, lineups) for lineups in parts]
 
-    def _lineup(self, prompt: int, answers: Sequence[Answer], branches: Branches) -> Lineup:
+    def _by_rows(self, weights: WeightSet | None) -> bool:
+        return weights is None or runs_by_rows(weights, self._batch.decoder.by_index())
+
+    def _lineup(self, prompt: int, weights: WeightSet | None, answers: Sequence[Answer], branches: Branches) -> Lineup:
         """Collect the keys and values that answers to one prompt, of the same weights, may read."""
         prompts, device = self._batch.prompts, self._batch.input_ids.device
         positions = torch.arange(self._batch.length, device=device)
@@ -207,7 +219,7 @@ class Group:
             for answer in answers:
                 answer.given = [None] * self._batch.decoder.depth
             ledger = self._reader.ledger(prompt, [answer.given for answer in answers])
-        return Lineup(prompt, len(answers), shelves, {"common": real, "whole": real, "text": text}, ledger)
+        return Lineup(prompt, weights, len(answers), shelves, {"common": real, "whole": real, "text": text}, ledger)
 
     def _shelves(self, prompt: int, answers: Sequence[Answer], layer: int, branches: Branches) -> list[Shelf]:
         """Collect what these answers may read at a layer."""

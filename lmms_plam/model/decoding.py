@@ -19,7 +19,8 @@ from lmms_plam.model.batch import Batch
 from lmms_plam.model.host import Attention, attention_replaced, attention_silenced
 from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.reader import Ledger
-from lmms_plam.model.variants import WeightSet, installed
+from lmms_plam.model.rows import installed_by_rows
+from lmms_plam.model.variants import WeightSet
 
 ShelfKind = Literal["common", "whole", "text"]
 
@@ -50,6 +51,7 @@ class Lineup:
 
     Args:
         prompt: index of the prompt.
+        weights: the weight set; None: the weights as loaded.
         rows: the number of answers.
         shelves: by layer, keys and values; each answer is on one shelf of each layer, or silent there.
         positions: by kind of shelf, the positions [length] of the prompt's keys.
@@ -59,12 +61,14 @@ class Lineup:
     def __init__(
         self,
         prompt: int,
+        weights: WeightSet | None,
         rows: int,
         shelves: Sequence[Sequence[Shelf]],
         positions: Mapping[ShelfKind, Tensor],
         ledger: Ledger | None = None,
     ):
         self.prompt = prompt
+        self.weights = weights
         self.rows = rows
         self._shelves = [list(own) for own in shelves]
         self._positions = dict(positions)
@@ -173,17 +177,15 @@ def keep_rows(parts: Sequence[Part], rows: list[int]) -> list[Part]:
 
 
 class DecodingBatch:
-    """All answers that go on with the same weights: they share the model's forward.
+    """Answers that share the model's forward, whatever their weights.
 
     Args:
         batch: the prompts.
-        weights: the weight set; None: the weights as loaded.
-        lineups: the answers, prompt by prompt.
+        lineups: the answers, by weights and prompt.
     """
 
-    def __init__(self, batch: Batch, weights: WeightSet | None, lineups: Sequence[Lineup]):
+    def __init__(self, batch: Batch, lineups: Sequence[Lineup]):
         self._batch = batch
-        self._weights = weights
         self._lineups = list(lineups)
         self._silent = self._silent_rows()
 
@@ -214,7 +216,7 @@ class DecodingBatch:
         rows["input_ids"] = tokens
         decoder = self._batch.decoder
         with (
-            installed(self._weights, decoder.by_index()),
+            installed_by_rows([(lineup.weights, lineup.rows) for lineup in self._lineups], decoder.by_index()),
             attention_replaced(decoder, self._attend),
             attention_silenced(decoder, self._silent),
         ):
