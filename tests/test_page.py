@@ -441,6 +441,20 @@ def test_a_matrix_that_is_none_is_named_and_not_copied(study_folder, tmp_path, c
     assert not (tmp_path / f"site/matrices/alpha/plam_{task}_mmstar.parquet").exists()
 
 
+def test_a_record_of_attention_that_is_cut_off_is_named_and_costs_nothing_else(study_folder, tmp_path, capsys):
+    folder = tmp_path / "damaged"
+    shutil.copytree(study_folder, folder)
+    record = folder / "cells/alpha-attention/plam/alpha/plam_attention_mmstar/attention.parquet"
+    record.write_bytes(record.read_bytes()[:-100])
+    assert report(folder, tmp_path / "site") == 0
+    said = f"{record} can't be read as a record of attention (Parquet)"
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if str(record) in line]
+    assert said in line
+    page = Page(tmp_path / "site/index.html")
+    assert said in page.text
+    assert "Where do the layers look?" in page.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
