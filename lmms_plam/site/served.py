@@ -30,8 +30,7 @@ class Beside:
     Attributes:
         untouched: the untouched VLM's score, in the metric's own unit.
         merged: the recipe's.
-        documents: how many there are.
-        asked_alike: how many of them were asked in the same words.
+        asked_alike: how many documents were asked in the same words.
         same_answers: how many were answered alike, blanks at the ends aside.
         better: how many scored more when served.
         worse: how many scored less.
@@ -39,7 +38,6 @@ class Beside:
 
     untouched: float
     merged: float
-    documents: int
     asked_alike: int
     same_answers: int
     better: int
@@ -56,9 +54,8 @@ class Served:
         metric: its headline.
         perfect: the best value of a document.
         score: in the metric's own unit.
-        documents: how many were answered.
-        beside: the same in process, on the documents that both answered, as `score` is then; None where no comparison
-            asked the benchmark.
+        documents: how many were answered, in process too where a comparison asked the benchmark.
+        beside: the recipe in process on the same documents; None without such a comparison.
     """
 
     model: str
@@ -87,10 +84,10 @@ def served_table(found: list[Served]) -> Table | None:
     if not found:
         return None
     unlike = [
-        f"{one.benchmark}: {one.beside.documents - one.beside.asked_alike:,} of {one.beside.documents:,} documents of "
+        f"{one.benchmark}: {one.documents - one.beside.asked_alike:,} of {one.documents:,} documents of "
         f"{one.model} were served in other words, as lmms-eval chooses prompts by model type"
         for one in found
-        if one.beside is not None and one.beside.asked_alike < one.beside.documents
+        if one.beside is not None and one.beside.asked_alike < one.documents
     ]
     return Table(
         title="the exported recipe, served by vLLM",
@@ -111,7 +108,7 @@ def served_table(found: list[Served]) -> Table | None:
             " exported folder, by lmms-eval's model type vllm",
             "same answers: as text; better, worse: documents that score more, or less, served than merged in process",
             "vLLM computes by kernels of its own, so that near ties may fall otherwise; where a task doesn't say how"
-            " long an answer may be, or ends it at a text (`until`), answers may also end elsewhere",
+            " long an answer may be, or ends it at a given text, answers may also end elsewhere",
             *unlike,
         ),
         labels=3,
@@ -141,7 +138,7 @@ def _read(run: Run, task: str, compared: Of[Compared] | None) -> Served:
     headline = found[0].benchmark.headline.key if saved is None else saved.benchmark.headline.key
     joined = next((one for one in found if one.benchmark.headline.key == headline), None)
     if joined is None:
-        raise DataError(f"its answers don't tell {headline}, by which {logged.path} would be beside the comparison")
+        raise DataError(f"{logged.path} doesn't tell {headline}, which the comparison measures: run the cell again")
     if compared is None or saved is None:
         score = float(_score(joined.matrix, joined.benchmark.headline)[0])
         perfect = joined.benchmark.perfect_answer
@@ -177,7 +174,6 @@ def _beside(
         beside=Beside(
             untouched=untouched,
             merged=merged,
-            documents=len(both),
             asked_alike=sum(saved.asked.get(doc_id) == asked[doc_id] for doc_id in both.tolist()),
             same_answers=sum(map(str.__eq__, *answers)),
             better=int((change > 0).sum()),
