@@ -275,6 +275,16 @@ def test_a_cell_that_failed_or_is_yet_to_run_is_named(study_folder, tmp_path):
     assert "the cell beta-attention failed: CUDA out of memory" in Page(tmp_path / "site/index.html").text
 
 
+def test_a_cell_for_another_machine_is_named_with_what_it_needs(study_folder, tmp_path):
+    folder = tmp_path / "unfinished"
+    shutil.copytree(study_folder, folder)
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["cells"].append({"name": "serve-alpha", "model": "alpha", "step": "serve", "needs": ["vllm"]})
+    (folder / "plan.json").write_text(json.dumps(plan))
+    (said,) = find_study(folder).left_out
+    assert said == "the cell serve-alpha isn't finished: run the study again where vllm is installed"
+
+
 def test_a_cell_that_was_done_again_costs_once(study_folder, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(study_folder, folder)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from lmms_plam.study import claim as claims
 from lmms_plam.study import guard, running
 from lmms_plam.study.claim import Claim, holder
 from lmms_plam.study.plan import Plan
-from lmms_plam.study.progress import time_left
+from lmms_plam.study.progress import Display, time_left
 from lmms_plam.study.running import documents
 from lmms_plam.study.state import FAILURE, LOG, MANIFEST, look
 from lmms_plam.study.worker import open_folder, work
@@ -213,6 +214,17 @@ def test_a_signal_is_passed_on_and_the_study_goes_on_later(tmp_path, number):
     assert worker.wait(20) == 128 + number
     assert states(tmp_path, made) == {"a": "ready", "b": "ready"}
     assert not (tmp_path / "cells" / "a" / FAILURE).exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [("probe", "was stopped; its answers so far are kept"), ("serve", "was stopped and will begin again")],
+)
+def test_a_stopped_cell_is_said_to_go_on_only_where_answers_are_kept(capsys, step, said):
+    stopped = replace(cell("a"), step=step)
+    with Display([stopped]) as display:
+        display.ended(stopped, None)
+    assert capsys.readouterr().err.strip() == f"plam: a {said}"
 
 
 def test_a_worker_on_another_machine_keeps_its_cell_as_long_as_it_gives_signs_of_life(tmp_path):
