@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from test_compare_runs import plain, write_run
 
 from lmms_plam.cli import main
@@ -212,6 +213,19 @@ def test_latex_keeps_every_sign_and_no_cell_swallows_a_bracket():
     assert r"\shortstack{1 \\ {[}0, 2]} \\" in text
     assert not re.search(r"\\\\\s*\[", text)
     assert text.startswith("% 50% & more\n")
+
+
+def test_on_a_narrow_screen_names_stay_whole_beside_fewer_numbers_where_they_can():
+    def parts(length: int) -> list[str]:
+        name, numbers = "n" * length, ["1" * 12] * 3
+        console = Console(width=80)
+        with console.capture() as told:
+            for part in Table("", ("name", "a", "b", "c"), [(name, *numbers)]).fit(80):
+                console.print(part.to_rich())
+        return told.get().split()
+
+    assert [parts(length).count("n" * length) for length in (30, 48, 66)] == [1, 2, 3]
+    assert "n" * 68 not in parts(68)  # which leaves no room for a number
 
 
 def test_a_folder_filled_by_hand_needs_neither_plan_nor_manifest(study_folder, tmp_path):
