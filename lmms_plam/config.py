@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lmms_plam.errors import ConfigError, did_you_mean
-from lmms_plam.files import read_fields
+from lmms_plam.files import read_fields, sought_in
 from lmms_plam.paths import PACKAGE, data_folder
 
 DEFAULT_CONFIG = "qwen2_5_vl_7b"
@@ -369,7 +369,7 @@ def _find(name_or_path: str) -> Path:
         return Path(path)
     known = shipped_configs()
     raise ConfigError(
-        f"no model config '{name_or_path}': neither a file, looked for in {Path.cwd()}, nor a shipped name."
+        f"no model config '{name_or_path}': neither a file{sought_in(path)} nor a shipped name."
         f"{did_you_mean(name_or_path, known)} Shipped: {', '.join(known)}"
     )
 

@@ -30,6 +30,11 @@ def check_folder(option: str, path: Path) -> None:
             raise ConfigError(f"{option} takes a folder, and {one} is a file")
 
 
+def sought_in(path: str | Path) -> str:
+    """Return " in FOLDER" for a path that isn't there and was sought in the working folder; of an absolute one, ""."""
+    return "" if os.path.isabs(os.path.expanduser(path)) else f" in {Path.cwd()}"
+
+
 def read_fields(path: Path, what: str) -> tuple[dict[str, Any], str]:
     """Read a YAML file of fields.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from lmms_plam.cli import main
+from lmms_plam.cli.inference import print_table
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import CheckpointError, ConfigError
 from lmms_plam.harness.arguments import read_settings
@@ -106,6 +108,7 @@ def test_a_single_alpha_is_asked_alone_whatever_recipes_the_config_has(checkpoin
     ("fields", "words"),
     [
         ({"vlm": ["nothing_*"]}, r"vlm: nothing in .* is called nothing_\*"),
+        ({"vlm": ["/nothing_*"]}, r"vlm: nothing is called /nothing_\*"),
         ({"alpha": [1.5]}, r"alpha is the share of the base LM, above 0 and up to 1, not 1\.5"),
         ({"alpha": []}, r"neither alpha nor recipes say what is merged"),
         ({"alphas": [0.5]}, r"unknown field 'alphas'\. Did you mean 'alpha'\?"),
@@ -170,7 +173,7 @@ def test_scores_and_gains_are_means_and_paired_differences():
     assert gains == [None, *np.round(means[1:3] - means[0], 9), None, *np.round(means[4:6] - means[3], 9)]
     for one in found.scored:
         assert one.low < one.score < one.high
-    assert str(found.merged.column) == "v1 with b1, r1"
+    assert str(found.merged.column) == "v1 with\nb1, r1"
     assert found.merged.unseen.gain == pytest.approx(means[5]), "the same is chosen on any documents"
     assert found.untouched.column.recipe == UNTOUCHED
 
@@ -206,7 +209,7 @@ def test_a_sweep_ends_in_a_table_a_csv_and_a_picture(checkpoints, tmp_path, monk
     path.write_text(yaml.safe_dump(content))
     assert main(["checkpoints", str(path), "--output", str(root)]) == 0
     told = capsys.readouterr().out
-    assert "step_2 with step_2" in " ".join(told.split())
+    assert re.search(r"digits +step_2 with +0\.\d+", told)
     rows = list(csv.DictReader((root / "checkpoints.csv").open()))
     score = {(row["vlm"], row["recipe"]): float(row["score"]) for row in rows}
     assert len(score) == 2 * 3
@@ -229,5 +232,21 @@ def test_table_and_csv_have_every_number():
     found = analyse_checkpoints("task", matrix_of(scores), columns_of(1, 2), MEAN, 1.0, draws=100)
     assert len(to_csv([found]).splitlines()) == 1 + 3
     table = choices([found])
-    assert [row[:2] for row in table.rows] == [("task", "merged"), ("task", "untouched")]
+    assert [row[0] for row in table.rows] == ["task", "task"]
+    assert [row[1] for row in table.rows] == [str(found.merged.column), "v0, untouched"]
     assert f"{found.merged.tuned_here:.4f}" in table.rows[0]
+
+
+def test_on_80_columns_no_name_of_a_benchmark_or_checkpoint_is_broken(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    scores = np.random.default_rng(3).random((100, 3)) < 0.5
+    columns = [Column("step_2000", "step_2000", name) for name in (UNTOUCHED, "alpha_0_3", "alpha_0_5")]
+    tasks = ("plam_compare_babyllava_pairs", "plam_compare_babyllava_captions")
+    print_table(
+        choices([analyse_checkpoints(task, matrix_of(scores), columns, MEAN, 1.0, draws=100) for task in tasks])
+    )
+    table = capsys.readouterr().out.partition("\n- ")[0]
+    words = {"babyllava_pairs", "babyllava_captions", "step_2000", "step_2000,", "alpha_0_3", "alpha_0_5", "untouched"}
+    assert {"babyllava_pairs", "babyllava_captions", "step_2000"} <= set(table.split())
+    assert {word for word in table.split() if "_" in word or "untou" in word} <= words
+    assert all(len(line) <= 80 for line in table.split("\n"))

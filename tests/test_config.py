@@ -149,8 +149,10 @@ def test_a_config_in_another_folder_is_told_where_it_was_looked_for(tmp_path, mo
     write(tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     assert load_config("configs/my.yaml").vlm == "org/vlm"
-    with pytest.raises(ConfigError, match=rf"'my\.yaml': neither a file, looked for in {tmp_path}, nor a shipped name"):
+    with pytest.raises(ConfigError, match=rf"'my\.yaml': neither a file in {tmp_path} nor a shipped name"):
         load_config("my.yaml")
+    with pytest.raises(ConfigError, match=rf"'{tmp_path}/my\.yaml': neither a file nor a shipped name"):
+        load_config(f"{tmp_path}/my.yaml")
 
 
 def test_broken_yaml_is_named(tmp_path):

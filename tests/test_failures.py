@@ -155,8 +155,8 @@ def command(folder: Path, config: str, tasks: str, more: str = "") -> str:
 
 
 EARLY = [
-    ("no_vlm", "tiny_look", "", "'/no/such/folder' is no folder in"),
-    ("no_lm", "tiny_look", "", "'/no/such/folder' is no folder in"),
+    ("no_vlm", "tiny_look", "", "'/no/such/folder' is no folder"),
+    ("no_lm", "tiny_look", "", "'/no/such/folder' is no folder"),
     ("misfit", "tiny_look", "", "the base LM doesn't fit the VLM's decoder"),
     ("short", "tiny_look", "", "is truncated: "),
     ("short_lm", "tiny_look", "", "is truncated: "),

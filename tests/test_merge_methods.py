@@ -162,7 +162,7 @@ def test_a_probe_without_a_usable_onset_is_refused_with_the_reason(tmp_path, con
 
 
 def test_a_start_layer_file_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"is no file in .*: give a layer"):
+    with pytest.raises(ConfigError, match=r"none\.json' is no file: give a layer"):
         resolve_start_layer(str(tmp_path / "none.json"), 28)
 
 

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from test_compare_runs import plain, write_run
 
 from lmms_plam.cli import main
@@ -214,6 +215,19 @@ def test_latex_keeps_every_sign_and_no_cell_swallows_a_bracket():
     assert text.startswith("% 50% & more\n")
 
 
+def test_on_a_narrow_screen_names_stay_whole_beside_fewer_numbers_where_they_can():
+    def parts(length: int) -> list[str]:
+        name, numbers = "n" * length, ["1" * 12] * 3
+        console = Console(width=80)
+        with console.capture() as told:
+            for part in Table("", ("name", "a", "b", "c"), [(name, *numbers)]).fit(80):
+                console.print(part.to_rich())
+        return told.get().split()
+
+    assert [parts(length).count("n" * length) for length in (30, 48, 66)] == [1, 2, 3]
+    assert "n" * 68 not in parts(68)  # which leaves no room for a number
+
+
 def test_a_folder_filled_by_hand_needs_neither_plan_nor_manifest(study_folder, tmp_path):
     folder = tmp_path / "by_hand"
     (folder / "some/depth").mkdir(parents=True)
@@ -273,6 +287,16 @@ def test_a_cell_that_failed_or_is_yet_to_run_is_named(study_folder, tmp_path):
     )
     assert report(folder, tmp_path / "site") == 0
     assert "the cell beta-attention failed: CUDA out of memory" in Page(tmp_path / "site/index.html").text
+
+
+def test_a_cell_for_another_machine_is_named_with_what_it_needs(study_folder, tmp_path):
+    folder = tmp_path / "unfinished"
+    shutil.copytree(study_folder, folder)
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["cells"].append({"name": "serve-alpha", "model": "alpha", "step": "serve", "needs": ["vllm"]})
+    (folder / "plan.json").write_text(json.dumps(plan))
+    (said,) = find_study(folder).left_out
+    assert said == "the cell serve-alpha isn't finished: run the study again where vllm is installed"
 
 
 def test_a_cell_that_was_done_again_costs_once(study_folder, tmp_path):
@@ -439,6 +463,20 @@ def test_a_matrix_that_is_none_is_named_and_not_copied(study_folder, tmp_path, c
     assert f"{matrix} can't be read as a score matrix" in capsys.readouterr().err
     assert f"{matrix} can't be read as a score matrix" in Page(tmp_path / "site/index.html").text
     assert not (tmp_path / f"site/matrices/alpha/plam_{task}_mmstar.parquet").exists()
+
+
+def test_a_record_of_attention_that_is_cut_off_is_named_and_costs_nothing_else(study_folder, tmp_path, capsys):
+    folder = tmp_path / "damaged"
+    shutil.copytree(study_folder, folder)
+    record = folder / "cells/alpha-attention/plam/alpha/plam_attention_mmstar/attention.parquet"
+    record.write_bytes(record.read_bytes()[:-100])
+    assert report(folder, tmp_path / "site") == 0
+    said = f"{record} can't be read as a record of attention (Parquet)"
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if str(record) in line]
+    assert said in line
+    page = Page(tmp_path / "site/index.html")
+    assert said in page.text
+    assert "Where do the layers look?" in page.text
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,17 @@ def test_a_dry_run_shows_cells_commands_cost_and_disk_and_writes_nothing(study, 
     assert not study.root.exists()
 
 
+def test_on_80_columns_a_dry_run_breaks_no_cells_name(study, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    study.path.write_text(
+        yaml.safe_dump({"models": ["microworld_narrow"], "benchmarks": ["microworld_held_out"], "steps": ["compare"]})
+    )
+    study("--dry-run", "--json")
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    study("--dry-run")
+    assert f"{cell['name']}  ready" in capsys.readouterr().out
+
+
 def test_a_dry_run_tells_programs_the_states(study, capsys):
     study()
     capsys.readouterr()
@@ -87,8 +98,13 @@ def test_one_cell_is_run_by_name_and_what_it_needs_is_said(study, capsys):
 
 def test_an_export_for_an_engine_that_isnt_here_is_left_in_a_sentence(study, capsys):
     study.path.write_text(yaml.safe_dump({**STUDY, "report_with": "vllm"}))
+    said = "2 of 4 cells are left for another machine: needs vllm, which isn't installed here"
+    assert study("--dry-run") == 0
+    assert said in " ".join(capsys.readouterr().out.split())
     assert study() == 0
-    assert "is left for another machine: needs vllm, which isn't installed here" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert told.err.startswith(f"plam: {said}\n")  # before anything runs
+    assert told.out.count("is left for another machine: needs vllm, which isn't installed here") == 2
 
 
 def test_workers_on_slurm_finish_a_study(study, tmp_path, capsys):
@@ -111,6 +127,11 @@ def test_workers_on_slurm_finish_a_study(study, tmp_path, capsys):
         ("cluster: local\nno_such: 1", "submitit says: .*no_such"),
         ("- a", "must hold parameters of submitit"),
         ("{", "no valid YAML"),
+        (
+            "cluster: local\nworkers: x",
+            r"slurm\.yaml: workers is how many jobs are submitted, a whole number from 1 on, not 'x'",
+        ),
+        ("cluster: local\nworkers: 0", "a whole number from 1 on, not '0'"),
     ],
 )
 def test_parameters_that_submitit_doesnt_have_are_said(study, tmp_path, text, words):

@@ -13,7 +13,7 @@ from study_cells import cell
 
 from lmms_plam.config import load_config
 from lmms_plam.errors import ConfigError, DataError
-from lmms_plam.study.cell import command
+from lmms_plam.study.cell import Cell, command
 from lmms_plam.study.expand import plan_study
 from lmms_plam.study.plan import PLAN, Plan
 from lmms_plam.study.schema import Study, read_asked
@@ -146,17 +146,60 @@ def test_an_export_is_served_by_vllm_on_what_was_not_tuned_on():
     assert serve.after == (export.name,)
     assert serve.tasks == ("plam_digits",)
     given = serve.arguments[serve.arguments.index("--model_args") + 1]
-    assert given == f"model={{study}}/cells/{export.name}/checkpoint,max_model_len=256"
+    assert given == f"model={{study}}/cells/{export.name}/checkpoint,max_new_tokens=1,max_model_len=256"
     assert serve.needs == export.needs == ("vllm",)
+
+
+def served(benchmarks: list[str], **fields) -> list[Cell]:
+    """Return the cells that serve benchmarks with their configs' own recipe."""
+    plan = planned(benchmarks=benchmarks, tune_on=[], steps=["compare"], report_with="vllm", **fields)
+    return by_step(plan).get("serve", [])
+
+
+def word_behind(option: str, cell: Cell) -> str | None:
+    return cell.arguments[cell.arguments.index(option) + 1] if option in cell.arguments else None
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "fields", "own"),
+    [
+        ("gqa", {}, True),  # in its own YAML
+        ("mmbench_en_dev", {}, True),  # in one that this includes
+        ("mmstar", {}, False),
+        ("mmstar", {"gen_kwargs": "max_new_tokens=16"}, True),
+    ],
+)
+def test_only_where_nobody_limits_answers_the_model_type_does(benchmark, fields, own):
+    (cell,) = served([benchmark], models=["qwen2_5_vl_7b"], **fields)
+    assert ("max_new_tokens=1" in word_behind("--model_args", cell).split(",")) == own
+    (cell,) = served([benchmark], models=["qwen2_5_vl_7b"], vllm_args={"max_new_tokens": 64}, **fields)
+    assert [word for word in word_behind("--model_args", cell).split(",") if "tokens" in word] == ["max_new_tokens=64"]
+
+
+def test_vllm_finds_its_device_and_gets_as_many_prompts_at_once_as_its_own_arguments_say():
+    (cell,) = served(["digits"], device="cpu", batch_size=2)
+    assert (word_behind("--device", cell), word_behind("--batch_size", cell)) == (None, "2")
+    (cell,) = served(["digits"], device="cpu", batch_size=2, vllm_args={"batch_size": 64})
+    assert word_behind("--batch_size", cell) == "64"
+    assert "batch_size" not in word_behind("--model_args", cell)
+
+
+def test_texts_that_are_ranked_arent_served():
+    fields = {"models": ["babyllava"], "tune_on": [], "steps": ["compare"], "report_with": "vllm"}
+    plan = planned(benchmarks=["babyllava_pairs"], **fields)
+    assert set(by_step(plan)) == {"compare"}
+    assert "babyllava_pairs isn't served: it ranks given texts, and vLLM is asked for answers alone" in plan.notes
+    mixed = planned(benchmarks=["babyllava_pairs", "digits"], **fields)
+    assert [cell.tasks for cell in by_step(mixed)["serve"]] == [("plam_digits",)]
 
 
 def test_five_models_on_nine_benchmarks_are_planned_in_two_seconds():
     models = ["qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen3_vl_4b", "qwen3_vl_8b", "llava_1_5_7b"]
     steps = ["probe", "search", "compare", "attention"]
     began = time.perf_counter()
-    plan = planned(models=models, benchmarks=["nine"], tune_on=[], steps=steps)
+    plan = planned(models=models, benchmarks=["nine"], tune_on=[], steps=steps, report_with="vllm")
     assert time.perf_counter() - began < 2
-    assert len(plan.cells) == 5 * 9 * 4
+    assert len(plan.cells) == 5 * (9 * 5 + 1)
 
 
 def test_cells_stand_after_those_that_they_need():
@@ -203,6 +246,8 @@ def test_two_cells_of_one_folder_are_refused():
         ({"model_args": {"merge.lamda_lm": 1}}, r"unknown field 'merge.lamda_lm'"),
         ({"include_path": "nowhere"}, r"include_path: no folder nowhere"),
         ({"vllm_args": {"a": 1}}, r"vllm_args are of no use"),
+        ({"report_with": "vllm", "vllm_args": {"model": "b"}}, r"vllm_args can't name a model: what is served is the"),
+        ({"report_with": "vllm", "vllm_args": {"a": "b,c"}}, r"vllm_args: 'a' has a comma, which ends a field"),
     ],
 )
 def test_what_cant_be_meant_is_said_in_a_sentence(tmp_path, fields, words):

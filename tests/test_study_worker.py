@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from lmms_plam.study import claim as claims
 from lmms_plam.study import guard, running
 from lmms_plam.study.claim import Claim, holder
 from lmms_plam.study.plan import Plan
-from lmms_plam.study.progress import time_left
+from lmms_plam.study.progress import Display, time_left
 from lmms_plam.study.running import documents
 from lmms_plam.study.state import FAILURE, LOG, MANIFEST, look
 from lmms_plam.study.worker import open_folder, work
@@ -113,6 +114,39 @@ def test_a_cell_for_a_package_that_isnt_here_is_left_with_what_needs_it(tmp_path
     assert states(tmp_path, made) == {"a": "left", "b": "left", "c": "finished"}
 
 
+def test_a_package_that_is_there_and_broken_is_named_where_the_harness_hides_it(tmp_path, monkeypatch):
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm/__init__.py").write_text("import no_such_part\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = study(tmp_path / "study", cell("serve", task="fail", needs=("vllm",)))
+    work(tmp_path / "study", made, FAKE)
+    why = look(tmp_path / "study", made)["serve"].why
+    assert (
+        why
+        == "exit code 1: vllm is installed and can't be imported: ModuleNotFoundError: No module named 'no_such_part'"
+    )
+
+
+VLLM_LOG = """
+$ python -m lmms_eval --model vllm --tasks plam_digits
+2026-11-26 11:16:42 | INFO | lmms_eval - ValueErrors: none so far
+(VllmWorker-0 pid=6223) ERROR 11-26 11:27:37 [multiproc_executor.py:953] Traceback (most recent call last):
+(VllmWorker-0 pid=6223) ERROR 11-26 11:27:37 [multiproc_executor.py:953] ValueError: Available memory is too little
+{filler}
+(EngineCore pid=6197) ERROR 11-26 11:27:40 [core.py:1510] Exception: See stack trace for root cause.
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{'EngineCore': 1}}
+\x1b[32m2026-11-26 11:27:42\x1b[0m | \x1b[31m\x1b[1mERROR \x1b[0m | Error during evaluation: Engine core failed.
+(MainProcess pid=6100) INFO 11-26 11:27:43 [utils.py:628] [shutdown] Process manager: send sigterm
+"""
+
+
+def test_of_an_engine_of_several_processes_the_one_is_quoted_that_failed_first(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text(VLLM_LOG.format(filler="(EngineCore pid=6197) INFO a line of a long log\n" * 1000))
+    assert running.last_said(log) == "ValueError: Available memory is too little"
+
+
 def test_one_cell_can_be_run_by_its_name(tmp_path):
     made = study(tmp_path, cell("a"), cell("b"), cell("c", "b"))
     work(tmp_path, made, FAKE, only=["b"])
@@ -180,6 +214,17 @@ def test_a_signal_is_passed_on_and_the_study_goes_on_later(tmp_path, number):
     assert worker.wait(20) == 128 + number
     assert states(tmp_path, made) == {"a": "ready", "b": "ready"}
     assert not (tmp_path / "cells" / "a" / FAILURE).exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [("probe", "was stopped; its answers so far are kept"), ("serve", "was stopped and will begin again")],
+)
+def test_a_stopped_cell_is_said_to_go_on_only_where_answers_are_kept(capsys, step, said):
+    stopped = replace(cell("a"), step=step)
+    with Display([stopped]) as display:
+        display.ended(stopped, None)
+    assert capsys.readouterr().err.strip() == f"plam: a {said}"
 
 
 def test_a_worker_on_another_machine_keeps_its_cell_as_long_as_it_gives_signs_of_life(tmp_path):

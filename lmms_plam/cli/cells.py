@@ -96,6 +96,9 @@ def run(arguments: argparse.Namespace, plan: Plan, asked: str, words: Sequence[s
         return 0
     from lmms_plam.study.progress import Display
 
+    if not arguments.cell and not arguments.worker:
+        for line in _left_for_others(plan, root):
+            print(f"plam: {line}", file=sys.stderr)
     wanted = [plan.find(name) for name in arguments.cell] or plan.cells
     with Display(wanted) as display:
         code = work(root, plan, launch, display, only=arguments.cell, again=not arguments.worker)
@@ -134,12 +137,27 @@ def _show(root: Path, plan: Plan, launch: tuple[str, ...], as_json: bool) -> Non
     ]
     left = [cell for cell in plan.cells if standings[cell.name].state != "finished"]
     total = f"{sum(cell.cost for cell in left):.1f} ordinary runs and {sum(cell.disk for cell in left) / 1e6:,.0f} MB"
-    notes = (*plan.notes, f"{len(left)} of {len(plan.cells)} cells are left, about {total}")
-    print_table(Table("", ("cell", "state", "ordinary runs", "MB"), rows, notes, labels=2))
+    notes = (
+        *plan.notes,
+        *_left_for_others(plan, root),
+        f"{len(left)} of {len(plan.cells)} cells are left, about {total}",
+    )
+    print_table(Table("", ("cell", "state", "ordinary\nruns", "MB"), rows, notes, labels=2))
     console = Console(markup=False, emoji=False, soft_wrap=True)
     for cell in plan.cells:
         console.print(f"\n# {cell.name}" + (f", after {', '.join(cell.after)}" if cell.after else ""), style="bold")
         console.print(shlex.join(commands[cell.name]), highlight=False)
+
+
+def _left_for_others(plan: Plan, root: Path) -> list[str]:
+    """Say how many cells can't be run here, and why."""
+    from lmms_plam.study.state import look
+
+    counts = Counter(one.why for one in look(root, plan).values() if one.state == "left")
+    return [
+        f"{count} of {len(plan.cells)} cells {'is' if count == 1 else 'are'} left for another machine: {why}"
+        for why, count in counts.items()
+    ]
 
 
 def _sum_up(root: Path, plan: Plan, arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lmms_plam.errors import CheckpointError, ConfigError
-from lmms_plam.files import replacing
+from lmms_plam.files import replacing, sought_in
 from lmms_plam.merge.names import DecoderTensor
 from lmms_plam.merge.shards import SafetensorsShard, StoredTensor
 
@@ -57,7 +57,7 @@ class FisherFile:
         self.reference = path
         self._path = Path(os.path.expanduser(path))
         if not self._path.is_file():
-            raise ConfigError(f"fisher '{path}' is no file in {Path.cwd()}: `plam fisher` writes one")
+            raise ConfigError(f"fisher '{path}' is no file{sought_in(path)}: `plam fisher` writes one")
         try:
             with safe_open(self._path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, StrictInt, ValidationError
 
 from lmms_plam.config import MergeRecipe
 from lmms_plam.errors import ConfigError
+from lmms_plam.files import sought_in
 from lmms_plam.merge.foreign import complaint
 
 
@@ -105,7 +106,7 @@ def _read(path: str) -> _Plateau:
         return _Plateau.model_validate_json(Path(os.path.expanduser(path)).read_bytes())
     except FileNotFoundError:
         raise ConfigError(
-            f"start_layer '{path}' is no file in {Path.cwd()}: give a layer, a fraction of the depth, or a probe's "
+            f"start_layer '{path}' is no file{sought_in(path)}: give a layer, a fraction of the depth, or a probe's "
             "plateau.json"
         ) from None
     except ValidationError as error:

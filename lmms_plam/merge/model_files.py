@@ -56,6 +56,8 @@ class ModelFiles:
         """
         if self._is_folder:
             return Path(self.reference)
+        if os.path.isabs(self.reference):
+            raise CheckpointError(f"'{self.reference}' is no folder")
         return self._snapshot(self._revision, ignore_patterns=[f"*{suffix}" for suffix in WEIGHT_SUFFIXES])
 
     @property

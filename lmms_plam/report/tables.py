@@ -36,16 +36,20 @@ class Table:
     def fit(self, width: int) -> list[Table]:
         """Return tables for a screen that is so many characters wide, the words repeated in each and notes in none.
 
-        The words get half of the screen and are folded there; the columns that stay together may take more.
+        Where the widest number fits beside the words, these stay whole; else they get half of the screen, and are
+        folded there. The columns that stay together may take more.
         """
 
         def room(place: int) -> int:
             return 2 + max(len(line) for row in (self.columns, *self.rows) for line in row[place].split("\n"))
 
-        words = list(range(self.labels))
-        for_numbers = width + 2 - min(sum(map(room, words)), width // 2)
+        words, places = list(range(self.labels)), range(self.labels, len(self.columns))
+        for_words = sum(map(room, words))
+        if for_words + max((room(place) for place in places), default=0) > width + 2:
+            for_words = min(for_words, width // 2)
+        for_numbers = width + 2 - for_words
         parts: list[list[int]] = [[]]
-        for place in range(self.labels, len(self.columns)):
+        for place in places:
             kept = place < self.labels + self.together
             if parts[-1] and not kept and sum(map(room, [*parts[-1], place])) > for_numbers:
                 parts.append([])

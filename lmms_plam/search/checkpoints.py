@@ -38,8 +38,10 @@ class Column:
     recipe: str
 
     def __str__(self) -> str:
-        """Say what it is."""
-        return self.vlm if self.recipe == UNTOUCHED else f"{self.vlm} with {self.base_lm}, {self.recipe}"
+        """Say what it is; a pair and its recipe take two lines."""
+        if self.recipe == UNTOUCHED:
+            return f"{self.vlm}, {UNTOUCHED}"
+        return f"{self.vlm} with\n{self.base_lm}, {self.recipe}"
 
 
 @dataclass(frozen=True, slots=True)

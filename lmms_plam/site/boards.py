@@ -1,4 +1,7 @@
-"""The leaderboards of a folder: one of plain runs, foreign ones included, and one of comparisons' variants."""
+"""The leaderboards of a folder: one of plain runs, foreign ones included, and one of comparisons' variants.
+
+What a study exported and had served is no further model, and stands on neither.
+"""
 
 from __future__ import annotations
 
@@ -98,9 +101,9 @@ def find_boards(
 
 def _contestants(study: Study) -> Contestants:
     try:
-        content = find_runs(study.folder, study.earlier)
+        content = find_runs(study.folder, [*study.earlier, *(run.folder for run in study.runs if run.is_served)])
     except DataError as error:
-        plain = any(run.results.tasks for run in study.runs)
+        plain = any(run.results.tasks for run in study.runs if not run.is_served)
         content = Found([], [f"no leaderboard of runs: {error}"] if plain else [], [])
     runs: dict[str, dict[str, TaskRun]] = {}
     for run in content.runs:

@@ -14,6 +14,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from lmms_plam.attention.record import RECORD as ATTENTION
 from lmms_plam.attention.shown import ShownDocument
 from lmms_plam.errors import DataError
 from lmms_plam.files import replacing, write_text
@@ -31,6 +32,7 @@ from lmms_plam.site.examples import deal, read_changes, read_looks
 from lmms_plam.site.found import Place, Study
 from lmms_plam.site.model_part import in_words, model_part, titled
 from lmms_plam.site.numbers import counted_once
+from lmms_plam.site.served import read_served, served_table
 from lmms_plam.site.words import RULES, say_ranks
 
 PAGE, REFERENCES, TABLES, MATRICES = "index.html", "references.bib", "tables", "matrices"
@@ -62,10 +64,12 @@ def build_site(
         A sentence for each part that had to be left out.
     """
     looks, changes, trouble = _examples(study, examples)
-    left_out = [*study.left_out, *unranked, *trouble, *counted_once(study)]
+    served, unread = read_served(study)
+    left_out = [*study.left_out, *unranked, *trouble, *unread, *counted_once(study)]
     parts = [model_part(study, model, looks, changes) for model in progress(study.models, "drawing")]
     shown = {
         "gains": tables.gains_table(study),
+        "served": served_table(served),
         "plateaus": tables.plateaus_table(study, study.models),
         "differences": tables.differences_table(study, study.models),
         "searches": tables.searches_table(study, study.models),
@@ -79,6 +83,7 @@ def build_site(
         write_text(out / f"{board.name}.json", json.dumps(records(board.standings), indent=2) + "\n")
         write_text(out / f"{board.name}.csv", to_csv(records(board.standings)))
     left_out += _copy_matrices(study, out, left_out)
+    left_out += _broken_attention(study)
     write_text(out / REFERENCES, references(study, title))
     style, script = (
         files("lmms_plam.site").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
@@ -160,7 +165,7 @@ def _opening(study: Study, boards: Sequence[Board]) -> list[str]:
 
 
 def _overall(study: Study, boards: Sequence[Board], found: dict[str, Table]) -> list[str]:
-    parts = ['<section id="overall">\n<h2>Over all</h2>', titled(found.get("gains"), 3)]
+    parts = ['<section id="overall">\n<h2>Over all</h2>', titled(found.get("gains"), 3), titled(found.get("served"), 3)]
     parts += [_board(board, study) for board in boards]
     parts += [titled(one, 3) for name, one in found.items() if name.startswith("transfer_")]
     many = [titled(found.get(name)) for name in ("plateaus", "differences", "searches")]
@@ -218,7 +223,8 @@ def _copy_matrices(study: Study, out: Path, left_out: Sequence[str]) -> list[str
         matrix = place.folder / MATRIX
         why = _not_parquet(matrix)
         if why:
-            trouble += [] if any(str(matrix) in line for line in left_out) else [f"left out: {why}"]
+            said = f"left out: {matrix} can't be read as a score matrix (Parquet): {why}"
+            trouble += [] if any(str(matrix) in line for line in left_out) else [said]
             continue
         run = f"-{anchor(place.run)}" if place.run else ""
         with replacing(out / MATRICES / anchor(place.model) / f"{place.task}{run}.parquet") as temporary:
@@ -234,8 +240,18 @@ def _not_parquet(path: Path) -> str:
     try:
         pq.read_schema(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        return f"{path} can't be read as a score matrix (Parquet): {' '.join(str(error).split())}"
+        return " ".join(str(error).split())
     return ""
+
+
+def _broken_attention(study: Study) -> list[str]:
+    """Return a sentence for each record of attention that is none, of which the page shows what was summed up."""
+    records = [one.place.folder / ATTENTION for one in study.attention]
+    return [
+        f"{path} can't be read as a record of attention (Parquet), so that what is shown of it can't be redone: {why}"
+        for path in records
+        if path.is_file() and (why := _not_parquet(path))
+    ]
 
 
 def _count(count: int, noun: str) -> str:

@@ -41,7 +41,7 @@ def _card(study: Study, model: str, runs: list[Run], site: Path) -> str:
     answered = [run.answered for run in runs if run.answered is not None]
     configs = [one.config for one in answered]
     facts = {
-        "model": (run.results.model for run in runs if run.answered is None),
+        "model": (run.results.model for run in runs if run.answered is None and not run.is_served),
         "VLM": (_source(one.config.vlm, one.config.vlm_revision, one.vlm_commit) for one in answered),
         "base LM": (
             _source(one.config.base_lm, one.config.base_lm_revision, one.merge.base_lm_commit if one.merge else None)
@@ -57,6 +57,7 @@ def _card(study: Study, model: str, runs: list[Run], site: Path) -> str:
         "run through": (one.backend for one in answered),
         "weights of the untouched VLM": (one.vlm_weights for one in answered),
         "versions": (", ".join(f"{name} {number}" for name, number in one.versions.items()) for one in answered),
+        "served by": (run.results.model for run in runs if run.is_served),
         "scores": (_scores(run, task) for run in runs for task in run.results.tasks),
         "dates": (run.date for run in runs),
         "limit": (f"{run.results.config.limit:g} documents a task" for run in runs if run.results.config.limit),
@@ -104,7 +105,8 @@ def _scores(run: Run, task: str) -> str:
         scores = list(run.results.of(task).scores.items())[:_MOST_SCORES]
     except DataError:
         return ""
-    return f"{task}: {', '.join(f'{metric} {value:.4g}' for metric, value in scores)}" if scores else ""
+    name = f"{task}, served" if run.is_served else task
+    return f"{name}: {', '.join(f'{metric} {value:.4g}' for metric, value in scores)}" if scores else ""
 
 
 def _source(name: str | None, revision: str | None, commit: str | None) -> str:

@@ -22,7 +22,17 @@ from lmms_plam.report.visibility import RECORD as VISIBILITY
 from lmms_plam.runs.results import ResultsFile, read_results
 from lmms_plam.scoring.saved import RECORD, ComparisonRecord
 from lmms_plam.search.result import SEARCH
-from lmms_plam.site.plan import PLAN, Manifest, Plan, earlier_cells, missing_cells, read_manifest, read_plan
+from lmms_plam.site.plan import (
+    CELLS,
+    PLAN,
+    Manifest,
+    Plan,
+    PlannedCell,
+    earlier_cells,
+    missing_cells,
+    read_manifest,
+    read_plan,
+)
 from lmms_plam.site.records import Answered, Attention, Audited, Difference, Found, Hidden, Plateau, Point, read
 
 _T = TypeVar("_T")
@@ -90,22 +100,33 @@ class Run:
 
     Attributes:
         file: its results file.
+        folder: of its cell, else where that file lies.
         results: its content.
         manifest: how the cell ran, where the folder is a study's.
         cell: the cell's name, else where the run lies.
+        planned: the cell as a study's plan has it; None where the folder is no study's.
         answered: what answered; None of another model type than `plam`.
     """
 
     file: Path
+    folder: Path
     results: ResultsFile
     manifest: Manifest | None
     cell: str
+    planned: PlannedCell | None
     answered: Answered | None
 
     @property
     def model(self) -> str:
-        """The model config's name; of another model type than `plam`, where its run lies."""
-        return self.answered.config.name if self.answered else self.cell
+        """The model config's name; of another model type than `plam`, where its run lies, unless it is served."""
+        if self.answered is not None:
+            return self.answered.config.name
+        return self.planned.model if self.planned is not None and self.planned.is_served else self.cell
+
+    @property
+    def is_served(self) -> bool:
+        """Whether it is a study's of what it exported, which is no further model."""
+        return self.planned is not None and self.planned.is_served
 
     @property
     def tasks(self) -> list[str]:
@@ -190,8 +211,13 @@ class Study:
     @property
     def finished(self) -> list[Run]:
         """The runs, of a cell that was interrupted and done again the last alone, which its manifest is about."""
-        last = {run.file.parent if run.manifest is not None else run.file: run for run in self.runs}
+        last = {run.folder if run.manifest is not None else run.file: run for run in self.runs}
         return list(last.values())
+
+    @property
+    def served(self) -> list[Run]:
+        """The runs of what the study exported."""
+        return [run for run in self.finished if run.is_served]
 
     @property
     def models(self) -> list[str]:
@@ -226,7 +252,7 @@ def find_study(folder: Path) -> Study:
         raise DataError(f"no folder {folder}: give that of a study, or any with runs of lmms-eval")
     reading = _Reading(folder)
     plan = reading.plan()
-    runs = _in_order(reading.runs(), plan)
+    runs = _in_order(reading.runs(plan), plan)
     found = Study(
         folder=folder,
         plan=plan,
@@ -273,20 +299,22 @@ class _Reading:
     def _files(self, pattern: str) -> list[Path]:
         return [path for path in sorted(self.folder.rglob(pattern)) if not set(self.earlier).intersection(path.parents)]
 
-    def runs(self) -> list[Run]:
+    def runs(self, plan: Plan | None) -> list[Run]:
+        planned = {} if plan is None else {self.folder / CELLS / cell.name: cell for cell in plan.cells}
         for file in self._files(f"*{_RESULTS}"):
             results = self._try(lambda file=file: read_results(file))  # type: ignore[misc]
             if results is None and _DATE.match(file.name):
                 self.left_out.append(f"left out: {file} is no results file of lmms-eval, as it lacks 'configs'")
             if results is not None:
-                cell = file.parent
+                cell = next((above for above in file.parents if above in planned), file.parent)
                 manifest = self._try(lambda cell=cell: read_manifest(cell))  # type: ignore[misc]
                 below = cell.relative_to(self.folder).as_posix()
                 name = cell.name if manifest is not None or below == "." else below
                 beside = file.with_name(f"{file.name.removesuffix(_RESULTS)}_plam.json")
                 known = beside.is_file()
                 answered = self._try(lambda beside=beside: read(beside, Answered)) if known else None  # type: ignore[misc]
-                self._runs.setdefault(cell, []).append(Run(file, results, manifest, name, answered))
+                run = Run(file, cell, results, manifest, name, planned.get(cell), answered)
+                self._runs.setdefault(cell, []).append(run)
         return [run for own in self._runs.values() for run in own]
 
     def all_of(self, name: str, kind: type[_T], model_of: Callable[[_T], str | None]) -> tuple[Of[_T], ...]:

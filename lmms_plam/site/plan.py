@@ -24,6 +24,12 @@ class PlannedCell(Read):
     model: str = ""
     step: str = ""
     tasks: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def is_served(self) -> bool:
+        """Whether vLLM answers what a cell before it exports."""
+        return self.step == "serve"
 
 
 class Plan(Read):
@@ -71,7 +77,8 @@ def missing_cells(folder: Path, plan: Plan) -> list[str]:
         if (here / FAILURE).is_file():
             found.append(f"the cell {cell.name} failed: {read(here / FAILURE, Failure).reason}")
         elif not (here / MANIFEST).is_file():
-            found.append(f"the cell {cell.name} isn't finished: run the study again")
+            where = f" where {' and '.join(cell.needs)} is installed" if cell.needs else ""
+            found.append(f"the cell {cell.name} isn't finished: run the study again{where}")
     return found
 
 

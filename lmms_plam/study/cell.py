@@ -55,6 +55,11 @@ class Cell:
     disk: int = 0
 
     @property
+    def keeps_answers(self) -> bool:
+        """Whether a run that is stopped goes on with the answers that it has; vLLM's begins again."""
+        return self.step not in ("export", "serve")
+
+    @property
     def folder(self) -> str:
         """Its folder below the study's."""
         return f"{CELLS}/{self.name}"

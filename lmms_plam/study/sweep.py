@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from lmms_plam.config import MergeRecipe, load_config
 from lmms_plam.errors import CheckpointError, ConfigError, did_you_mean, first_problem
+from lmms_plam.files import sought_in
 from lmms_plam.study.benchmarks import Tasks
 from lmms_plam.study.cell import STUDY, Cell, name_cell
 from lmms_plam.study.estimate import disk, whole_cost
@@ -179,7 +180,7 @@ def _find(field: str, given: Sequence[str]) -> dict[str, str]:
         path = os.path.expanduser(one)
         found = sorted(glob.glob(path), key=_by_number) if glob.has_magic(path) else [path]
         if not found:
-            raise ConfigError(f"{field}: nothing in {Path.cwd()} is called {one}")
+            raise ConfigError(f"{field}: nothing{sought_in(path)} is called {one}")
         paths += found
     for path in paths:
         if paths.count(path) > 1:
