@@ -17,11 +17,15 @@ if "HF_HOME" not in os.environ:  # workers of pytest-xdist inherit it
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import huggingface_hub.constants
+import hypothesis
 from checkpoints import FAMILIES, TinyPair, build_pair
 from tiny_hub import TinyHub, tiny_hub
 from tiny_tasks import write_tasks
 
 from benchmarks import benchmarks_at_hand, write_benchmarks
+
+hypothesis.settings.register_profile("unhurried", deadline=None)  # other programs may hold the machine up
+hypothesis.settings.load_profile("unhurried")
 
 
 class Pairs(Mapping[str, TinyPair]):

@@ -107,7 +107,7 @@ def records(draw):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(written=records(), seed=st.integers(0, 9))
 def test_a_record_comes_back_as_it_was_written_whatever_the_order_of_rows(written, seed, tmp_path_factory):
     path = tmp_path_factory.mktemp("record") / "attention.parquet"
@@ -134,7 +134,7 @@ def same(found, expected):
             np.testing.assert_array_equal(a, b)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(small=records(), seed=st.integers(0, 3), documents=st.integers(1, 30))
 def test_whatever_is_recorded_is_summed_up_or_refused(small, seed, documents):
     rows = np.random.default_rng(seed).integers(0, len(small.doc_ids), documents)
@@ -241,7 +241,7 @@ def test_the_area_under_the_curve_is_that_of_other_libraries_with_ties_and_gaps(
     assert found.documents.tolist() == [200, 200, 170, 200]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), levels=st.integers(2, 12), size=st.integers(1, 4))
 def test_graded_scores_give_somers_d_and_what_is_left_out_is_left_out(seed, levels, size):
     rng = np.random.default_rng(seed)

@@ -332,7 +332,7 @@ def real_onevision():
 GRID = [[384 * high, 384 * wide] for high in range(1, 7) for wide in range(1, 7)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(30, 4000), st.integers(30, 4000))
 def test_llava_onevision_has_as_many_tokens_as_its_processor_counts_at_its_real_size(width, height):
     high, wide = select_best_resolution((height, width), GRID)
@@ -344,7 +344,7 @@ def test_llava_onevision_has_as_many_tokens_as_its_processor_counts_at_its_real_
     assert placed.max() <= 1
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 4), st.integers(1, 24))
 @example(1000, 800, 2, 1)  # as near to one tile beside the other as to one above the other
 @example(50, 40, 2, 1)
@@ -366,7 +366,6 @@ spans = st.lists(shares, min_size=2, max_size=2, unique=True).map(sorted).filter
 regions = st.tuples(spans, spans).map(lambda axes: (axes[0][0], axes[1][0], axes[0][1], axes[1][1]))
 
 
-@settings(deadline=None)
 @given(st.lists(regions, min_size=1, max_size=6), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**31))
 def test_painting_keeps_the_sum_and_puts_it_inside_the_boxes(boxes, height, width, seed):
     boxes = np.array([*boxes, (np.nan,) * 4, boxes[0]])
@@ -380,7 +379,6 @@ def test_painting_keeps_the_sum_and_puts_it_inside_the_boxes(boxes, height, widt
     assert not painted[:, int(np.ceil(right * width)) :].any()
 
 
-@settings(deadline=None)
 @given(st.lists(regions, max_size=5))
 def test_areas_of_regions_are_those_of_their_union(found):
     """Against counting points."""

@@ -50,7 +50,7 @@ cell = st.tuples(st.sampled_from(["meant", "fallback", "not", ""]), st.sampled_f
 scored = st.tuples(cell, st.sampled_from([0.0, 0.5, 1.0])).map(lambda pair: (*pair[0], pair[1]))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     cells=st.lists(st.tuples(scored, scored).map(list), min_size=6, max_size=16), name=st.sampled_from(list(METRICS))
 )
@@ -67,7 +67,7 @@ def test_the_parts_sum_to_the_difference_whatever_the_metric(cells, name):
     assert [part.kind for part in found.parts] == [kind for kind in KINDS if found.part(kind)]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(cells=st.lists(st.tuples(scored, scored).map(list), min_size=6, max_size=16))
 def test_of_an_accuracy_a_part_is_its_documents_own_credit(cells):
     found_in = matrix(cells)

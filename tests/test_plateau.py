@@ -55,14 +55,12 @@ def plateau_of(curve, n=1500, seed=0, rule=None):
     return find_plateau(masking_curve(matrix_of(documents(curve, n, seed), cuts), MEAN, draws=1000), rule)
 
 
-@settings(deadline=None)
 @given(CURVES)
 def test_isotonic_fit_is_scikit_learns(curves):
     for curve, fit in zip(curves, isotonic_fit(curves), strict=True):
         np.testing.assert_allclose(fit, IsotonicRegression().fit_transform(np.arange(len(curve)), curve), atol=1e-9)
 
 
-@settings(deadline=None)
 @given(CURVES, st.sampled_from([0.0, 1.0, 3.0]), st.sampled_from([0.0, 0.05, 0.2]))
 def test_default_rule_reads_as_it_is_stated(curves, tolerance, share):
     cuts = np.arange(curves.shape[1])
@@ -76,7 +74,7 @@ def test_default_rule_reads_as_it_is_stated(curves, tolerance, share):
             assert index == np.flatnonzero(distance >= 0)[0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(CURVES)
 def test_segments_rule_is_the_least_squares_fit_of_flat_ramp_flat(curves):
     cuts = np.arange(curves.shape[1])
@@ -105,7 +103,6 @@ def test_all_rules_find_a_clean_corner_also_on_few_cuts():
         assert sparse[index] == 18, method
 
 
-@settings(deadline=None)
 @given(CURVES)
 def test_takeoff_of_a_curve_is_the_onset_of_the_curve_turned_around(curves):
     cuts = np.arange(curves.shape[1])
@@ -165,7 +162,6 @@ def test_interval_counts_half_of_the_end_points():
     assert mid_p_interval(np.array([0.2, 0.6, 0.2]), 0.9) == (0, 2)
 
 
-@settings(deadline=None)
 @given(hnp.arrays(np.int64, st.integers(1, 20), elements=st.integers(0, 50)), st.sampled_from([0.5, 0.8, 0.9, 0.99]))
 def test_interval_holds_a_median_and_its_level_less_half_an_end(counts, level):
     if counts.sum() == 0:

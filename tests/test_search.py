@@ -188,7 +188,7 @@ def test_a_choice_never_sees_the_documents_that_it_is_scored_on():
     assert search.unseen.gain < 0.1  # what is best on the others is worse than average on the rest
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([30, 61]), st.sampled_from([1, 4]))
 def test_the_cross_fitted_gain_lies_between_the_worst_and_the_best_that_could_be_picked(seed, n, n_strata):
     recipes = [BASE, *line((18,), steps=4)]
@@ -312,7 +312,7 @@ def test_racing_refuses_what_it_does_not_know():
         plainly_behind(matrix, find_metric("mean"), [BASE], 2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 120), st.integers(1, 40), st.integers(1, 4), st.integers(1, 5), st.integers(0, 99))
 def test_blocks_hold_every_document_once_and_clusters_whole(n, size, per_cluster, n_strata, seed):
     clusters = (np.arange(n) // per_cluster).astype(str)

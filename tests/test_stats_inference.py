@@ -439,7 +439,7 @@ def test_strata_of_one_cluster_are_counted(rng):
 
 
 @given(st.integers(1, 25), st.integers(1, 3), st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_input_gives_nan(n_clusters, n_strata, seed):
     rng = np.random.default_rng(seed)
     clusters = rng.integers(0, n_clusters, 40)

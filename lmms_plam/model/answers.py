@@ -98,7 +98,8 @@ class Group:
     def _decode(self, answers: Sequence[Answer], keep_logits: bool) -> None:
         batch = self._batch
         branches = run_branches(batch, self._tree, self._trunk, self._layout, self._weights, self._reader)
-        live = sorted(answers, key=lambda answer: (*self._told_apart(answer.variant.weights), answer.prompt))
+        places = {name: self._place(name) for name in {answer.variant.weights for answer in answers}}
+        live = sorted(answers, key=lambda answer: (places[answer.variant.weights], answer.prompt))
         followed = [answer.follows.tokens for answer in live if answer.follows is not None]
         counts = self._at_once(followed) if followed else None
         inputs = batch.next_inputs(counts)
@@ -109,9 +110,12 @@ class Group:
         else:
             self._lead(live, branches, logits, zip(counts, inputs, strict=True), keep_logits)
 
-    def _told_apart(self, weights: str | None) -> tuple[str, str]:
-        """Return what sorts answers so that those whose last layer has the same tensors are neighbours."""
-        return (str(self._weights[weights].key(self._batch.decoder.depth - 1)), weights) if weights else ("", "")
+    def _place(self, name: str | None) -> tuple[bool, str, str]:
+        """Return what sorts answers by weights: those are neighbours that share a forward, and the last layer in it."""
+        if name is None:
+            return False, "", ""
+        weights = self._weights[name]
+        return not self._by_rows(weights), str(weights.key(self._batch.decoder.depth - 1)), name
 
     def _at_once(self, followed: Sequence[Sequence[int]]) -> list[int]:
         """Return how many of the tokens that answers are led along to read at a time; nobody asks what follows all."""
