@@ -11,6 +11,7 @@ import torch
 from checkpoints import tiny_model
 from engine_prompts import NEW_TOKENS, hidden_from, logits_under, model_for, prompts_for
 from flops import count_flops
+from test_engine_weights import other_weights
 from tiny_configs import LM_ROWS
 from torch.profiler import ProfilerActivity, profile
 from transformers import (
@@ -200,8 +201,13 @@ def test_groups_that_fit_the_budget_give_the_same_answers(monkeypatch):
         assert sizes == groups
 
 
-def test_branches_take_no_more_memory_than_the_budget():
+@pytest.mark.parametrize("kind", ["cuts", "weights"])
+def test_branches_take_no_more_memory_than_the_budget(kind):
     model, prompts = tiny_model("llava", layers=12), prompts_for("llava", "one image")
+    variants, sets = all_cuts(model), []
+    if kind == "weights":
+        sets = [other_weights(model, f"{start} {one}", range(start, 12)) for start in (4, 8) for one in range(8)]
+        variants = [Variant("base"), *(Variant(one.name, weights=one.name) for one in sets)]
 
     def peak(run):
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -210,7 +216,7 @@ def test_branches_take_no_more_memory_than_the_budget():
         return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
     def branches(budget):
-        return peak(lambda: generate_family(model, all_cuts(model), prompts, memory_budget=budget)) - ordinary
+        return peak(lambda: generate_family(model, variants, prompts, weights=sets, memory_budget=budget)) - ordinary
 
     ordinary = peak(lambda: model.generate(**prompts))
     whole = branches(2**40)

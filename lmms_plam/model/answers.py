@@ -13,7 +13,7 @@ from torch import Tensor
 from lmms_plam.language.border import Passage
 from lmms_plam.model.batch import Batch
 from lmms_plam.model.branches import Branches, Layout, run_branches
-from lmms_plam.model.decoding import DecodingBatch, Lineup, Shelf, ShelfKind, keep_rows
+from lmms_plam.model.decoding import SIDE_BY_SIDE, DecodingBatch, Lineup, Shelf, ShelfKind, keep_rows
 from lmms_plam.model.divergence import divergence
 from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.reader import Reader
@@ -85,6 +85,7 @@ class Group:
         self._layout = layout
         self._weights = weights
         self._reader = reader
+        self._by_rows: dict[str, bool] = {}
 
     def grow(self, answers: Sequence[Answer], keep_logits: bool) -> None:
         """Fill in these answers, of variants of this group, to their ends."""
@@ -98,8 +99,7 @@ class Group:
     def _decode(self, answers: Sequence[Answer], keep_logits: bool) -> None:
         batch = self._batch
         branches = run_branches(batch, self._tree, self._trunk, self._layout, self._weights, self._reader)
-        places = {name: self._place(name) for name in {answer.variant.weights for answer in answers}}
-        live = sorted(answers, key=lambda answer: (places[answer.variant.weights], answer.prompt))
+        live = sorted(answers, key=self._place)
         followed = [answer.follows.tokens for answer in live if answer.follows is not None]
         counts = self._at_once(followed) if followed else None
         inputs = batch.next_inputs(counts)
@@ -110,12 +110,15 @@ class Group:
         else:
             self._lead(live, branches, logits, zip(counts, inputs, strict=True), keep_logits)
 
-    def _place(self, name: str | None) -> tuple[bool, str, str]:
-        """Return what sorts answers by weights: those are neighbours that share a forward, and the last layer in it."""
+    def _place(self, answer: Answer) -> tuple[bool, str, str, int]:
+        """Return what sorts answers: a forward of their own, weights (those of the last layer first), prompt."""
+        name = answer.variant.weights
         if name is None:
-            return False, "", ""
-        weights = self._weights[name]
-        return not self._by_rows(weights), str(weights.key(self._batch.decoder.depth - 1)), name
+            return False, "", "", answer.prompt
+        if name not in self._by_rows:
+            self._by_rows[name] = runs_by_rows(self._weights[name], self._batch.decoder.by_index())
+        last = self._weights[name].key(self._batch.decoder.depth - 1)
+        return not self._by_rows[name], str(last), name, answer.prompt
 
     def _at_once(self, followed: Sequence[Sequence[int]]) -> list[int]:
         """Return how many of the tokens that answers are led along to read at a time; nobody asks what follows all."""
@@ -197,23 +200,21 @@ class Group:
             answer.divergence = value
 
     def _line_up(self, live: Sequence[Answer], branches: Branches) -> list[DecodingBatch]:
-        """Arrange answers for decoding, by weights and then by prompt; all share a forward that can."""
-        parts: list[list[Lineup]] = []
-        for (name, prompt), answers in groupby(live, key=lambda answer: (answer.variant.weights, answer.prompt)):
-            weights = self._weights[name] if name else None
-            lineup = self._lineup(prompt, weights, list(answers), branches)
-            before = parts[-1][-1].weights if parts else None
-            if parts and (weights is before or (self._by_rows(weights) and self._by_rows(before))):
-                parts[-1].append(lineup)
-            else:
-                parts.append([lineup])
-        return [DecodingBatch(self._batch, lineups) for lineups in parts]
+        """Arrange answers for decoding: all share a forward whose weights can, each other set has one of its own."""
+        parts = []
+        for _, own in groupby(live, key=lambda answer: answer.variant.weights if self._place(answer)[0] else None):
+            answers = list(own)
+            prompts = [answer.prompt for answer in answers]
+            weights = [self._weights[name] if (name := answer.variant.weights) else None for answer in answers]
+            lineups = [
+                self._lineup(prompt, [answer for answer in answers if answer.prompt == prompt], branches)
+                for prompt in dict.fromkeys(prompts)
+            ]
+            parts.append(DecodingBatch(self._batch, lineups, prompts, weights))
+        return parts
 
-    def _by_rows(self, weights: WeightSet | None) -> bool:
-        return weights is None or runs_by_rows(weights, self._batch.decoder.by_index())
-
-    def _lineup(self, prompt: int, weights: WeightSet | None, answers: Sequence[Answer], branches: Branches) -> Lineup:
-        """Collect the keys and values that answers to one prompt, of the same weights, may read."""
+    def _lineup(self, prompt: int, answers: Sequence[Answer], branches: Branches) -> Lineup:
+        """Collect the keys and values that answers to one prompt may read."""
         prompts, device = self._batch.prompts, self._batch.input_ids.device
         positions = torch.arange(self._batch.length, device=device)
         real, text = positions[prompts.starts[prompt] :], positions[prompts.text[prompt]]
@@ -223,27 +224,28 @@ class Group:
             for answer in answers:
                 answer.given = [None] * self._batch.decoder.depth
             ledger = self._reader.ledger(prompt, [answer.given for answer in answers])
-        return Lineup(prompt, weights, len(answers), shelves, {"common": real, "whole": real, "text": text}, ledger)
+        return Lineup(prompt, len(answers), shelves, {"common": real, "whole": real, "text": text}, ledger)
 
     def _shelves(self, prompt: int, answers: Sequence[Answer], layer: int, branches: Branches) -> list[Shelf]:
         """Collect what these answers may read at a layer."""
-        by_kind: dict[ShelfKind, list[tuple[int, Node]]] = {}
+        shelves: dict[tuple[ShelfKind, Node | None, int], list[tuple[int, Node]]] = {}
         for row, answer in enumerate(answers):
             node = self._tree.at(answer.variant, layer)
             if not node.silent:
                 kind: ShelfKind = "text" if node.blind else "whole" if node.returns else "common"
-                by_kind.setdefault(kind, []).append((row, node))
-        shelves = []
-        for kind, owned in by_kind.items():
-            nodes = [node for _, node in owned]
-            if kind == "common":  # with the same weights, and seeing all along, they are of one node
-                nodes = nodes[:1]
-            read = [self._layout.read(node, prompt, self._states(node, layer, branches)) for node in nodes]
-            states = read[0]
-            if len(read) > 1:
-                states = torch.cat([keys for keys, _ in read]), torch.cat([values for _, values in read])
-            shelves.append(Shelf([row for row, _ in owned], states, kind))
-        return shelves
+                key = (kind, node, row // SIDE_BY_SIDE) if kind == "common" else (kind, None, 0)
+                shelves.setdefault(key, []).append((row, node))
+        return [self._shelf(kind, prompt, owned, layer, branches) for (kind, *_), owned in shelves.items()]
+
+    def _shelf(
+        self, kind: ShelfKind, prompt: int, owned: Sequence[tuple[int, Node]], layer: int, branches: Branches
+    ) -> Shelf:
+        nodes = [node for _, node in (owned[:1] if kind == "common" else owned)]
+        read = [self._layout.read(node, prompt, self._states(node, layer, branches)) for node in nodes]
+        states = read[0]
+        if len(read) > 1:
+            states = torch.cat([keys for keys, _ in read]), torch.cat([values for _, values in read])
+        return Shelf([row for row, _ in owned], states, kind)
 
     def _states(self, node: Node, layer: int, branches: Branches) -> KeysValues:
         return self._trunk.states(layer) if node is self._tree.root else branches.states[layer][node]

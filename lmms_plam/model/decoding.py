@@ -1,16 +1,16 @@
 """Decoding: the next tokens of many answers from one forward of the model, each row reading what its variant may.
 
 A row is an answer, of one variant to one prompt. The model runs as it always does; only its attention function is
-wrapped meanwhile: rows that have seen all along share one copy of the prompt's keys and values at a layer, the others
-have their own. The model's own attention then does the arithmetic.
+wrapped meanwhile: rows that have computed a layer alike share one copy of the prompt's keys and values there, the
+others have their own. The model's own attention then does the arithmetic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, Literal, TypeVar
+from itertools import groupby
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,12 +19,13 @@ from lmms_plam.model.batch import Batch
 from lmms_plam.model.host import Attention, attention_replaced, attention_silenced
 from lmms_plam.model.lanes import KeysValues
 from lmms_plam.model.reader import Ledger
-from lmms_plam.model.rows import installed_by_rows
+from lmms_plam.model.rows import RowWeights
 from lmms_plam.model.variants import WeightSet
 
 ShelfKind = Literal["common", "whole", "text"]
 
-Part = TypeVar("Part", "Lineup", "DecodingBatch")
+SIDE_BY_SIDE = 64
+"""How many answers read one copy at most: each brings columns to it that are hidden from all others."""
 
 
 @dataclass(slots=True)
@@ -43,15 +44,39 @@ class Shelf:
     kind: ShelfKind
 
 
-class Lineup:
-    """Answers to one prompt that go on with the same weights.
+@dataclass(slots=True)
+class _Columns:
+    """What the columns of shelves hold, the same at all layers where the same answers share one.
 
-    At a layer, those that have never been kept from vision read one copy of the prompt's keys and values; the others
-    have their own, short ones where vision is hidden, or none where attention is silent.
+    Attributes:
+        rows: the answers that read one copy side by side; None: each reads a copy of its own.
+        positions: [length], of each column.
+        owners: [length], whose each is, by the answer's number; -1: everybody's.
+        own: bool [answers, length], which columns each answer may read; None: all.
+    """
+
+    rows: list[int] | None
+    positions: Tensor
+    owners: Tensor
+    own: Tensor | None = None
+
+    def advance(self, numbers: Tensor, new: Tensor) -> None:
+        """Add columns of new positions; `numbers` [rows] are those of the lineup's answers."""
+        mine = numbers[self.rows] if self.rows is not None else self.owners[:1]
+        self.positions = torch.cat([self.positions, new.repeat(len(mine))])
+        self.owners = torch.cat([self.owners, mine.repeat_interleave(len(new))])
+        if self.rows is not None:
+            self.own = (self.owners == -1) | (self.owners == mine[:, None])
+
+
+class Lineup:
+    """Answers to one prompt.
+
+    At a layer, those that come from one node and have never been kept from vision read one copy of the prompt's keys
+    and values; the others have their own, short ones where vision is hidden, or none where attention is silent.
 
     Args:
         prompt: index of the prompt.
-        weights: the weight set; None: the weights as loaded.
         rows: the number of answers.
         shelves: by layer, keys and values; each answer is on one shelf of each layer, or silent there.
         positions: by kind of shelf, the positions [length] of the prompt's keys.
@@ -61,47 +86,52 @@ class Lineup:
     def __init__(
         self,
         prompt: int,
-        weights: WeightSet | None,
         rows: int,
         shelves: Sequence[Sequence[Shelf]],
         positions: Mapping[ShelfKind, Tensor],
         ledger: Ledger | None = None,
     ):
         self.prompt = prompt
-        self.weights = weights
         self.rows = rows
-        self._shelves = [list(own) for own in shelves]
-        self._positions = dict(positions)
-        self._names = torch.arange(rows, device=positions["common"].device)  # of the answers, for life
-        self._owners = torch.full_like(positions["common"], -1)  # of the common columns; -1: the prompt's, for all
+        self._numbers = torch.arange(rows, device=positions["common"].device)  # of the answers, for life
         self._ledger = ledger
-        self._alone = rows == 1
-        self._own: Tensor | None = None
+        columns: dict[tuple[ShelfKind, tuple[int, ...]], _Columns] = {}
+
+        def of(shelf: Shelf) -> _Columns:
+            shared = tuple(shelf.rows) if shelf.kind == "common" and len(shelf.rows) > 1 else ()
+            own = positions[shelf.kind]
+            return columns.setdefault(
+                (shelf.kind, shared), _Columns([*shared] if shared else None, own, torch.full_like(own, -1))
+            )
+
+        self._shelves = [[(shelf, of(shelf)) for shelf in own] for own in shelves]
+        self._columns = list(columns.values())
 
     def advance(self, position: int, count: int) -> None:
         """Make room for the next tokens of every answer, so many from this position on."""
-        self._owners = torch.cat([self._owners, self._names.repeat_interleave(count)])
-        new = torch.arange(position, position + count, device=self._owners.device)
-        for kind, positions in self._positions.items():
-            self._positions[kind] = torch.cat([positions, new.repeat(self.rows if kind == "common" else 1)])
-        if not self._alone:
-            self._own = (self._owners == -1) | (self._owners == self._names[:, None])
+        new = torch.arange(position, position + count, device=self._numbers.device)
+        for columns in self._columns:
+            columns.advance(self._numbers, new)
 
     def keep(self, rows: list[int]) -> None:
         """Drop all other answers."""
         places = {row: place for place, row in enumerate(rows)}
         for layer, shelves in enumerate(self._shelves):
             kept = []
-            for shelf in shelves:
+            for shelf, columns in shelves:
                 left = [place for place, row in enumerate(shelf.rows) if row in places]
-                if left and shelf.kind != "common" and len(left) < len(shelf.rows):
+                if left and columns.rows is None and len(left) < len(shelf.rows):
                     shelf.states = shelf.states[0][left], shelf.states[1][left]
                 if left:
                     shelf.rows = [places[shelf.rows[place]] for place in left]
-                    kept.append(shelf)
+                    kept.append((shelf, columns))
             self._shelves[layer] = kept
+        for columns in self._columns:
+            if columns.rows is not None:
+                columns.rows = [places[row] for row in columns.rows if row in places]
+        self._columns = [columns for columns in self._columns if columns.rows != []]
         self.rows = len(rows)
-        self._names = self._names[rows]
+        self._numbers = self._numbers[rows]
         if self._ledger is not None:
             self._ledger.keep(rows)
 
@@ -124,28 +154,28 @@ class Lineup:
         """
         rows, heads, count, _ = query.shape
         attention_of = query.new_zeros(rows, count, heads, value.shape[-1])
-        for shelf in self._shelves[layer]:
-            visible = None if mask is None else mask[:1, ..., self._positions[shelf.kind]]
-            queries = query[shelf.rows]
-            if shelf.kind == "common":
-                shelf.states = _joined(shelf.states, _side_by_side(key), _side_by_side(value))
-                if self._own is not None:
-                    own = self._own[shelf.rows].repeat_interleave(count, dim=0)[None, None]
-                    visible = _both(own, None if visible is None else visible.repeat(1, 1, len(shelf.rows), 1))
-                queries = _side_by_side(queries)
-                attention_of[shelf.rows] = attention(queries, *shelf.states, visible).reshape(
-                    -1, count, heads, value.shape[-1]
-                )
-            else:
-                shelf.states = _joined(shelf.states, key[shelf.rows], value[shelf.rows])
-                attention_of[shelf.rows] = attention(queries, *shelf.states, visible)
+        for shelf, columns in self._shelves[layer]:
+            index = _index(shelf.rows)
+            queries, new = query[index], (key[index], value[index])
+            visible = None if mask is None else mask[:1, ..., columns.positions]
+            if columns.own is not None:
+                queries, new = _side_by_side(queries), (_side_by_side(new[0]), _side_by_side(new[1]))
+                visible = _both(columns.own.repeat_interleave(count, dim=0), visible, len(shelf.rows))
+            shelf.states = torch.cat([shelf.states[0], new[0]], dim=2), torch.cat([shelf.states[1], new[1]], dim=2)
+            found = attention(queries, *shelf.states, visible)
+            attention_of[index] = found.reshape(-1, count, heads, value.shape[-1])
             if self._ledger is not None and shelf.kind != "text":
                 self._ledger.read(layer, shelf.rows, attention, queries, shelf.states[0], visible)
         return attention_of
 
     def silent(self, layer: int) -> list[int]:
         """Return the answers to which attention adds nothing at a layer."""
-        return sorted(set(range(self.rows)).difference(*(shelf.rows for shelf in self._shelves[layer])))
+        return sorted(set(range(self.rows)).difference(*(shelf.rows for shelf, _ in self._shelves[layer])))
+
+
+def _index(rows: list[int]) -> slice | list[int]:
+    """Return what picks rows: where they are neighbours in order, a slice, for which a GPU waits for nothing."""
+    return slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
 
 
 def _side_by_side(states: Tensor) -> Tensor:
@@ -153,18 +183,15 @@ def _side_by_side(states: Tensor) -> Tensor:
     return states.transpose(0, 1).flatten(1, 2)[None]
 
 
-def _joined(old: KeysValues, key: Tensor, value: Tensor) -> KeysValues:
-    return torch.cat([old[0], key], dim=2), torch.cat([old[1], value], dim=2)
-
-
-def _both(own: Tensor | None, visible: Tensor | None) -> Tensor | None:
-    """Combine a boolean mask with the model's, which is boolean or additive."""
-    if own is None or visible is None:
-        return own if visible is None else visible
+def _both(own: Tensor, visible: Tensor | None, rows: int) -> Tensor:
+    """Combine a boolean mask [rows x tokens, length] with the model's of a row, which is boolean or additive."""
+    if visible is None:
+        return own[None, None]
+    visible = visible.repeat(1, 1, rows, 1)
     return own & visible if visible.dtype == torch.bool else visible.masked_fill(~own, torch.finfo(visible.dtype).min)
 
 
-def keep_rows(parts: Sequence[Part], rows: list[int]) -> list[Part]:
+def keep_rows(parts: Sequence[DecodingBatch], rows: list[int]) -> list[DecodingBatch]:
     """Drop all other rows, numbered through from part to part, and the parts that are left with none."""
     left, first = [], 0
     for part in parts:
@@ -181,23 +208,34 @@ class DecodingBatch:
 
     Args:
         batch: the prompts.
-        lineups: the answers, by weights and prompt.
+        lineups: the answers, prompt by prompt.
+        prompts: by row, the prompt; a lineup's answers are its prompt's rows, in order.
+        weights: by row, the weight set; None: the weights as loaded.
     """
 
-    def __init__(self, batch: Batch, lineups: Sequence[Lineup]):
+    def __init__(
+        self,
+        batch: Batch,
+        lineups: Sequence[Lineup],
+        prompts: Sequence[int],
+        weights: Sequence[WeightSet | None],
+    ):
         self._batch = batch
         self._lineups = list(lineups)
-        self._silent = self._silent_rows()
+        self._line_up(list(prompts), list(weights))
 
     @property
     def rows(self) -> int:
         """The number of answers."""
-        return sum(lineup.rows for lineup in self._lineups)
+        return len(self._prompts)
 
     def keep(self, rows: list[int]) -> None:
         """Drop all other rows."""
-        self._lineups = keep_rows(self._lineups, rows)
-        self._silent = self._silent_rows()
+        left = set(rows)
+        for lineup, own in zip(self._lineups, self._rows, strict=True):
+            lineup.keep([place for place, row in enumerate(own) if row in left])
+        self._lineups = [lineup for lineup in self._lineups if lineup.rows]
+        self._line_up([self._prompts[row] for row in rows], [self._weights[row] for row in rows])
 
     def step(self, tokens: Tensor, position: int, inputs: Mapping[str, Any]) -> Tensor:
         """Read more tokens of each answer.
@@ -212,39 +250,39 @@ class DecodingBatch:
         """
         for lineup in self._lineups:
             lineup.advance(position, tokens.shape[1])
-        rows = self._batch.for_rows(inputs, [lineup.prompt for lineup in self._lineups for _ in range(lineup.rows)])
+        rows = self._batch.for_rows(inputs, self._prompts)
         rows["input_ids"] = tokens
         decoder = self._batch.decoder
         with (
-            installed_by_rows([(lineup.weights, lineup.rows) for lineup in self._lineups], decoder.by_index()),
+            self._row_weights.installed(),
             attention_replaced(decoder, self._attend),
             attention_silenced(decoder, self._silent),
         ):
             logits: Tensor = self._batch.model(**rows, return_dict=True).logits
         return logits.float()
 
-    def _silent_rows(self) -> dict[int, list[int]]:
-        """By layer, the rows to which attention adds nothing."""
-        firsts = list(accumulate((lineup.rows for lineup in self._lineups), initial=0))
-        found = {
-            layer: [
-                first + row
-                for first, lineup in zip(firsts, self._lineups, strict=False)
-                for row in lineup.silent(layer)
-            ]
+    def _line_up(self, prompts: list[int], weights: list[WeightSet | None]) -> None:
+        """Say which rows are whose."""
+        self._prompts, self._weights = prompts, weights
+        self._rows = [[row for row, one in enumerate(prompts) if one == lineup.prompt] for lineup in self._lineups]
+        shares = [(own[0], len(own)) for own in (list(own) for _, own in groupby(weights, key=id))]
+        self._row_weights = RowWeights(shares, self._batch.decoder.by_index())
+        lineups = list(zip(self._lineups, self._rows, strict=True))
+        silent = {
+            layer: [own[row] for lineup, own in lineups for row in lineup.silent(layer)]
             for layer in range(self._batch.decoder.depth)
         }
-        return {layer: rows for layer, rows in found.items() if rows}
+        self._silent = {layer: rows for layer, rows in silent.items() if rows}
 
     def _attend(
         self, layer: int, attention: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Compute a layer's attention lineup by lineup."""
-        sizes = [lineup.rows for lineup in self._lineups]
-        masks = [None] * len(sizes) if mask is None else mask.expand(len(query), -1, -1, -1).split_with_sizes(sizes)
-        parts = zip(*(tensor.split_with_sizes(sizes) for tensor in (query, key, value)), strict=True)
-        outputs = [
-            lineup.attend(layer, attention, visible, *part)
-            for lineup, visible, part in zip(self._lineups, masks, parts, strict=True)
-        ]
-        return torch.cat(outputs)
+        """Compute a layer's attention prompt by prompt."""
+        rows, heads, count, _ = query.shape
+        mask = None if mask is None else mask.expand(rows, -1, -1, -1)
+        attention_of = query.new_empty(rows, count, heads, value.shape[-1])
+        for lineup, own in zip(self._lineups, self._rows, strict=True):
+            index = _index(own)
+            visible = None if mask is None else mask[index]
+            attention_of[index] = lineup.attend(layer, attention, visible, query[index], key[index], value[index])
+        return attention_of

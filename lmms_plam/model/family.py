@@ -22,6 +22,7 @@ from lmms_plam.language.border import Passage
 from lmms_plam.model.answers import Answer, Group
 from lmms_plam.model.batch import Batch, Rules
 from lmms_plam.model.branches import Layout, what_to_keep
+from lmms_plam.model.budget import estimate, group
 from lmms_plam.model.host import CACHE, find_decoder
 from lmms_plam.model.lanes import AUTHORS, QueryScope
 from lmms_plam.model.likelihood import Score
@@ -171,8 +172,8 @@ def _answer_all(
     untouched = ask(_UNTOUCHED)
     asked = [ask(variant) for variant in variants]
     layout = Layout(batch.prompts, scope)
-    groups = _group({variant: len(own) * _size(batch, variant) for variant, own in answers.items()}, memory_budget)
-    trees = [grow_tree(group, weights, batch.decoder.depth) for group in groups]
+    needs = {variant: estimate(batch, variant, weights, len(own)) for variant, own in answers.items()}
+    trees = [grow_tree(variants, weights, batch.decoder.depth) for variants in group(needs, memory_budget)]
     trunk = run_trunk(batch, what_to_keep(trees, layout), reader)
     for tree in trees:
         wanted = [answer for variant in tree.paths for answer in answers[variant].values()]
@@ -193,35 +194,3 @@ def _answer_all(
         if continuations is not None
         else None,
     )
-
-
-def _group(sizes: Mapping[Variant, int], budget: int) -> list[list[Variant]]:
-    """Split variants, in order, so that a group of two or more sums to the budget in bytes at most."""
-    groups: list[list[Variant]] = [[]]
-    room = budget
-    for variant, size in sizes.items():
-        if size > room and groups[-1]:
-            groups.append([])
-            room = budget
-        groups[-1].append(variant)
-        room -= size
-    return groups
-
-
-def _size(batch: Batch, variant: Variant) -> int:
-    """Estimate the bytes of one answer: keys and values, a layer's work space, logits."""
-    config = batch.decoder.text.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    computed = 0
-    if variant != _UNTOUCHED:
-        hidden = variant.hidden(batch.decoder.depth)
-        blind = hidden and hidden.stop == batch.decoder.depth
-        computed = int(batch.prompts.text.sum(dim=1).max()) if blind else batch.length
-        if variant.silent is not None and variant.weights is None:
-            computed = 1
-    new = batch.rules.config.max_length - batch.length
-    states = 2 * batch.decoder.depth * heads * dim * (2 * computed + new)  # prefill's, and copied for decoding
-    work = computed * (4 * config.hidden_size + 3 * config.intermediate_size)
-    logits = 3 * torch.float32.itemsize * config.vocab_size
-    return int((states + work) * batch.model.dtype.itemsize + logits)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -31,38 +31,56 @@ def runs_by_rows(weights: WeightSet, layers: Mapping[int, nn.Module]) -> bool:
     )
 
 
-@contextmanager
-def installed_by_rows(shares: Sequence[Share], layers: Mapping[int, nn.Module]) -> Iterator[None]:
-    """Let the rows of a batch, share by share, run with their weights in these decoder layers (by index) while open.
+class RowWeights:
+    """The weights of a batch's rows in the decoder layers. Where all rows have the same, nothing is split.
 
-    Where all rows have the same weights, this is `installed`.
-
-    Raises:
-        MergeError: as `installed`.
-        UnsupportedError: a module that isn't called with states [rows, ...]; afterwards, one that wasn't called at all.
+    Args:
+        shares: weights and how many rows have them, one after another.
+        layers: decoder layers by index.
     """
-    weights = list({one.name if one is not None else None: one for one, _ in shares}.values())
-    with ExitStack() as stack:
-        if len(weights) == 1:
-            stack.enter_context(installed(weights[0], layers))
-        else:
-            for index in sorted({index for one in weights if one is not None for index in one.layers}):
-                stack.enter_context(_split_layer(shares, index, layers[index]))
-        yield
+
+    def __init__(self, shares: Sequence[Share], layers: Mapping[int, nn.Module]):
+        self._layers = layers
+        self._for_all, *others = {id(weights): weights for weights, _ in shares}.values()
+        sets = [one for one, _ in shares if one is not None and others]
+        touched = sorted({index for one in sets for index in one.layers})
+        self._split = [one for index in touched for one in _split(shares, index, layers)]
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Let the rows run with their weights while open.
+
+        Raises:
+            MergeError: as `variants.installed`.
+            UnsupportedError: a module that isn't called with states [rows, ...]; afterwards, one that wasn't called.
+        """
+        if not self._split:
+            with installed(self._for_all, self._layers):
+                yield
+            return
+        with ExitStack() as stack:
+            for one in self._split:
+                stack.enter_context(one.patched())
+            yield
 
 
-@contextmanager
-def _split_layer(shares: Sequence[Share], index: int, layer: nn.Module) -> Iterator[None]:
-    """Let each module of a layer, of which a set replaces something, run share by share while open."""
+def _split(shares: Sequence[Share], index: int, layers: Mapping[int, nn.Module]) -> Iterator[_Split]:
+    """Yield the modules of a layer of which a set replaces something."""
     parts = _by_weights(shares, index)
-    names = dict.fromkeys(name for one, _ in parts if one is not None for name in one.layers.get(index, ()))
-    split = [_Split(path, layer, index, parts) for path in dict.fromkeys(name.rpartition(".")[0] for name in names)]
-    with ExitStack() as stack:
-        for one in split:
-            stack.enter_context(one.patched())
-        yield
-    if missed := [one.path for one in split if not one.called]:
-        raise UnsupportedError(f"decoder layers that use the weights of '{missed[0]}' without calling it")
+    own: list[dict[str, list[str]]] = []
+    for weights, _ in parts:
+        own.append({})
+        for name in weights.layers.get(index, ()) if weights is not None else ():
+            own[-1].setdefault(name.rpartition(".")[0], []).append(name)
+    for path in dict.fromkeys(path for names in own for path in names):
+        replaced = [
+            WeightSet(weights.name, {index: _Some(weights.layers[index], names[path])})
+            if weights is not None and path in names
+            else None
+            for (weights, _), names in zip(parts, own, strict=True)
+        ]
+        counts = [count for _, count in parts]
+        yield _Split(path, layers[index], index, list(zip(replaced, counts, strict=True)))
 
 
 def _by_weights(shares: Sequence[Share], index: int) -> list[Share]:
@@ -82,7 +100,7 @@ class _Split:
         path: its name within the layer.
         layer: the layer.
         index: the layer's index.
-        parts: how many rows have the same weights, one after another.
+        parts: what a set replaces of it, None for nothing, and how many rows run so, one after another.
         called: whether it has been called.
     """
 
@@ -91,14 +109,6 @@ class _Split:
     index: int
     parts: Sequence[Share]
     called: bool = False
-    _own: list[WeightSet | None] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for weights, _ in self.parts:
-            tensors = weights.layers.get(self.index, {}) if weights is not None else {}
-            names = [name for name in tensors if name.rpartition(".")[0] == self.path]
-            own = {self.index: _Some(tensors, names)}
-            self._own.append(WeightSet(weights.name, own) if weights is not None and names else None)
 
     @contextmanager
     def patched(self) -> Iterator[None]:
@@ -106,6 +116,7 @@ class _Split:
         module = self.layer.get_submodule(self.path)
         patched, before = "forward" in vars(module), module.forward
         module.forward = lambda *args, **kwargs: self._run(before, *args, **kwargs)
+        self.called = False
         try:
             yield
         finally:
@@ -113,6 +124,8 @@ class _Split:
                 module.forward = before
             else:
                 del module.forward
+        if not self.called:
+            raise UnsupportedError(f"decoder layers that use the weights of '{self.path}' without calling it")
 
     def _run(self, forward: Callable[[Tensor], Tensor], states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         counts = [count for _, count in self.parts]
@@ -120,8 +133,8 @@ class _Split:
             raise UnsupportedError(f"'{self.path}', which isn't called with the states of all rows and nothing else")
         self.called = True
         outputs = []
-        for own, rows in zip(self._own, states.split_with_sizes(counts), strict=True):
-            with installed(own, {self.index: self.layer}):
+        for (weights, _), rows in zip(self.parts, states.split_with_sizes(counts), strict=True):
+            with installed(weights, {self.index: self.layer}):
                 outputs.append(forward(rows))
         return torch.cat(outputs)
 
