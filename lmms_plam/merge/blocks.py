@@ -15,10 +15,10 @@ from lmms_plam.merge.vocabulary import Rows
 
 _READ_AT_ONCE = 1 << 21
 _MERGED_AT_ONCE = 1 << 15
-_MERGED_AT_ONCE_ELSEWHERE = 1 << 25
+_MERGED_AT_ONCE_ELSEWHERE = 1 << 23
 """Elements: few system calls, small working copies. On the CPU torch merges so few without its thread pool, whose
-waiting costs more than it gains where cores are shared, and in memory that stays in its cache. A GPU spends its time on
-launching kernels, and merges whole tensors of most layers at once."""
+waiting costs more than it gains where cores are shared, and in memory that stays in its cache. On a GPU what counts is
+how many kernels are launched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _read(source: Source, key: str, rows: Rows, width: int) -> Tensor:
 
 
 def _ranges(rows: Rows, width: int, elements: int) -> Iterator[tuple[int, int]]:
-    most = max(1, elements // width)
+    most = max(1, _READ_AT_ONCE // width) * max(1, elements // _READ_AT_ONCE)  # what is read twice is read alike
     for start, end in rows:
         for first in range(start, end, most):
             yield first, min(first + most, end)

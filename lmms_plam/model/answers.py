@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -85,7 +85,7 @@ class Group:
         self._layout = layout
         self._weights = weights
         self._reader = reader
-        self._by_rows: dict[str, bool] = {}
+        self._alone: dict[str, bool] = {}
 
     def grow(self, answers: Sequence[Answer], keep_logits: bool) -> None:
         """Fill in these answers, of variants of this group, to their ends."""
@@ -97,28 +97,34 @@ class Group:
                 one.given.clear()
 
     def _decode(self, answers: Sequence[Answer], keep_logits: bool) -> None:
-        batch = self._batch
-        branches = run_branches(batch, self._tree, self._trunk, self._layout, self._weights, self._reader)
-        live = sorted(answers, key=self._place)
+        live = sorted(answers, key=self._order)
         followed = [answer.follows.tokens for answer in live if answer.follows is not None]
-        counts = self._at_once(followed) if followed else None
-        inputs = batch.next_inputs(counts)
-        logits = self._first_logits(live, branches, next(inputs)[1])
-        self._diverge(live, logits)
-        if counts is None:
-            self._speak(live, branches, logits, inputs, keep_logits)
+        if followed:
+            self._lead(live, self._at_once(followed), keep_logits)
         else:
-            self._lead(live, branches, logits, zip(counts, inputs, strict=True), keep_logits)
+            self._speak(live, keep_logits)
 
-    def _place(self, answer: Answer) -> tuple[bool, str, str, int]:
-        """Return what sorts answers: a forward of their own, weights (those of the last layer first), prompt."""
+    def _start(self, live: Sequence[Answer], inputs: Mapping[str, Any]) -> tuple[Branches, Tensor]:
+        """Compute what answers start from, and the logits [answers, vocabulary] of their first tokens."""
+        branches = run_branches(self._batch, self._tree, self._trunk, self._layout, self._weights, self._reader)
+        logits = self._first_logits(live, branches, inputs)
+        self._diverge(live, logits)
+        return branches, logits
+
+    def _is_alone(self, answer: Answer) -> bool:
+        """Whether its weights need a forward of their own."""
         name = answer.variant.weights
-        if name is None:
-            return False, "", "", answer.prompt
-        if name not in self._by_rows:
-            self._by_rows[name] = runs_by_rows(self._weights[name], self._batch.decoder.by_index())
-        last = self._weights[name].key(self._batch.decoder.depth - 1)
-        return not self._by_rows[name], str(last), name, answer.prompt
+        if name is not None and name not in self._alone:
+            self._alone[name] = not runs_by_rows(self._weights[name], self._batch.decoder.by_index())
+        return name is not None and self._alone[name]
+
+    def _order(self, answer: Answer) -> tuple[bool, str, int, str, int]:
+        """Return what sorts answers, so that neighbours run with the same tensors in as many layers as may be."""
+        if answer.variant.weights is None:
+            return False, "", 0, "", answer.prompt
+        weights = self._weights[answer.variant.weights]
+        last = weights.key(self._batch.decoder.depth - 1)
+        return self._is_alone(answer), "" if last is None else str(last), weights.start, weights.name, answer.prompt
 
     def _at_once(self, followed: Sequence[Sequence[int]]) -> list[int]:
         """Return how many of the tokens that answers are led along to read at a time; nobody asks what follows all."""
@@ -126,11 +132,11 @@ class Group:
         read = max(map(len, followed)) - 1
         return [min(most, read - first) for first in range(0, read, most)]
 
-    def _speak(
-        self, live: list[Answer], branches: Branches, logits: Tensor, inputs: Iterator[_Inputs], keep_logits: bool
-    ) -> None:
-        """Let answers grow to their ends, from the logits [answers, vocabulary] of their first tokens."""
+    def _speak(self, live: list[Answer], keep_logits: bool) -> None:
+        """Let answers grow to their ends."""
         batch = self._batch
+        inputs = batch.next_inputs()
+        branches, logits = self._start(live, next(inputs)[1])
         ids = batch.input_ids[[answer.prompt for answer in live]]
         parts: list[DecodingBatch] | None = None
         while True:
@@ -151,30 +157,17 @@ class Group:
                 del branches  # what is still needed of it, the lineups hold
             logits = _step(parts, tokens[:, None], *next(inputs))[:, -1]
 
-    def _lead(
-        self,
-        live: Sequence[Answer],
-        branches: Branches,
-        logits: Tensor,
-        steps: Iterable[tuple[int, _Inputs]],
-        keep_logits: bool,
-    ) -> None:
-        """Lead answers along the tokens that they follow, from the logits [answers, vocabulary] of their first ones.
-
-        Args:
-            live: all of which follow tokens.
-            branches: where they start from.
-            logits: of their first tokens.
-            steps: how many tokens to read at a time, and the arguments of the model's forward on them.
-            keep_logits: also keep the logits.
-        """
+    def _lead(self, live: Sequence[Answer], counts: Sequence[int], keep_logits: bool) -> None:
+        """Lead answers along the tokens that they follow, so many at a time."""
+        inputs = self._batch.next_inputs(counts)
+        branches, logits = self._start(live, next(inputs)[1])
         _follow(live, logits[:, None], 0, keep_logits)
         parts = self._line_up(live, branches)
-        del branches
+        del branches  # as above
         first = 0
-        for count, inputs in steps:
+        for count, step in zip(counts, inputs, strict=True):
             tokens = torch.tensor([_part(answer, first, count) for answer in live], device=logits.device)
-            _follow(live, _step(parts, tokens, *inputs), first + 1, keep_logits)
+            _follow(live, _step(parts, tokens, *step), first + 1, keep_logits)
             first += count
 
     def _first_logits(self, live: Sequence[Answer], branches: Branches, inputs: Mapping[str, Any]) -> Tensor:
@@ -202,7 +195,7 @@ class Group:
     def _line_up(self, live: Sequence[Answer], branches: Branches) -> list[DecodingBatch]:
         """Arrange answers for decoding: all share a forward whose weights can, each other set has one of its own."""
         parts = []
-        for _, own in groupby(live, key=lambda answer: answer.variant.weights if self._place(answer)[0] else None):
+        for _, own in groupby(live, key=lambda answer: answer.variant.weights if self._is_alone(answer) else None):
             answers = list(own)
             prompts = [answer.prompt for answer in answers]
             weights = [self._weights[name] if (name := answer.variant.weights) else None for answer in answers]

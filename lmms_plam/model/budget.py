@@ -20,8 +20,8 @@ class Need:
     Attributes:
         held: keys and values, in prefill and copied for decoding, hidden states and logits.
         work: a layer's work space in prefill.
-        beside: variants that run side by side in a layer, with the same weights, have this in common; others run one
-            after another in the same work space.
+        beside: variants that have this in common, what tells their last layer's weights from others, are taken to run
+            side by side in all layers; others one after another, in the same work space.
     """
 
     held: int
@@ -35,21 +35,13 @@ def estimate(batch: Batch, variant: Variant, weights: Mapping[str, WeightSet], a
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     own = weights[variant.weights] if variant.weights is not None else None
-    hidden = variant.hidden(depth)
-    starts = [hidden.start] if hidden else []
-    starts += [own.start] if own is not None else []
-    starts += [variant.silent] if variant.silent is not None else []
-    start = min(starts, default=depth)
-    if hidden and hidden.stop == depth:
-        computed = int(batch.prompts.text.sum(dim=1).max())
-    elif variant.silent is not None and own is None and not hidden:
-        computed = 1
-    else:
-        computed = batch.length if start < depth else 0
+    blind = int(batch.prompts.text.sum(dim=1).max())
+    first = own.start if own is not None else depth
+    computed = [_positions(variant, first, layer, depth, batch.length, blind) for layer in range(depth)]
     new = batch.rules.config.max_length - batch.length
-    states = (depth - start) * 2 * computed + start * batch.length // SIDE_BY_SIDE + depth * new
-    held = 2 * heads * dim * states + computed * text.hidden_size
-    work = computed * (4 * text.hidden_size + 3 * text.intermediate_size)
+    states = 2 * sum(computed) + computed.count(0) * batch.length // SIDE_BY_SIDE + depth * new
+    held = 2 * heads * dim * states + max(computed) * text.hidden_size
+    work = max(computed) * (4 * text.hidden_size + 3 * text.intermediate_size)
     logits = 3 * torch.float32.itemsize * text.vocab_size
     size = batch.model.dtype.itemsize
     return Need(
@@ -57,6 +49,25 @@ def estimate(batch: Batch, variant: Variant, weights: Mapping[str, WeightSet], a
         work=answers * work * size,
         beside=own.key(depth - 1) if own is not None else None,
     )
+
+
+def _positions(variant: Variant, first: int, layer: int, depth: int, length: int, blind: int) -> int:
+    """Return how many positions of a prompt a variant computes by itself in a layer.
+
+    Args:
+        variant: the variant.
+        first: the first layer with weights of its own.
+        layer: which layer.
+        depth: number of decoder layers L.
+        length: all positions.
+        blind: those that are left where vision stays hidden.
+    """
+    hidden = variant.hidden(depth)
+    if variant.silent is not None and layer >= variant.silent:
+        return 1
+    if hidden and layer >= hidden.start:
+        return blind if hidden.stop == depth else length
+    return length if layer >= first else 0
 
 
 def group(needs: Mapping[Variant, Need], budget: int) -> list[list[Variant]]:

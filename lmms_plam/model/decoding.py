@@ -8,7 +8,7 @@ others have their own. The model's own attention then does the arithmetic.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ from lmms_plam.model.variants import WeightSet
 
 ShelfKind = Literal["common", "whole", "text"]
 
+Index = slice | Tensor
+
 SIDE_BY_SIDE = 64
 """How many answers read one copy at most: each brings columns to it that are hidden from all others."""
 
@@ -37,11 +39,13 @@ class Shelf:
         states: those of the prompt, and of new tokens as they come: one copy in common, followed at each step by every
             answer's new one, of which a mask leaves each its own; or as many copies as answers.
         kind: whether they are common to these answers, or their own, and then whether vision is among them.
+        index: what picks the answers among a lineup's, kept by the lineup.
     """
 
     rows: list[int]
     states: KeysValues
     kind: ShelfKind
+    index: Index = field(init=False)
 
 
 @dataclass(slots=True)
@@ -49,9 +53,10 @@ class _Columns:
     """What the columns of shelves hold, the same at all layers where the same answers share one.
 
     Attributes:
-        rows: the answers that read one copy side by side; None: each reads a copy of its own.
+        rows: the answers that read one copy side by side, by their places in the lineup, which change as others leave;
+            None: each reads a copy of its own.
         positions: [length], of each column.
-        owners: [length], whose each is, by the answer's number; -1: everybody's.
+        owners: [length], whose each is, by the answer's number, which stays; -1: everybody's.
         own: bool [answers, length], which columns each answer may read; None: all.
     """
 
@@ -97,14 +102,16 @@ class Lineup:
         self._ledger = ledger
         columns: dict[tuple[ShelfKind, tuple[int, ...]], _Columns] = {}
 
-        def of(shelf: Shelf) -> _Columns:
+        def columns_of(shelf: Shelf) -> _Columns:
+            """Those of its answers where they share a copy; all other shelves of a kind have the same columns."""
+            shelf.index = _index(shelf.rows, self._numbers.device)
             shared = tuple(shelf.rows) if shelf.kind == "common" and len(shelf.rows) > 1 else ()
             own = positions[shelf.kind]
             return columns.setdefault(
                 (shelf.kind, shared), _Columns([*shared] if shared else None, own, torch.full_like(own, -1))
             )
 
-        self._shelves = [[(shelf, of(shelf)) for shelf in own] for own in shelves]
+        self._shelves = [[(shelf, columns_of(shelf)) for shelf in own] for own in shelves]
         self._columns = list(columns.values())
 
     def advance(self, position: int, count: int) -> None:
@@ -124,6 +131,7 @@ class Lineup:
                     shelf.states = shelf.states[0][left], shelf.states[1][left]
                 if left:
                     shelf.rows = [places[shelf.rows[place]] for place in left]
+                    shelf.index = _index(shelf.rows, self._numbers.device)
                     kept.append((shelf, columns))
             self._shelves[layer] = kept
         for columns in self._columns:
@@ -143,8 +151,8 @@ class Lineup:
         Args:
             layer: index of the decoder layer.
             attention: the model's own.
-            mask: the model's own, [rows, 1, tokens, positions so far], boolean or additive; None: all visible. It is
-                the same for all rows of a prompt.
+            mask: the model's own for a row, [1, 1, tokens, positions so far], boolean or additive; None: all visible.
+                It is the same for all rows of a prompt.
             query: [rows, heads, tokens, dim].
             key: [rows, key heads, tokens, dim], kept for later steps.
             value: the same.
@@ -155,15 +163,14 @@ class Lineup:
         rows, heads, count, _ = query.shape
         attention_of = query.new_zeros(rows, count, heads, value.shape[-1])
         for shelf, columns in self._shelves[layer]:
-            index = _index(shelf.rows)
-            queries, new = query[index], (key[index], value[index])
-            visible = None if mask is None else mask[:1, ..., columns.positions]
+            queries, new = query[shelf.index], (key[shelf.index], value[shelf.index])
+            visible = None if mask is None else mask[..., columns.positions]
             if columns.own is not None:
                 queries, new = _side_by_side(queries), (_side_by_side(new[0]), _side_by_side(new[1]))
                 visible = _both(columns.own.repeat_interleave(count, dim=0), visible, len(shelf.rows))
             shelf.states = torch.cat([shelf.states[0], new[0]], dim=2), torch.cat([shelf.states[1], new[1]], dim=2)
             found = attention(queries, *shelf.states, visible)
-            attention_of[index] = found.reshape(-1, count, heads, value.shape[-1])
+            attention_of[shelf.index] = found.reshape(-1, count, heads, value.shape[-1])
             if self._ledger is not None and shelf.kind != "text":
                 self._ledger.read(layer, shelf.rows, attention, queries, shelf.states[0], visible)
         return attention_of
@@ -173,9 +180,11 @@ class Lineup:
         return sorted(set(range(self.rows)).difference(*(shelf.rows for shelf, _ in self._shelves[layer])))
 
 
-def _index(rows: list[int]) -> slice | list[int]:
-    """Return what picks rows: where they are neighbours in order, a slice, for which a GPU waits for nothing."""
-    return slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
+def _index(rows: list[int], device: torch.device) -> Index:
+    """Return what picks rows: where they are neighbours in order, a slice, which copies nothing."""
+    if rows == list(range(rows[0], rows[-1] + 1)):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=device)
 
 
 def _side_by_side(states: Tensor) -> Tensor:
@@ -265,6 +274,7 @@ class DecodingBatch:
         """Say which rows are whose."""
         self._prompts, self._weights = prompts, weights
         self._rows = [[row for row, one in enumerate(prompts) if one == lineup.prompt] for lineup in self._lineups]
+        self._index = [_index(own, self._batch.input_ids.device) for own in self._rows]
         shares = [(own[0], len(own)) for own in (list(own) for _, own in groupby(weights, key=id))]
         self._row_weights = RowWeights(shares, self._batch.decoder.by_index())
         lineups = list(zip(self._lineups, self._rows, strict=True))
@@ -281,8 +291,7 @@ class DecodingBatch:
         rows, heads, count, _ = query.shape
         mask = None if mask is None else mask.expand(rows, -1, -1, -1)
         attention_of = query.new_empty(rows, count, heads, value.shape[-1])
-        for lineup, own in zip(self._lineups, self._rows, strict=True):
-            index = _index(own)
-            visible = None if mask is None else mask[index]
+        for lineup, own, index in zip(self._lineups, self._rows, self._index, strict=True):
+            visible = None if mask is None else mask[own[0] : own[0] + 1]
             attention_of[index] = lineup.attend(layer, attention, visible, query[index], key[index], value[index])
         return attention_of

@@ -4,7 +4,7 @@ The model's own `generate` prepares inputs, logits processors and stopping crite
 loop is replaced. The prefill of the untouched model is the trunk (`trunk`); branches start from it where variants part
 (`branches`, `lanes`); then all answers decode as rows of one batch (`decoding`, `answers`). Everything is exact: what
 can't be is refused with an `UnsupportedError` (`support`), and `run_plainly` in `reference` goes the long way.
- On the way, what they give to vision may be read off (`reader`, `readout`).
+On the way, what they give to vision may be read off (`reader`, `readout`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ replace few of a layer's modules, so that answers of many of them cost little mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,12 +23,25 @@ Share = tuple[WeightSet | None, int]
 
 
 def runs_by_rows(weights: WeightSet, layers: Mapping[int, nn.Module]) -> bool:
-    """Say whether all that a set replaces belongs to linear modules and norms, which take states row by row."""
-    return all(
-        isinstance(owner, nn.Linear) or all(parameter.ndim == 1 for parameter in owner.parameters())
+    """Say whether all that a set replaces belongs to linear modules and norms that take the states of all rows.
+
+    Those in a list of modules, such as experts, get the states of some rows, in any order.
+    """
+    owners = {
+        (index, path)
         for index, tensors in weights.layers.items()
-        for owner in {layers[index].get_submodule(name.rpartition(".")[0]) for name in tensors}
-    )
+        for path in {name.rpartition(".")[0] for name in tensors}
+    }
+    return all(_takes_all_rows(layers[index], path) for index, path in owners)
+
+
+def _takes_all_rows(layer: nn.Module, path: str) -> bool:
+    names = path.split(".")
+    above = (layer.get_submodule(".".join(names[:length])) for length in range(len(names)))
+    owner = layer.get_submodule(path)
+    is_linear = type(owner).forward is nn.Linear.forward
+    is_norm = all(parameter.ndim == 1 for parameter in owner.parameters())
+    return (is_linear or is_norm) and not any(isinstance(module, nn.ModuleList) for module in above)
 
 
 class RowWeights:
@@ -52,7 +65,8 @@ class RowWeights:
 
         Raises:
             MergeError: as `variants.installed`.
-            UnsupportedError: a module that isn't called with states [rows, ...]; afterwards, one that wasn't called.
+            UnsupportedError: a module that isn't called with the states of all rows; afterwards, one that wasn't
+                called, so that the model has used the loaded weights of it for all.
         """
         if not self._split:
             with installed(self._for_all, self._layers):
@@ -80,16 +94,20 @@ def _split(shares: Sequence[Share], index: int, layers: Mapping[int, nn.Module])
             for (weights, _), names in zip(parts, own, strict=True)
         ]
         counts = [count for _, count in parts]
-        yield _Split(path, layers[index], index, list(zip(replaced, counts, strict=True)))
+        yield _Split(path, layers[index], index, _joined(zip(replaced, counts, strict=True), key=lambda one: one))
 
 
 def _by_weights(shares: Sequence[Share], index: int) -> list[Share]:
     """Join neighbours that run with the same tensors in a layer; of their sets, one stands for all."""
-    parts: list[Share] = []
-    for _, alike in groupby(shares, key=lambda share: share[0].key(index) if share[0] is not None else None):
-        own, counts = zip(*alike, strict=True)
-        parts.append((own[0], sum(counts)))
-    return parts
+    return _joined(shares, key=lambda weights: weights.key(index) if weights is not None else None)
+
+
+def _joined(shares: Iterable[Share], key: Callable[[WeightSet | None], Any]) -> list[Share]:
+    joined: list[Share] = []
+    for _, alike in groupby(shares, key=lambda share: key(share[0])):
+        weights, counts = zip(*alike, strict=True)
+        joined.append((weights[0], sum(counts)))
+    return joined
 
 
 @dataclass(slots=True)
@@ -127,13 +145,16 @@ class _Split:
         if not self.called:
             raise UnsupportedError(f"decoder layers that use the weights of '{self.path}' without calling it")
 
-    def _run(self, forward: Callable[[Tensor], Tensor], states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _run(self, forward: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        states = args[0] if len(args) == 1 and not kwargs else None
         counts = [count for _, count in self.parts]
-        if args or kwargs or len(states) != sum(counts):
+        tokens, rest = divmod(0 if states is None else len(states), sum(counts))
+        if states is None or rest or not tokens or (tokens > 1 and states.ndim > 2):
             raise UnsupportedError(f"'{self.path}', which isn't called with the states of all rows and nothing else")
         self.called = True
         outputs = []
-        for (weights, _), rows in zip(self.parts, states.split_with_sizes(counts), strict=True):
+        sizes = [tokens * count for count in counts]  # [rows, ...], or flattened [rows x tokens, width]
+        for (weights, _), rows in zip(self.parts, states.split_with_sizes(sizes), strict=True):
             with installed(weights, {self.index: self.layer}):
                 outputs.append(forward(rows))
         return torch.cat(outputs)
