@@ -14,6 +14,7 @@ from method_sources import NAME, InMemory, bits, by_method, merge
 
 from lmms_plam.merge import Coefficients, Further, MergedTensor
 from lmms_plam.merge.apply import merge_tensor
+from lmms_plam.merge.blocks import read_whole
 from lmms_plam.merge.methods import drop, thresholds, trim
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -171,6 +172,17 @@ def test_blocks_of_rows_have_no_say_and_no_source_is_read_whole(way, monkeypatch
             assert max(source.asked + before.asked) * 7 <= read
             passes = 3 if way.method == "ties" else 1
             assert sum(source.asked) == sum(before.asked) == 40 * passes
+
+
+@pytest.mark.parametrize("merged", [14, 50, 100])
+def test_a_merge_reads_the_blocks_that_reading_the_whole_reads(merged, monkeypatch):
+    monkeypatch.setattr("lmms_plam.merge.blocks._READ_AT_ONCE", 21)
+    monkeypatch.setattr("lmms_plam.merge.blocks._MERGED_AT_ONCE", merged)
+    lm, vlm = torch.randn((2, 40, 7), generator=torch.Generator().manual_seed(1))
+    source, again = InMemory({"lm": lm}), InMemory({"lm": lm})
+    merge_tensor(vlm, source, MergedTensor(NAME, "lm", Coefficients(0.3, 0.6), ((0, 40),)))
+    assert torch.equal(read_whole(again, "lm", lm.shape), lm)
+    assert source.asked == again.asked, "a checkpoint tells by its blocks whether it has changed since"
 
 
 def test_only_the_rows_that_are_asked_for_are_merged_and_looked_at():
