@@ -35,9 +35,8 @@ def estimate(batch: Batch, variant: Variant, weights: Mapping[str, WeightSet], a
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     own = weights[variant.weights] if variant.weights is not None else None
-    blind = int(batch.prompts.text.sum(dim=1).max())
     first = own.start if own is not None else depth
-    computed = [_positions(variant, first, layer, depth, batch.length, blind) for layer in range(depth)]
+    computed = [_positions(batch, variant, first, layer) for layer in range(depth)]
     new = batch.rules.config.max_length - batch.length
     states = 2 * sum(computed) + computed.count(0) * batch.length // SIDE_BY_SIDE + depth * new
     held = 2 * heads * dim * states + max(computed) * text.hidden_size
@@ -51,22 +50,14 @@ def estimate(batch: Batch, variant: Variant, weights: Mapping[str, WeightSet], a
     )
 
 
-def _positions(variant: Variant, first: int, layer: int, depth: int, length: int, blind: int) -> int:
-    """Return how many positions of a prompt a variant computes by itself in a layer.
-
-    Args:
-        variant: the variant.
-        first: the first layer with weights of its own.
-        layer: which layer.
-        depth: number of decoder layers L.
-        length: all positions.
-        blind: those that are left where vision stays hidden.
-    """
+def _positions(batch: Batch, variant: Variant, first: int, layer: int) -> int:
+    """Return how many positions a variant computes by itself in a layer; `first` is the first with own weights."""
+    depth, length = batch.decoder.depth, batch.length
     hidden = variant.hidden(depth)
     if variant.silent is not None and layer >= variant.silent:
         return 1
     if hidden and layer >= hidden.start:
-        return blind if hidden.stop == depth else length
+        return batch.prompts.most_text if hidden.stop == depth else length
     return length if layer >= first else 0
 
 

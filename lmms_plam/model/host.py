@@ -17,8 +17,8 @@ Released models all run through the same few seams of the library, so no code he
   is silently wrong there), `position_embeddings`, `position_ids`, the cache (`lanes`, `trunk`).
 * `get_image_features` and `get_video_features` of `base_model`, which forward asks for pictures (`features_replaced`).
 * What vision tokens are called: `mm_token_type_ids`, placeholder ids in the config (`vision_positions`).
-* Linear modules and norms of a decoder layer are called with the states of all rows, by position and with nothing else;
-  what is set as a module's `forward` is what its call runs (`rows.RowWeights`).
+* Linear modules and norms of a decoder layer are called with the states of all rows, by position and with nothing else
+  (`rows.RowWeights`); what is set as a module's `forward` is what its call runs (`forward_replaced`).
 * `generation_config._pad_token_tensor`, set once generate has prepared it (`padding_of`).
 * `_expand_inputs_for_generation`'s convention that the batch comes first, in three-dimensional position ids second
   (`repeat_inputs`).
@@ -315,6 +315,19 @@ def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """Have calls of a module run this function while open; what someone had put over the class's comes back."""
+    own = vars(module).get("forward")
+    module.forward = function
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -54,6 +55,11 @@ class Prompts:
         self.text = real & ~vision
         self.seeing: list[int] = vision.any(dim=1).nonzero().flatten().tolist()
         self.starts: list[int] = real.int().argmax(dim=1).tolist()
+
+    @cached_property
+    def most_text(self) -> int:
+        """The text tokens of the prompt that has most."""
+        return int(self.text.sum(dim=1).max())
 
 
 def translate(

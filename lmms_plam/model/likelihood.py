@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from lmms_plam.errors import UnsupportedError
 from lmms_plam.language.border import Passage
-from lmms_plam.model.host import Decoder, find_decoder, hooked
+from lmms_plam.model.host import Decoder, find_decoder, forward_replaced, hooked
 from lmms_plam.model.variants import WeightSet, installed_whole
 
 _LOGIT_BYTES = 2**29
@@ -254,16 +254,8 @@ class _Entering:
     @contextmanager
     def given(self, decoder: Decoder, start: int) -> Iterator[None]:
         """While open, the layers below `start` compute nothing and hand on what entered it."""
-        below = [decoder.layers[layer] for layer in range(start)]
-        shadowed = [layer.__dict__.get("forward") for layer in below]
         states = self.states[start]
-        try:
-            for layer in below:
-                layer.forward = lambda *args, **kwargs: states  # type: ignore[assignment]
+        with ExitStack() as stack:
+            for layer in decoder.layers[:start]:
+                stack.enter_context(forward_replaced(layer, lambda *args, **kwargs: states))
             yield
-        finally:
-            for layer, own in zip(below, shadowed, strict=True):
-                if own is None:
-                    layer.__dict__.pop("forward", None)
-                else:
-                    layer.forward = own

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lmms_plam.errors import UnsupportedError
+from lmms_plam.model.host import forward_replaced
 from lmms_plam.model.variants import WeightSet, installed
 
 Share = tuple[WeightSet | None, int]
@@ -79,8 +81,11 @@ class RowWeights:
 
 
 def _split(shares: Sequence[Share], index: int, layers: Mapping[int, nn.Module]) -> Iterator[_Split]:
-    """Yield the modules of a layer of which a set replaces something."""
-    parts = _by_weights(shares, index)
+    """Yield the modules of a layer of which a set replaces something.
+
+    Neighbours that run with the same tensors in the layer are joined; of their sets, one stands for all.
+    """
+    parts = _joined(shares, key=lambda weights: weights.key(index) if weights is not None else None)
     own: list[dict[str, list[str]]] = []
     for weights, _ in parts:
         own.append({})
@@ -95,11 +100,6 @@ def _split(shares: Sequence[Share], index: int, layers: Mapping[int, nn.Module])
         ]
         counts = [count for _, count in parts]
         yield _Split(path, layers[index], index, _joined(zip(replaced, counts, strict=True), key=lambda one: one))
-
-
-def _by_weights(shares: Sequence[Share], index: int) -> list[Share]:
-    """Join neighbours that run with the same tensors in a layer; of their sets, one stands for all."""
-    return _joined(shares, key=lambda weights: weights.key(index) if weights is not None else None)
 
 
 def _joined(shares: Iterable[Share], key: Callable[[WeightSet | None], Any]) -> list[Share]:
@@ -132,16 +132,9 @@ class _Split:
     def patched(self) -> Iterator[None]:
         """Have the module run share by share while open."""
         module = self.layer.get_submodule(self.path)
-        patched, before = "forward" in vars(module), module.forward
-        module.forward = lambda *args, **kwargs: self._run(before, *args, **kwargs)
         self.called = False
-        try:
+        with forward_replaced(module, partial(self._run, module.forward)):
             yield
-        finally:
-            if patched:  # someone had put theirs over the class's
-                module.forward = before
-            else:
-                del module.forward
         if not self.called:
             raise UnsupportedError(f"decoder layers that use the weights of '{self.path}' without calling it")
 

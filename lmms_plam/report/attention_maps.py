@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 from lmms_plam.attention.record import QUERIES, AttentionRecord
 from lmms_plam.attention.shown import CHANGES, ShownDocument
@@ -22,9 +21,6 @@ from lmms_plam.report.overlays import (
 )
 from lmms_plam.report.pictures import data_url
 from lmms_plam.words import runs
-
-if TYPE_CHECKING:
-    pass
 
 _WIDE = 2.5  # times as wide as high: such pictures get a line of their own on a narrow screen
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
-from typing import TYPE_CHECKING
 
 from lmms_plam.attention.record import QUERIES
 from lmms_plam.attention.shown import CHANGES, ShownDocument, read_shown
@@ -22,9 +21,6 @@ from lmms_plam.site.found import Compared, Of
 from lmms_plam.site.numbers import MERGED
 from lmms_plam.site.records import Attention
 from lmms_plam.stats.matrix import ScoreMatrix
-
-if TYPE_CHECKING:
-    pass
 
 _WIDE = 2.5  # times as wide as high: such maps stand one below the other
 
